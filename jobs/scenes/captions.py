@@ -33,7 +33,8 @@ def detailed(scene: Scene) -> str:
     elif scene.sign is not None:
         clauses.append(f"the sign says {scene.sign.text}")
     first, last = scene.things[0], scene.things[-1]
-    if 1 < count <= 4 and first.name != last.name and abs(first.y - last.y) >= CLEAR_Y:
+    outermost_are_unique = len(scene.with_name(first.name)) == len(scene.with_name(last.name)) == 1
+    if 1 < count <= 4 and outermost_are_unique and abs(first.y - last.y) >= CLEAR_Y:
         clauses.append(f"the {first.name} is {'above' if first.y < last.y else 'below'} the {last.name}")
     largest = largest_thing(scene)
     if 1 < count <= 3 and largest is not None and len(scene.with_name(largest.name)) == 1:
@@ -56,7 +57,7 @@ def by_size(scene: Scene) -> str:
     for size in reversed(SIZE_NAMES):
         group = [thing for thing in scene.things if thing.size == size]
         if group:
-            phrases = [definite(sprite, number) for sprite, number in tally(group)]
+            phrases = [definite(sprite, number, len(scene.with_name(sprite.name))) for sprite, number in tally(group)]
             clauses.append(f"{join(phrases)} {'is' if len(group) == 1 else 'are'} {size}")
     return ", ".join(clauses)
 
@@ -102,7 +103,10 @@ def count_phrases(things: Iterable[Thing]) -> list[str]:
     return [s.with_article if number == 1 else f"{NUMBER_WORDS[number]} {s.plural}" for s, number in tally(things)]
 
 
-def definite(sprite: Sprite, number: int) -> str:
+def definite(sprite: Sprite, number: int, total: int) -> str:
+    """The owl, the two owls; and one owl, two owls where the scene has more of them."""
+    if number < total:
+        return f"{NUMBER_WORDS[number]} {sprite.name if number == 1 else sprite.plural}"
     return f"the {sprite.name}" if number == 1 else f"the {NUMBER_WORDS[number]} {sprite.plural}"
 
 

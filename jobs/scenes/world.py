@@ -4,6 +4,7 @@ Lengths are in units of 1/128 of the picture's side, so that one scene is the sa
 """
 
 import functools
+import itertools
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -40,6 +41,7 @@ MIN_X_GAP = 9.0  # between the centres of any two objects, so that left to right
 MAX_OCCLUSION = 0.2  # of an object's square by what is drawn over it
 MIN_COLOR_DISTANCE = 110.0  # RGB distance that keeps an object visible on what is behind it
 COUNT_SHARES = (0.10, 0.22, 0.28, 0.24, 0.16)  # of scenes with 1..5 objects
+TRIES_PER_SIZE = 3  # layouts tried before something has to become smaller
 OVERLAP_SHARE = 0.25  # of scenes in which objects may cover part of one another
 
 
@@ -133,15 +135,14 @@ def compose(seed: int, split: str, index: int, config: ScenesConfig) -> Scene:
     sprites = choose_sprites(rng, split, count, config.repeat_share)
     background = str(rng.choice(list(BACKGROUND_COLORS)))
     style = str(rng.choice(["solid", "gradient", "texture"]))
-    shrink = 0
-    while True:
-        sign = None
-        if wants_sign or wants_sum:
-            sign = place_sign(rng, SignKind.SUM if wants_sum else choose_sign_kind(rng))
-        things = [make_thing(rng, sprite, background, config.card_share, count, shrink) for sprite in sprites]
+    sign_kind = SignKind.SUM if wants_sum else choose_sign_kind(rng) if wants_sign else None
+    things = [make_thing(rng, sprite, background, config.card_share, count) for sprite in sprites]
+    for attempt in itertools.count(1):
+        sign = None if sign_kind is None else place_sign(rng, sign_kind)
         if (order := place_things(rng, things, sign)) is not None:
             break
-        shrink += 1
+        if attempt % TRIES_PER_SIZE == 0:
+            shrink_one(rng, things)
     left_to_right = sorted(things, key=lambda thing: thing.x)
     return Scene(
         split,
@@ -204,22 +205,30 @@ def visible_cards(sprite: Sprite, background: str) -> tuple[str, ...]:
     )
 
 
-def make_thing(
-    rng: np.random.Generator, sprite: Sprite, background: str, card_share: float, count: int, shrink: int
-) -> Thing:
+def make_thing(rng: np.random.Generator, sprite: Sprite, background: str, card_share: float, count: int) -> Thing:
     """A thing without a place yet. It gets a card when its colours would be lost on the background."""
-    shares = np.array([0.30, 0.36, 0.34]) if count <= 3 else np.array([0.42, 0.36, 0.22])
+    shares = np.array([0.30, 0.36, 0.34]) if count <= 3 else np.array([0.34, 0.38, 0.28])
     size = int(rng.choice(3, p=shares))
-    if shrink and rng.random() < 0.15 * shrink:
-        size = max(0, size - 1)
     card = None
     hidden = color_distance(sprite.mean_rgb, BACKGROUND_COLORS[background]) < 0.6 * MIN_COLOR_DISTANCE
     if rng.random() < card_share or hidden:
         cards = visible_cards(sprite, background)
         card = cards[int(rng.integers(len(cards)))]
     name = SIZE_NAMES[size]
-    side = SIZE_SIDE[name] + float(rng.uniform(-SIZE_JITTER, SIZE_JITTER))
-    return Thing(sprite, name, side, rotation_deg=float(rng.integers(-20, 21)), card=card)
+    return Thing(sprite, name, draw_side(rng, name), rotation_deg=float(rng.integers(-20, 21)), card=card)
+
+
+def draw_side(rng: np.random.Generator, size: str) -> float:
+    return SIZE_SIDE[size] + float(rng.uniform(-SIZE_JITTER, SIZE_JITTER))
+
+
+def shrink_one(rng: np.random.Generator, things: list[Thing]) -> None:
+    """Takes one of the things that are not small down a size class."""
+    shrinkable = [thing for thing in things if thing.size != "small"]
+    if shrinkable:
+        thing = shrinkable[int(rng.integers(len(shrinkable)))]
+        thing.size = SIZE_NAMES[SIZE_NAMES.index(thing.size) - 1]
+        thing.side = draw_side(rng, thing.size)
 
 
 def place_things(rng: np.random.Generator, things: list[Thing], sign: Sign | None) -> list[Thing] | None:
