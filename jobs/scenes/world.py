@@ -243,7 +243,8 @@ def place_things(rng: np.random.Generator, things: list[Thing], sign: Sign | Non
                 continue
             if any(abs(x - other.x) < MIN_X_GAP for other in placed):
                 continue
-            if all(occlusion(other, thing, x, y) <= limit for other in placed):
+            # A thing without a card never touches another's card: it would seem to lie on it.
+            if all(occlusion(other, thing, x, y) <= (limit if thing.card or not other.card else 0) for other in placed):
                 thing.x, thing.y = x, y
                 placed.append(thing)
                 break
