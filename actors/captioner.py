@@ -1,0 +1,190 @@
+"""The Ray callable between rows and requests: one engine per actor, fed from several chunks at once.
+
+A chunk comes in as one row (pixels and prompts), goes through the engine as independent requests, and is committed to
+storage here as one file; only a summary travels on. Chunks of the same actor share the engine, so that it does not run
+empty between them.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from actors.engine.request import Completion, FinishReason, Request
+from actors.engine_thread import EngineLike, EngineThread, RequestFailure
+from pipeline.sink import rows_table, stage_chunk, write_engine_stats
+from pipeline.stages import from_ipc
+from pipeline.storage import Storage
+from pipeline.tables import SUMMARY
+
+_WINDOWS_PER_FILE = 360  # an hour of ten-second windows: the current file is rewritten until it has so many
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A loaded model as the captioner needs it. `make_engine` may be called again after an engine failure."""
+
+    make_engine: Callable[[], EngineLike]
+    encode_prompt: Callable[[str], tuple[int, ...]]
+    decode_tokens: Callable[[Sequence[int]], str]
+    image_size: int
+    device: str  # "cpu", or the GPU's name
+
+
+class Captioner:
+    """Ray Data actor class. `make_backend` is picklable and loads the model inside the actor."""
+
+    def __init__(
+        self, make_backend: Callable[[], Backend], storage: Storage, invocation: str, passthrough: tuple[str, ...] = ()
+    ) -> None:
+        start_s = time.perf_counter()
+        self._backend = make_backend()
+        self._thread = EngineThread(self._backend.make_engine)
+        self._model_load_s: float | None = time.perf_counter() - start_s
+        self._storage = storage
+        self._passthrough = passthrough
+        self._invocation = invocation
+        self._actor = f"{invocation}-{os.urandom(4).hex()}"
+        self._request_ids = itertools.count()
+        self._stats_lock = asyncio.Lock()
+        self._stats_rows: list[dict[str, Any]] = []
+        self._stats_file = 0
+
+    async def __call__(self, chunks: pa.Table) -> pa.Table:
+        summaries = [await self._caption_chunk(chunks.slice(i, 1)) for i in range(chunks.num_rows)]
+        return pa.Table.from_pylist(summaries, schema=SUMMARY)
+
+    def __del__(self) -> None:  # Ray deletes the object when the actor ends in an orderly way
+        if hasattr(self, "_thread"):
+            self._thread.stop()
+
+    async def _caption_chunk(self, chunk: pa.Table) -> dict[str, Any]:
+        shard_name, chunk_index = chunk["shard"][0].as_py(), chunk["chunk"][0].as_py()
+        prepared = from_ipc(chunk["rows"][0].as_buffer()).to_pylist()
+        size = self._backend.image_size
+        pixels_NHWC = np.frombuffer(chunk["pixels"][0].as_buffer(), np.uint8).reshape(-1, size, size, 3)
+
+        requests: dict[int, Request] = {}  # position in `prepared` -> request
+        for position, row in enumerate(prepared):
+            if row["pixel_index"] is not None:
+                prompt_ids = self._backend.encode_prompt(row["prompt"])
+                requests[position] = Request(next(self._request_ids), pixels_NHWC[row["pixel_index"]], prompt_ids)
+        outcomes = dict(
+            zip(requests, await asyncio.gather(*self._thread.submit(list(requests.values()))), strict=True)
+        )
+        rows = [
+            {**row, "shard": shard_name, **self._outcome_columns(row, outcomes.get(position))}
+            for position, row in enumerate(prepared)
+        ]
+        table = rows_table(rows, self._passthrough)
+        await asyncio.to_thread(stage_chunk, self._storage, shard_name, chunk_index, table)
+        await self._save_engine_stats()
+        return _summary(rows, shard_name, chunk_index, chunk["num_chunks"][0].as_py(), self._actor)
+
+    def _outcome_columns(self, row: dict[str, Any], outcome: Completion | RequestFailure | None) -> dict[str, Any]:
+        if outcome is None:  # it failed before the engine
+            return {"attempts": 1}
+        if isinstance(outcome, RequestFailure):
+            message = f"{row['sample_id']}: {outcome.message}"
+            failed = {"stage": "engine", "error_type": outcome.error_type, "message": message}
+            return {**failed, "attempts": outcome.attempts}
+        token_texts = token_pieces(outcome.token_ids, self._backend.decode_tokens)
+        if outcome.finish_reason is FinishReason.EOS:
+            token_texts.append("")
+        return {
+            "text": self._backend.decode_tokens(outcome.token_ids),
+            "num_tokens": len(outcome.token_ids),
+            "finish_reason": outcome.finish_reason.value,
+            "mean_confidence": _mean(outcome.confidences),
+            "min_confidence": min(outcome.confidences, default=None),
+            "mean_depth": _mean(outcome.exit_layers),
+            "exit_layers": outcome.exit_layers,
+            "confidences": outcome.confidences,
+            "token_texts": token_texts,
+            "queue_wait_s": outcome.admitted_s - outcome.enqueued_s,
+            "encode_s": outcome.encode_s,
+            "ttft_s": outcome.first_token_s - outcome.enqueued_s,
+            "decode_s": outcome.finished_s - outcome.encoded_s,
+            "e2e_s": outcome.finished_s - outcome.enqueued_s,
+            "device_s": outcome.device_s,
+        }
+
+    async def _save_engine_stats(self) -> None:
+        """Rewrite this actor's current statistics file; every window closed so far is then on storage."""
+        async with self._stats_lock:
+            fresh = [self._window_row(stats) for stats in self._thread.take_windows()]
+            if not fresh:
+                return
+            self._stats_rows += fresh
+            name = f"{self._actor}-{self._stats_file:05d}"
+            await asyncio.to_thread(write_engine_stats, self._storage, name, list(self._stats_rows))
+            if len(self._stats_rows) >= _WINDOWS_PER_FILE:
+                self._stats_rows, self._stats_file = [], self._stats_file + 1
+
+    def _window_row(self, stats: Any) -> dict[str, Any]:
+        load_s, self._model_load_s = self._model_load_s, None
+        offset_s = time.time() - time.perf_counter()  # the engine's clock is monotonic, tables are in UTC
+        return {
+            "invocation": self._invocation,
+            "actor": self._actor,
+            "device": self._backend.device,
+            "start_utc": datetime.fromtimestamp(offset_s + stats.start_s, timezone.utc),
+            "end_utc": datetime.fromtimestamp(offset_s + stats.end_s, timezone.utc),
+            "busy_s": stats.busy_s,
+            "encode_s": stats.encode_s,
+            "decode_s": stats.decode_s,
+            "gate_s": stats.gate_s,
+            "host_s": stats.host_s,
+            "num_steps": stats.num_steps,
+            "num_tokens": stats.num_tokens,
+            "num_completed": stats.num_completed,
+            "occupancy": stats.occupancy,
+            "segment_visits": stats.segment_visits,
+            "segment_rows": stats.segment_rows,
+            "segment_positions": stats.segment_positions,
+            "segment_s": stats.segment_s,
+            "kv_cache_bytes": stats.kv_cache_bytes,
+            "involuntary_exits": stats.involuntary_exits,
+            "model_load_s": load_s,
+        }
+
+
+def token_pieces(token_ids: Sequence[int], decode_tokens: Callable[[Sequence[int]], str]) -> list[str]:
+    """The text each token adds. A character spread over several tokens belongs to the token that completes it."""
+    pieces: list[str] = []
+    shown = ""
+    for count in range(1, len(token_ids) + 1):
+        text = decode_tokens(token_ids[:count])
+        complete = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        pieces.append(complete.removeprefix(shown))
+        shown = complete
+    return pieces
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _summary(rows: list[dict[str, Any]], shard_name: str, chunk_index: int, num_chunks: int, actor: str) -> dict[str, Any]:
+    errors = Counter(f"{row['stage']}/{row['error_type']}" for row in rows if row["stage"] is not None)
+    layers = [layer for row in rows for layer in row.get("exit_layers", ())]
+    return {
+        "shard": shard_name,
+        "chunk": chunk_index,
+        "num_chunks": num_chunks,
+        "num_rows": len(rows),
+        "num_errors": errors.total(),
+        "num_layers_run": sum(layers),
+        "num_steps": len(layers),
+        "error_types": json.dumps(errors),
+        "actor": actor,
+    }

@@ -1,0 +1,194 @@
+"""What is done already: the guard that keeps two configurations apart, and the driver's book of shards and chunks.
+
+The book is rebuilt from storage at every start and trusts nothing else. It never decides that a shard is done: it
+decides when a shard is worth auditing, and the audit decides.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from conf.checkpoint_info import CheckpointInfo
+from conf.errors import UserError
+from conf.schema import JobConfig
+from pipeline.plan import Shard
+from pipeline.sink import ENGINE_STATS, ERRORS, RESULTS, STAGING, load_index, staged_chunk_of
+from pipeline.storage import Storage, is_temporary
+
+STATE, CONFIG_NAME, PLAN_NAME, RUN_NAME = "_state", "_state/config.json", "_state/plan.parquet", "run.json"
+_TABLE_VERSION = 1  # raise it when the meaning of a results column changes
+_THREADS = 16
+_PLAN_SCHEMA = pa.schema([("name", pa.string()), ("url", pa.string()), ("size_bytes", pa.int64()), ("files", pa.int64())])
+
+
+def content_settings(config: JobConfig, info: CheckpointInfo) -> dict[str, Any]:
+    """Every setting that can change the content of a results row; speed, place and price are left out."""
+    engine = config.engine
+    return {
+        "model.weights_sha256": info.weights_sha256,
+        "model.dtype": config.model.dtype,
+        "engine.schedule": engine.schedule.value,
+        "engine.kv": engine.kv.value,
+        "engine.gate": engine.gate.value,
+        "engine.exits": list(engine.exits if engine.exits is not None else info.exits),
+        "engine.thresholds": None if engine.thresholds is None else list(engine.thresholds),
+        "engine.generation": engine.generation.model_dump(mode="json"),
+        "source.prompt": config.source.prompt.model_dump(mode="json"),
+        "source.id_column": config.source.id_column,
+        "source.passthrough": list(config.source.passthrough),
+        "preprocess.image_size": info.image_size,
+        "preprocess.max_pixels": config.preprocess.max_pixels,
+        "table_version": _TABLE_VERSION,
+    }
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
+    """UserError if the output was begun with settings that would have given other rows; writes nothing."""
+    try:
+        before = json.loads(storage.read(CONFIG_NAME))["settings"]
+    except FileNotFoundError:
+        if storage.names(RESULTS):
+            raise UserError(
+                f"output {storage.url!r} holds results that are not of a run of this tool; choose another output.path"
+            ) from None
+        return
+    changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+    if changed:
+        details = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(settings.get(key))}" for key in changed)
+        raise UserError(
+            f"output {storage.url!r} was made with another configuration ({details}); "
+            "choose another output.path or set output.on_existing=overwrite"
+        )
+
+
+def save_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
+    content = {"settings_hash": settings_hash(settings), "settings": settings}
+    storage.write(CONFIG_NAME, json.dumps(content, indent=2).encode())
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def clear_output(storage: Storage) -> None:
+    """Remove what runs write, and nothing else."""
+    for folder in (RESULTS, ERRORS, ENGINE_STATS, STAGING, STATE):
+        storage.remove_folder(folder)
+    storage.remove([RUN_NAME])
+
+
+def known_shards(storage: Storage) -> dict[str, Shard]:
+    """url and first file -> shard as it was when the output was begun."""
+    try:
+        rows = storage.read_table(PLAN_NAME).to_pylist()
+    except FileNotFoundError:
+        return {}
+    return {row["name"]: Shard(row["name"], row["url"], row["size_bytes"]) for row in rows}
+
+
+def check_plan(known: Mapping[str, Shard], shards: Iterable[Shard]) -> None:
+    """UserError if a shard of this output has been replaced by another file of the same name since."""
+    for shard in shards:
+        before = known.get(shard.name)
+        if before is not None and before.size_bytes != shard.size_bytes:
+            raise UserError(
+                f"shard {shard.name!r} ({shard.url}) has changed since this output was begun "
+                f"({before.size_bytes} bytes then, {shard.size_bytes} now); "
+                "choose another output.path or set output.on_existing=overwrite"
+            )
+
+
+def save_plan(storage: Storage, known: Mapping[str, Shard], shards: Iterable[Shard]) -> None:
+    together = {**known, **{shard.name: shard for shard in shards}}
+    rows = [
+        {"name": shard.name, "url": shard.url, "size_bytes": shard.size_bytes, "files": len(shard.members)}
+        for _, shard in sorted(together.items())
+    ]
+    storage.write_table(PLAN_NAME, pa.Table.from_pylist(rows, schema=_PLAN_SCHEMA))
+
+
+@dataclass(slots=True)
+class ShardBook:
+    """What is known of one unfinished shard."""
+
+    staged: set[int] = field(default_factory=set)
+    num_chunks: int | None = None  # unknown until the shard has been indexed
+
+    @property
+    def complete(self) -> bool:
+        return self.num_chunks is not None and len(self.staged) >= self.num_chunks
+
+
+class Ledger:
+    """The driver's book: which shards are published, which chunks of the others are staged."""
+
+    def __init__(self, shard_names: Iterable[str], published: Iterable[str] = ()) -> None:
+        self.published: set[str] = set()
+        self.open: dict[str, ShardBook] = {name: ShardBook() for name in shard_names}
+        for name in published:
+            if self.open.pop(name, None) is not None:
+                self.published.add(name)
+
+    @classmethod
+    def from_storage(cls, storage: Storage, shard_names: Iterable[str]) -> "Ledger":
+        """Read the state of an output and remove what killed runs left behind. Needs the lease."""
+        results = storage.walk(RESULTS)
+        leftovers = [f"{RESULTS}/{name}" for name in results if is_temporary(name)]
+        leftovers += [f"{folder}/{n}" for folder in (ERRORS, ENGINE_STATS, STATE) for n in storage.walk(folder) if is_temporary(n)]
+        ledger = cls(shard_names, [name.removesuffix(".parquet") for name in results if not is_temporary(name)])
+        stale: set[str] = set()
+        indexed: list[str] = []
+        for path in storage.walk(STAGING):
+            shard_name, _, file_name = path.rpartition("/")
+            book = ledger.open.get(shard_name)
+            if is_temporary(path):
+                leftovers.append(f"{STAGING}/{path}")
+            elif book is None:
+                if shard_name in ledger.published:  # published, then killed before the staging was removed
+                    stale.add(shard_name)
+            elif file_name == "index.parquet":
+                indexed.append(shard_name)
+            elif (chunk_index := staged_chunk_of(file_name)) is not None:
+                book.staged.add(chunk_index)
+        storage.remove(leftovers)
+        for shard_name in stale:
+            storage.remove_folder(f"{STAGING}/{shard_name}")
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for shard_name, index in zip(indexed, pool.map(lambda n: load_index(storage, n), indexed), strict=True):
+                ledger.open[shard_name].num_chunks = None if index is None else index.num_chunks
+        return ledger
+
+    def record_staged(self, shard_name: str, chunk_index: int, num_chunks: int) -> None:
+        """A chunk has been committed; hearing of it twice, or after publication, changes nothing."""
+        book = self.open.get(shard_name)
+        if book is not None:
+            book.num_chunks = num_chunks
+            book.staged.add(chunk_index)
+
+    def record_published(self, shard_name: str) -> None:
+        if self.open.pop(shard_name, None) is not None:
+            self.published.add(shard_name)
+
+    def record_redo(self, shard_name: str, chunks: Iterable[int]) -> None:
+        """The audit has thrown these chunks out; another pass must do them again."""
+        book = self.open.get(shard_name)
+        if book is not None:
+            book.staged.difference_update(chunks)
+
+    def complete_shards(self) -> list[str]:
+        """Unpublished shards whose chunks are all staged."""
+        return sorted(name for name, book in self.open.items() if book.complete)
+
+    @property
+    def finished(self) -> bool:
+        return not self.open

@@ -1,0 +1,207 @@
+"""What there is to do: source paths -> shards (units of publication) -> chunks (units of work and retry).
+
+A shard has a stable name, a sample a stable identity `shard/key`, and a chunk is a fixed range of a shard's rows, so
+that two runs over the same source always agree on what "row 17 of shard a" is.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from conf.errors import UserError
+
+_LISTING_THREADS = 32
+_ARCHIVE_SUFFIX = re.compile(r"(\.tar|\.tgz|\.parquet|\.csv|\.jsonl|\.ndjson)?(\.gz|\.zst|\.bz2|\.xz)?$", re.IGNORECASE)
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of a sample inside its shard: what it is called and where its bytes are."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One input row: its position in the shard, its key, its pieces."""
+
+    row: int
+    key: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A file (or a fixed group of files) whose results are published together."""
+
+    name: str
+    url: str
+    size_bytes: int
+    members: tuple[str, ...] = ()  # image folders: the files of this shard, relative to url
+
+
+@dataclass(frozen=True, slots=True)
+class ShardProblem:
+    """Something wrong with a shard as a whole; becomes one errors row without a key."""
+
+    error_type: str
+    message: str
+
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("parts", pa.list_(pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIndex:
+    """All samples of one shard in input order, cut into chunks of `chunk_rows`."""
+
+    samples: tuple[Sample, ...]
+    problems: tuple[ShardProblem, ...]
+    chunk_rows: int
+
+    @property
+    def num_chunks(self) -> int:
+        """At least one: an empty shard has one empty chunk, so that it too is worked on and published."""
+        return max(1, -(-len(self.samples) // self.chunk_rows))
+
+    def chunk_samples(self, chunk_index: int) -> tuple[Sample, ...]:
+        first_row = chunk_index * self.chunk_rows
+        return self.samples[first_row : first_row + self.chunk_rows]
+
+    def to_table(self) -> pa.Table:
+        metadata = {
+            "chunk_rows": str(self.chunk_rows),
+            "problems": json.dumps([[problem.error_type, problem.message] for problem in self.problems]),
+        }
+        parts = [[{"name": p.name, "offset": p.offset, "size": p.size} for p in s.parts] for s in self.samples]
+        rows, keys = [sample.row for sample in self.samples], [sample.key for sample in self.samples]
+        columns = {"row": rows, "key": keys, "parts": parts}
+        return pa.table(columns, schema=INDEX_SCHEMA).replace_schema_metadata(metadata)
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "ShardIndex":
+        metadata = table.schema.metadata
+        columns = (table[name].to_pylist() for name in INDEX_SCHEMA.names)
+        return cls(
+            samples=tuple(
+                Sample(row, key, tuple(Part(**part) for part in pieces))
+                for row, key, pieces in zip(*columns, strict=True)
+            ),
+            problems=tuple(ShardProblem(*pair) for pair in json.loads(metadata[b"problems"])),
+            chunk_rows=int(metadata[b"chunk_rows"]),
+        )
+
+
+def sample_id(shard_name: str, key: str) -> str:
+    return f"{shard_name}/{key}"
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`a-{000..002}.tar` and `{x,y}.tar` -> every path they stand for, in order."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    head, body, tail = pattern[: match.start()], match.group(1), pattern[match.end() :]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", body)
+    if span is not None:
+        first, last = span.groups()
+        if int(last) < int(first):
+            raise UserError(f"brace range {{{body}}} in {pattern!r} runs backwards")
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        choices = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    else:
+        choices = body.split(",")
+        if len(choices) < 2:
+            raise UserError(f"{{{body}}} in {pattern!r} is neither a range like {{000..003}} nor a list like {{a,b}}")
+    return list(itertools.chain.from_iterable(expand_braces(head + choice + tail) for choice in choices))
+
+
+def find_files(paths: Sequence[str]) -> list[tuple[str, int]]:
+    """(url, size in bytes) of every file the paths stand for, sorted, each once; a path without a file is an error."""
+    files: dict[str, int] = {}
+    expanded = [path for pattern in paths for path in expand_braces(pattern)]
+    with ThreadPoolExecutor(max_workers=min(_LISTING_THREADS, max(1, len(expanded)))) as pool:
+        for found in pool.map(_files_of_path, expanded):
+            files.update(found)
+    return sorted(files.items())
+
+
+def _files_of_path(path: str) -> list[tuple[str, int]]:
+    fs, inner = resolve(path)
+    try:
+        if any(character in inner for character in "*?["):
+            details: dict[str, dict[str, Any]] = fs.glob(inner, detail=True)
+            found = [(name, info) for name, info in details.items() if info["type"] != "directory"]
+            if not found:
+                raise UserError(f"no shard matches {path!r}")
+        else:
+            info = fs.info(inner)
+            if info["type"] == "directory":
+                raise UserError(f"{path!r} is a folder; name the shards in it, for example {path.rstrip('/')}/*.tar")
+            found = [(inner, info)]
+    except FileNotFoundError:
+        raise UserError(f"shard not found: {path!r}") from None
+    except PermissionError as error:
+        raise UserError(f"not allowed to read {path!r}: {error}") from None
+    return [(unresolve(fs, name), int(info.get("size") or 0)) for name, info in found]
+
+
+def resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a path or URL and the path within it; an unusable URL is a user's error."""
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot open {path!r}: {error}") from None
+
+
+def unresolve(fs: fsspec.AbstractFileSystem, inner: str) -> str:
+    """The inverse of `resolve`: local paths stay plain and absolute, everything else gets its protocol back."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+    return inner if "file" in protocols else str(fs.unstrip_protocol(inner))
+
+
+def name_shards(urls: Iterable[str], known: dict[str, str] | None = None) -> dict[str, str]:
+    """url -> shard name: the file name without its suffixes, with parent folders in front where names would collide.
+
+    Names given out before (`known`) are kept, so that adding shards to a source never renames published ones.
+    """
+    names = {url: name for url, name in (known or {}).items()}
+    fresh = [url for url in urls if url not in names]
+    for depth in itertools.count(1):
+        candidates: dict[str, list[str]] = {}
+        for url in fresh:
+            candidates.setdefault(_short_name(url, depth), []).append(url)
+        taken = set(names.values())
+        fresh = []
+        for name, claimants in candidates.items():
+            if len(claimants) == 1 and name not in taken:
+                names[claimants[0]] = name
+            elif depth > max(url.count("/") for url in claimants) + 1:
+                raise UserError(f"cannot tell the shards {claimants} apart by name; rename one of them")
+            else:
+                fresh.extend(claimants)
+        if not fresh:
+            return names
+    raise AssertionError("unreachable")
+
+
+def _short_name(url: str, depth: int) -> str:
+    pieces = [piece for piece in url.split("/") if piece]
+    pieces[-1] = _ARCHIVE_SUFFIX.sub("", pieces[-1]) or pieces[-1]
+    return _UNSAFE.sub("_", "__".join(pieces[-depth:])).lstrip("._") or "shard"

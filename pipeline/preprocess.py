@@ -1,0 +1,118 @@
+"""Image bytes -> RGB uint8 pixels of the model's input size; what cannot be turned into pixels is an ImageProblem.
+
+The size policy is the one the model was trained with: an image of exactly image_size x image_size is left alone, any
+other is squeezed to that square by one antialiased bilinear resize, without cropping and without keeping the aspect
+ratio. Transparency is composited on white, 16-bit values are scaled (not clipped) to 8, EXIF orientation is applied.
+"""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+Image.MAX_IMAGE_PIXELS = None  # max_pixels is our own cap: an errors row instead of Pillow's warning
+
+_WHITE = (255, 255, 255, 255)
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+_TRANSPOSE = {  # EXIF orientation tag -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+_ORIENTATION_TAG = 0x0112
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A decoded image: model-sized pixels (H x W x 3 uint8) and facts about the original."""
+
+    pixels_HWC: npt.NDArray[np.uint8]
+    width: int  # of the original, after orientation
+    height: int
+    sha256: str  # of the file's bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProblem:
+    """Why an image has no pixels; the size is known when the header could be read."""
+
+    error_type: str
+    message: str
+    width: int | None = None
+    height: int | None = None
+
+
+def image_to_pixels(data: bytes, *, image_size: int, max_pixels: int) -> Pixels | ImageProblem:
+    """Decode one image; never raises for anything the bytes contain."""
+    if not data:
+        return ImageProblem("empty_image", "the image has zero bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not matter here
+            return _decode_image(data, image_size, max_pixels)
+    except UnidentifiedImageError:
+        return ImageProblem("not_an_image", f"the bytes are no known image format, they start with {data[:12]!r}")
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError, ... for bad bytes
+        truncated = "truncated" in str(error).lower() or "Truncated" in type(error).__name__
+        error_type = "truncated_image" if truncated else "broken_image"
+        return ImageProblem(error_type, f"{type(error).__name__}: {error} ({len(data)} bytes)")
+
+
+def _decode_image(data: bytes, image_size: int, max_pixels: int) -> Pixels | ImageProblem:
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            message = f"{width} x {height} = {width * height} pixels is more than preprocess.max_pixels={max_pixels}"
+            return ImageProblem("too_many_pixels", message, width, height)
+        orientation = _orientation(image)
+        if image.format == "JPEG":
+            # The decoder can produce 1/2, 1/4 or 1/8 of the size at a fraction of the cost; it never goes below the
+            # size asked for. Twice the model's size leaves the final resize something to average over.
+            image.draft(None, (2 * image_size, 2 * image_size))
+        rgb = to_rgb(image)
+    if rgb.size != (image_size, image_size):
+        rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    if orientation in _TRANSPOSE:
+        rgb = rgb.transpose(_TRANSPOSE[orientation])  # the same as turning first, and cheaper on the small square
+    if orientation in _SIDEWAYS:
+        width, height = height, width
+    return Pixels(np.array(rgb, dtype=np.uint8), width, height, hashlib.sha256(data).hexdigest())
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF must not lose a good image
+        return 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """First frame of any Pillow mode -> RGB, transparency on white, deep greys scaled to 8 bits."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image.copy() if getattr(image, "is_animated", False) else image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float32)
+    if image.mode == "F":  # float TIFFs come as 0..1 or as 0..255
+        scaled = values * 255.0 if np.nanmax(values, initial=0.0) <= 1.0 else values
+    else:
+        scaled = values / 257.0  # 65535 -> 255
+    grey = np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")

@@ -1,0 +1,206 @@
+"""run.json: what was run, on what, how it ended, and counts that reconcile. Unknown is null, never 0.
+
+A run may take several invocations of the command. Each leaves a small file while it runs, so that the time of one that
+was killed is known up to its last sign of life.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Any
+
+from conf.checkpoint_info import CheckpointInfo
+from conf.schema import JobConfig
+from pipeline.cluster import Fit
+from pipeline.ledger import RUN_NAME, STATE, Ledger, settings_hash
+from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
+from pipeline.storage import Storage
+
+_TOUCH_S = 10.0
+_PACKAGES = ("deed-pipeline", "ray", "pyarrow", "numpy", "pillow", "torch", "transformers", "tokenizers", "fsspec")
+
+
+class Status(str, Enum):
+    RUNNING = "running"
+    COMPLETE = "complete"
+    TOO_MANY_ERRORS = "too_many_errors"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+class TooManyErrors(Exception):
+    """The share of failed rows is above output.max_error_fraction."""
+
+
+class RunRecord:
+    """Context manager around a run: notes its beginning, its signs of life and its end, then writes run.json."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        config: JobConfig,
+        info: CheckpointInfo,
+        settings: Mapping[str, Any],
+        fit: Fit,
+        ledger: Ledger,
+    ) -> None:
+        self.invocation = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        self.status = Status.RUNNING
+        self.message: str | None = None
+        self.content: dict[str, Any] = {}
+        self._storage, self._config, self._info, self._fit, self._ledger = storage, config, info, fit, ledger
+        self._settings_hash = settings_hash(settings)
+        self._counts: dict[str, Counts] = {}  # of shards published by this invocation
+        self._start_s = time.time()
+        self._touched_s = self._start_s
+
+    def __enter__(self) -> "RunRecord":
+        self._save_invocation(ended=False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.status = Status.COMPLETE
+        elif isinstance(error, TooManyErrors):
+            self.status = Status.TOO_MANY_ERRORS
+        else:
+            self.status = Status.FAILED if isinstance(error, Exception) else Status.INTERRUPTED
+        if error is not None:
+            self.message = f"{type(error).__name__}: {error}"
+        self._save_invocation(ended=True)
+        self.content = self._make_content()
+        self._storage.write(RUN_NAME, json.dumps(self.content, indent=2, ensure_ascii=False).encode())
+
+    def touch(self) -> None:
+        """A sign of life, every ten seconds at most."""
+        if time.time() - self._touched_s >= _TOUCH_S:
+            self._touched_s = time.time()
+            self._save_invocation(ended=False)
+
+    def add_published(self, shard_name: str, counts: Counts) -> None:
+        self._counts[shard_name] = counts
+
+    def _save_invocation(self, *, ended: bool) -> None:
+        note = {
+            "invocation": self.invocation,
+            "status": self.status.value,
+            "num_actors": self._fit.num_actors,
+            "start_utc": _utc(self._start_s),
+            "last_seen_utc": _utc(time.time()),
+            "ended": ended,
+        }
+        self._storage.write(f"{STATE}/invocations/{self.invocation}.json", json.dumps(note).encode())
+
+    def _make_content(self) -> dict[str, Any]:
+        invocations = [json.loads(self._storage.read(name)) for name in self._invocation_names()]
+        wall_s = [_seconds(note["start_utc"], note["last_seen_utc"]) for note in invocations]
+        allocated_s = sum(s * note["num_actors"] for s, note in zip(wall_s, invocations, strict=True))
+        price, stats = self._config.cost.price_per_hour, read_engine_stats(self._storage)
+        counts = self._total_counts()
+        cost = None if price is None else price * sum(wall_s) / 3600
+        return {
+            "status": self.status.value,
+            "message": self.message,
+            "config": self._config.model_dump(mode="json"),
+            "config_hash": self._settings_hash,
+            "weights_sha256": self._info.weights_sha256,
+            "counts": {
+                "shards": len(self._ledger.published) + len(self._ledger.open),
+                "shards_published": len(self._ledger.published),
+                "samples": counts.num_samples,
+                "rows_read": counts.num_rows,
+                "rows_ok": counts.num_ok,
+                "rows_error": counts.num_errors,
+                "shard_errors": counts.num_shard_errors,
+            },
+            "time": {
+                "start_utc": min(note["start_utc"] for note in invocations),
+                "end_utc": _utc(time.time()),
+                "wall_s": sum(wall_s),
+                "invocations": invocations,
+            },
+            "device": {
+                "num_actors": self._fit.num_actors,
+                "allocated_s": allocated_s,
+                "busy_s": stats["busy_s"],
+                "utilization": stats["busy_s"] / allocated_s if stats["busy_s"] is not None and allocated_s else None,
+                "model_load_s": stats["model_load_s"],
+                "devices": stats["devices"],
+                "num_layers": self._info.num_layers,
+            },
+            "cost": {
+                **self._config.cost.model_dump(mode="json"),
+                "total": cost,
+                "per_million_rows": cost / counts.num_ok * 1e6 if cost is not None and counts.num_ok else None,
+            },
+            "hardware": _hardware(self._fit),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+            "command": sys.argv,
+        }
+
+    def _invocation_names(self) -> list[str]:
+        return [f"{STATE}/invocations/{name}" for name in self._storage.names(f"{STATE}/invocations") if name.endswith(".json")]
+
+    def _total_counts(self) -> Counts:
+        """Over all published shards; those of earlier invocations are read from their files."""
+        earlier = sorted(self._ledger.published - self._counts.keys())
+        with ThreadPoolExecutor(16) as pool:
+            read: Iterable[Counts] = pool.map(lambda name: read_counts(self._storage, name), earlier)
+            return sum([*self._counts.values(), *read], NO_ROWS)
+
+
+def read_engine_stats(storage: Storage) -> dict[str, Any]:
+    """Busy seconds, model start times and device names over all statistics files; None where there are none."""
+    tables = [
+        storage.read_table(f"{ENGINE_STATS}/{name}") for name in storage.names(ENGINE_STATS) if name.endswith(".parquet")
+    ]
+    rows = [row for table in tables for row in table.select(["busy_s", "model_load_s", "device"]).to_pylist()]
+    loads = [row["model_load_s"] for row in rows if row["model_load_s"] is not None]
+    return {
+        "busy_s": sum(row["busy_s"] for row in rows) if rows else None,
+        "model_load_s": sum(loads) / len(loads) if loads else None,
+        "devices": sorted({row["device"] for row in rows}) if rows else None,
+    }
+
+
+def _hardware(fit: Fit) -> dict[str, Any]:
+    return {
+        "cluster_cpus": fit.cluster_cpus,
+        "cluster_gpus": fit.cluster_gpus,
+        "driver_cpu": _cpu_model(),
+        "driver_cores": os.cpu_count(),
+        "driver_memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "platform": platform.platform(),
+    }
+
+
+def _cpu_model() -> str | None:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            return next((line.partition(":")[2].strip() for line in stream if line.startswith("model name")), None)
+    except OSError:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _utc(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _seconds(start_utc: str, end_utc: str) -> float:
+    return (datetime.fromisoformat(end_utc) - datetime.fromisoformat(start_utc)).total_seconds()

@@ -1,0 +1,185 @@
+"""Staging, audit and publication: a chunk is committed as one file, a shard is published when all its chunks are there.
+
+Staged and published files are whole or absent, and the audit compares what is on storage with the shard's index, so a
+task that ran twice, or died half-way, cannot lose or double a row.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.plan import ShardIndex, ShardProblem
+from pipeline.storage import Storage
+from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
+from pipeline.tables import errors_schema, results_schema, staging_schema
+
+RESULTS, ERRORS, ENGINE_STATS, STAGING = "results", "errors", "engine_stats", "_staging"
+_CHUNK_NAME = re.compile(r"chunk-(\d{6})\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of one published shard. num_rows = num_ok + num_errors; errors of the whole shard are apart."""
+
+    num_samples: int
+    num_rows: int
+    num_ok: int
+    num_errors: int
+    num_shard_errors: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+NO_ROWS = Counts(0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What came of trying to publish a shard: its counts, or the chunks that have to be done again."""
+
+    shard: str
+    counts: Counts | None
+    redo: tuple[int, ...] = ()
+
+
+def chunk_name(shard_name: str, chunk_index: int) -> str:
+    return f"{STAGING}/{shard_name}/chunk-{chunk_index:06d}.parquet"
+
+
+def index_name(shard_name: str) -> str:
+    return f"{STAGING}/{shard_name}/index.parquet"
+
+
+def published_name(folder: str, shard_name: str) -> str:
+    return f"{folder}/{shard_name}.parquet"
+
+
+def staged_chunk_of(file_name: str) -> int | None:
+    """`chunk-000012.parquet` -> 12; None for any other file."""
+    match = _CHUNK_NAME.fullmatch(file_name)
+    return int(match.group(1)) if match else None
+
+
+def save_index(storage: Storage, shard_name: str, index: ShardIndex) -> None:
+    storage.write_table(index_name(shard_name), index.to_table())
+
+
+def load_index(storage: Storage, shard_name: str) -> ShardIndex | None:
+    """The index saved when the shard was first listed; None if there is none or it cannot be read."""
+    try:
+        return ShardIndex.from_table(storage.read_table(index_name(shard_name)))
+    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError):
+        return None
+
+
+def stage_chunk(storage: Storage, shard_name: str, chunk_index: int, rows: pa.Table) -> None:
+    """Commit one chunk. Committing it again replaces the file by an equivalent one."""
+    storage.write_table(chunk_name(shard_name, chunk_index), rows)
+
+
+def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] = ()) -> Publication:
+    """Audit the staged chunks of a shard and publish it: errors first, results last, then the staging is removed.
+
+    The results file is the sign that a shard is done. Chunks that fail the audit are removed and reported in `redo`.
+    """
+    index = load_index(storage, shard_name)
+    if index is None:  # without its index nothing staged can be audited
+        storage.remove_folder(f"{STAGING}/{shard_name}")
+        return Publication(shard_name, None, redo=(0,))
+    chunks: list[pa.Table] = []
+    redo: list[int] = []
+    for chunk_index in range(index.num_chunks):
+        chunk = _read_chunk(storage, shard_name, chunk_index)
+        if chunk is None or audit_chunk(index, chunk_index, chunk):
+            redo.append(chunk_index)
+        else:
+            chunks.append(chunk)
+    if redo:
+        storage.remove(chunk_name(shard_name, chunk_index) for chunk_index in redo)
+        return Publication(shard_name, None, tuple(redo))
+    rows = pa.concat_tables(chunks).sort_by([("row", "ascending"), ("prompt_index", "ascending")])
+    failed = pc.is_valid(rows["stage"])
+    results = rows.filter(pc.invert(failed)).select(results_schema(passthrough).names)
+    errors = pa.concat_tables(
+        [
+            _shard_errors(shard_name, index.problems, passthrough),
+            rows.filter(failed).select(errors_schema(passthrough).names),
+        ]
+    )
+    counts = Counts(
+        num_samples=len(index.samples),
+        num_rows=rows.num_rows,
+        num_ok=results.num_rows,
+        num_errors=rows.num_rows - results.num_rows,
+        num_shard_errors=len(index.problems),
+    )
+    metadata = {"deed.counts": json.dumps({name: getattr(counts, name) for name in Counts.__slots__})}
+    storage.write_table(published_name(ERRORS, shard_name), errors.replace_schema_metadata(metadata))
+    storage.write_table(published_name(RESULTS, shard_name), results.replace_schema_metadata(metadata))
+    storage.remove_folder(f"{STAGING}/{shard_name}")
+    return Publication(shard_name, counts)
+
+
+def write_engine_stats(storage: Storage, name: str, windows: Sequence[dict[str, object]]) -> None:
+    storage.write_table(f"{ENGINE_STATS}/{name}.parquet", pa.Table.from_pylist(list(windows), schema=ENGINE_STATS_SCHEMA))
+
+
+def audit_chunk(index: ShardIndex, chunk_index: int, chunk: pa.Table) -> list[str]:
+    """What is wrong with a staged chunk, in words; nothing if each of its samples has each of its rows exactly once."""
+    rows, prompts = chunk["row"].to_pylist(), chunk["prompt_index"].to_pylist()
+    num_prompts, keys = chunk["num_prompts"].to_pylist(), chunk["key"].to_pylist()
+    found: dict[int, Counter[int]] = {}
+    expected_prompts: dict[int, int] = {}
+    found_keys: dict[int, str] = {}
+    for row, prompt_index, count, key in zip(rows, prompts, num_prompts, keys, strict=True):
+        found.setdefault(row, Counter())[0 if prompt_index is None else prompt_index] += 1
+        expected_prompts[row], found_keys[row] = count, key
+    problems: list[str] = []
+    for sample in index.chunk_samples(chunk_index):
+        seen = found.pop(sample.row, Counter())
+        if seen != Counter(range(expected_prompts.get(sample.row, 1))):
+            problems.append(f"row {sample.row}: prompts {sorted(seen.elements())}")
+        elif found_keys[sample.row] != sample.key:
+            problems.append(f"row {sample.row}: key {found_keys[sample.row]!r} instead of {sample.key!r}")
+    problems.extend(f"row {row} is not of this chunk" for row in found)
+    return problems
+
+
+def read_counts(storage: Storage, shard_name: str) -> Counts:
+    """Counts of a shard published earlier, from its file's metadata."""
+    metadata = storage.read_metadata(published_name(RESULTS, shard_name))
+    return Counts(**json.loads(metadata[b"deed.counts"]))
+
+
+def _read_chunk(storage: Storage, shard_name: str, chunk_index: int) -> pa.Table | None:
+    try:
+        return storage.read_table(chunk_name(shard_name, chunk_index))
+    except (FileNotFoundError, pa.ArrowException):
+        return None
+
+
+def _shard_errors(shard_name: str, problems: Sequence[ShardProblem], passthrough: Sequence[str]) -> pa.Table:
+    schema = errors_schema(passthrough)
+    rows = [
+        {
+            "sample_id": shard_name,
+            "shard": shard_name,
+            "stage": "read",
+            "error_type": problem.error_type,
+            "message": problem.message,
+            "attempts": 1,
+        }
+        for problem in problems
+    ]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def rows_table(rows: Sequence[dict[str, object]], passthrough: Sequence[str] = ()) -> pa.Table:
+    """Result and error rows of one chunk -> its staged table; what a row does not have is null."""
+    return pa.Table.from_pylist(list(rows), schema=staging_schema(passthrough))

@@ -1,0 +1,208 @@
+"""The two CPU stages as Ray Data sees them: list a shard, then read and preprocess one chunk of it.
+
+Every table that travels has one row per chunk; what a chunk holds is packed into binary columns, so that Ray moves and
+retries whole chunks and never splits or merges them.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from conf.schema import PromptConfig
+from pipeline.plan import Sample, Shard, ShardIndex, sample_id
+from pipeline.preprocess import ImageProblem, image_to_pixels
+from pipeline.readers import RawSample, Reader, ReadFailure
+from pipeline.sink import load_index, save_index
+from pipeline.storage import Storage
+from pipeline.tables import SOURCE_PREFIX, prepared_schema
+
+TASK_SCHEMA = pa.schema(  # one shard, or some of its chunks, still to be done
+    [("shard", pa.string()), ("chunks", pa.list_(pa.int32())), ("num_chunks", pa.int32()), ("index", pa.large_binary())]
+)
+CHUNK_SCHEMA = pa.schema(  # one chunk, ready for the engine
+    [
+        ("shard", pa.string()),
+        ("chunk", pa.int32()),
+        ("num_chunks", pa.int32()),
+        ("rows", pa.large_binary()),  # Arrow IPC of tables.prepared_schema
+        ("pixels", pa.large_binary()),  # num_images x image_size x image_size x 3 uint8
+    ]
+)
+
+
+def shard_task(shard: Shard, staged: Sequence[int]) -> dict[str, Any]:
+    """A shard as an input row; `staged` are the chunks that need no work."""
+    return {"shard": json.dumps(asdict(shard)), "staged": json.dumps(sorted(staged))}
+
+
+@dataclass(frozen=True)
+class IndexShard:
+    """Shard -> its unfinished chunks. The first listing is saved, so a resumed run cuts the shard the same way."""
+
+    reader: Reader
+    storage: Storage
+    chunk_rows: int
+
+    def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
+        for task in tasks.to_pylist():
+            shard = _shard_from_json(task["shard"])
+            staged = set(json.loads(task["staged"]))
+            index = load_index(self.storage, shard.name)
+            if index is None:
+                samples, problems = self.reader.index(shard)
+                index = ShardIndex(tuple(samples), tuple(problems), self.chunk_rows)
+                save_index(self.storage, shard.name, index)
+            todo = [chunk_index for chunk_index in range(index.num_chunks) if chunk_index not in staged]
+            if not todo:
+                todo = [index.num_chunks - 1]  # doing one again is how the driver learns the number of chunks
+            spans = [[chunk_index] for chunk_index in todo] if self.reader.random_access(shard) else [todo]
+            whole = index.to_table()
+            for span in spans:
+                pieces = [whole.slice(c * index.chunk_rows, index.chunk_rows) for c in span]
+                row = {
+                    "shard": json.dumps(asdict(_without_members(shard))),
+                    "chunks": span,
+                    "num_chunks": index.num_chunks,
+                    "index": to_ipc(pa.concat_tables(pieces)),
+                }
+                yield pa.Table.from_pylist([row], schema=TASK_SCHEMA)
+
+
+@dataclass(frozen=True)
+class PrepareChunk:
+    """Chunk -> RGB pixels and prompts. Whatever is wrong with a sample becomes an error row of its chunk."""
+
+    reader: Reader
+    prompt: PromptConfig
+    id_column: str | None
+    passthrough: tuple[str, ...]
+    image_size: int
+    max_pixels: int
+
+    def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
+        for task in tasks.to_pylist():
+            shard = _shard_from_json(task["shard"])
+            index = ShardIndex.from_table(from_ipc(task["index"]))  # the samples of this task's chunks only
+            samples_of_chunk = Counter(sample.row // index.chunk_rows for sample in index.samples)
+            raw_samples = self._read(shard, index.samples)
+            for chunk_index in task["chunks"]:
+                rows: list[dict[str, Any]] = []
+                images: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+                for _ in range(samples_of_chunk[chunk_index]):
+                    rows.extend(self._rows_of_sample(shard, next(raw_samples), images))
+                chunk = {
+                    "shard": shard.name,
+                    "chunk": chunk_index,
+                    "num_chunks": task["num_chunks"],
+                    "rows": to_ipc(pa.Table.from_pylist(rows, schema=prepared_schema(self.passthrough))),
+                    "pixels": np.stack(images).tobytes() if images else b"",
+                }
+                yield pa.Table.from_pylist([chunk], schema=CHUNK_SCHEMA)
+
+    def _read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
+        """The reader's samples; if storage fails half-way, the rest of them as errors."""
+        done = 0
+        try:
+            for raw in self.reader.read(shard, samples):
+                done += 1
+                yield raw
+        except ReadFailure as failure:
+            for sample in samples[done:]:
+                yield RawSample(sample, None, {}, "storage_error", f"{shard.name}/{sample.key}: {failure}")
+        else:
+            assert done == len(samples), f"{shard.name}: the reader gave {done} of {len(samples)} samples"
+
+    def _rows_of_sample(
+        self, shard: Shard, raw: RawSample, images: list[np.ndarray[Any, np.dtype[np.uint8]]]
+    ) -> Iterator[dict[str, Any]]:
+        row: dict[str, Any] = {
+            "row": raw.sample.row,
+            "key": raw.sample.key,
+            "sample_id": self._identity(shard, raw),
+            "num_prompts": 1,
+        }
+        row.update(_passthrough(self.passthrough, raw.fields))
+        if raw.image is None:
+            yield {**row, "stage": "read", "error_type": raw.error_type, "message": raw.message}
+            return
+        try:
+            prompts = make_prompts(self.prompt, raw.fields)
+        except LookupError as error:
+            yield {**row, "stage": "read", "error_type": "no_prompt", "message": f"{row['sample_id']}: {error.args[0]}"}
+            return
+        decoded = image_to_pixels(raw.image, image_size=self.image_size, max_pixels=self.max_pixels)
+        row.update(width=decoded.width, height=decoded.height)
+        if isinstance(decoded, ImageProblem):
+            message = f"{row['sample_id']}: {decoded.message}"
+            yield {**row, "stage": "preprocess", "error_type": decoded.error_type, "message": message}
+            return
+        row.update(pixel_index=len(images), sha256=decoded.sha256, num_prompts=len(prompts))
+        images.append(decoded.pixels_HWC)
+        for prompt_index, (prompt, item) in enumerate(prompts):
+            passed = _passthrough(self.passthrough, {**raw.fields, **item})
+            yield {**row, **passed, "prompt_index": prompt_index, "prompt": prompt}
+
+    def _identity(self, shard: Shard, raw: RawSample) -> str:
+        given = raw.fields.get(self.id_column) if self.id_column is not None else None
+        return sample_id(shard.name, raw.sample.key) if given is None else str(given)
+
+
+def make_prompts(config: PromptConfig, fields: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(prompt, fields of its own) for each prompt of a sample; LookupError says which field is missing."""
+    if config.list_field is None:
+        return [(_fill(config.template, fields), {})]
+    items = fields.get(config.list_field)
+    if not isinstance(items, list) or not items:
+        raise LookupError(f"field {config.list_field!r} is not a list with at least one prompt")
+    prompts: list[tuple[str, Mapping[str, Any]]] = []
+    for item in items:
+        own = item if isinstance(item, Mapping) else {config.list_field: item}
+        template = config.template if "{" in config.template else f"{{{config.list_field}}}"
+        prompts.append((_fill(template, {**fields, **own}), own))
+    return prompts
+
+
+def _fill(template: str, fields: Mapping[str, Any]) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if fields.get(name) is None:
+            raise LookupError(f"the prompt needs field {name!r}, which the sample does not have")
+        return str(fields[name])
+
+    return re.sub(r"\{([^{}]+)\}", value, template)
+
+
+def _passthrough(names: Sequence[str], fields: Mapping[str, Any]) -> dict[str, str | None]:
+    values = {name: fields.get(name) for name in names}
+    return {
+        SOURCE_PREFIX + name: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
+
+
+def _shard_from_json(text: str) -> Shard:
+    fields = json.loads(text)
+    return Shard(fields["name"], fields["url"], fields["size_bytes"], tuple(fields["members"]))
+
+
+def _without_members(shard: Shard) -> Shard:
+    return Shard(shard.name, shard.url, shard.size_bytes)
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()
+

@@ -1,0 +1,136 @@
+"""The exact Arrow schema of every table the job writes. Seconds and bytes; unknown is null, strings are never null-typed.
+
+One results row and one errors row never share a (sample_id, prompt_index): every input row is in exactly one of them.
+The lists exit_layers, confidences and token_texts have one entry per decoding step; a final end-of-sequence step counts
+as a step and its text is empty, so num_steps is num_tokens or num_tokens + 1.
+"""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+SOURCE_PREFIX = "src_"  # passthrough columns, so that no source column can collide with ours
+
+# fmt: off
+_RESULTS = [
+    ("sample_id",       pa.string()),               # shard/key, the stable identity
+    ("shard",           pa.string()),               # shard name, also the file's name
+    ("key",             pa.string()),               # key inside the shard
+    ("prompt_index",    pa.int32()),                # which of the sample's prompts, 0 where there is one
+    ("prompt",          pa.string()),               # what the model was asked
+    ("text",            pa.string()),               # what it answered
+    ("num_tokens",      pa.int32()),                # tokens of the answer, end-of-sequence not counted
+    ("finish_reason",   pa.string()),               # eos, length or loop
+    ("mean_confidence", pa.float32()),              # over steps, at the exit taken
+    ("min_confidence",  pa.float32()),              # of the least certain step
+    ("mean_depth",      pa.float32()),              # decoder layers per step
+    ("exit_layers",     pa.list_(pa.uint8())),      # decoder layers of each step
+    ("confidences",     pa.list_(pa.float32())),    # confidence of each step
+    ("token_texts",     pa.list_(pa.string())),     # text each step added; joined they are `text`, up to outer spaces
+    ("queue_wait_s",    pa.float32()),              # from entering the engine to getting a slot
+    ("encode_s",        pa.float32()),              # its share of its encoder batch
+    ("ttft_s",          pa.float32()),              # from entering the engine to the first token
+    ("decode_s",        pa.float32()),              # from the end of encoding to the last token
+    ("e2e_s",           pa.float32()),              # from entering the engine to the last token
+    ("device_s",        pa.float32()),              # share of the engine's busy time attributed to this row
+    ("width",           pa.int32()),                # original image, after EXIF orientation
+    ("height",          pa.int32()),
+    ("sha256",          pa.string()),               # of the image file's bytes
+]
+
+_ERRORS = [
+    ("sample_id",       pa.string()),               # shard/key; the shard's name for errors of a whole shard
+    ("shard",           pa.string()),
+    ("key",             pa.string()),               # null for errors of a whole shard
+    ("prompt_index",    pa.int32()),                # null where the sample failed before it had prompts
+    ("prompt",          pa.string()),               # null likewise
+    ("stage",           pa.string()),               # read, preprocess or engine
+    ("error_type",      pa.string()),               # a short fixed word, for counting
+    ("message",         pa.string()),               # one line for a person, with what was wrong and where
+    ("attempts",        pa.int32()),                # times it was tried
+    ("width",           pa.int32()),                # null where the header could not be read
+    ("height",          pa.int32()),
+]
+
+ENGINE_STATS = pa.schema([
+    ("invocation",      pa.string()),               # which start of the command
+    ("actor",           pa.string()),               # which engine
+    ("device",          pa.string()),               # cpu, or the GPU's name
+    ("start_utc",       pa.timestamp("us", "UTC")), # of the window
+    ("end_utc",         pa.timestamp("us", "UTC")),
+    ("busy_s",          pa.float64()),              # engine working
+    ("encode_s",        pa.float64()),              # of that, in the encoder
+    ("decode_s",        pa.float64()),              # of that, in decoder segments
+    ("gate_s",          pa.float64()),              # of that, computing confidences
+    ("host_s",          pa.float64()),              # of that, outside the device
+    ("num_steps",       pa.int64()),                # units of engine work
+    ("num_tokens",      pa.int64()),                # tokens emitted
+    ("num_completed",   pa.int64()),                # requests finished
+    ("occupancy",       pa.float64()),              # mean share of slots in use
+    ("segment_visits",  pa.list_(pa.int64())),      # per segment: times it ran
+    ("segment_rows",    pa.list_(pa.int64())),      # per segment: sequences in those runs
+    ("segment_positions", pa.list_(pa.int64())),    # per segment: positions computed, pending ones included
+    ("segment_s",       pa.list_(pa.float64())),    # per segment: seconds
+    ("kv_cache_bytes",  pa.int64()),                # memory of the attention caches
+    ("involuntary_exits", pa.int64()),              # tokens forced out by batching; always 0
+    ("model_load_s",    pa.float64()),              # start of this actor's model; in its first window, else null
+])
+
+SUMMARY = pa.schema([                               # what travels to the driver for each committed chunk
+    ("shard",           pa.string()),
+    ("chunk",           pa.int32()),
+    ("num_chunks",      pa.int32()),                # of the shard
+    ("num_rows",        pa.int64()),
+    ("num_errors",      pa.int64()),                # of those rows
+    ("num_layers_run",  pa.int64()),                # decoder layers, summed over steps
+    ("num_steps",       pa.int64()),
+    ("error_types",     pa.string()),               # JSON, "stage/error_type" -> rows
+    ("actor",           pa.string()),
+])
+
+_STAGING = [                                        # results and errors of one chunk in one file, plus bookkeeping
+    *_RESULTS,
+    ("stage",           pa.string()),               # null marks a result
+    ("error_type",      pa.string()),
+    ("message",         pa.string()),
+    ("attempts",        pa.int32()),
+    ("row",             pa.int64()),                # position in the shard
+    ("num_prompts",     pa.int32()),                # rows this sample must end up with
+]
+
+_PREPARED = [                                       # what preprocessing hands to the engine, pixels beside it
+    ("row",             pa.int64()),
+    ("sample_id",       pa.string()),
+    ("key",             pa.string()),
+    ("prompt_index",    pa.int32()),
+    ("num_prompts",     pa.int32()),
+    ("prompt",          pa.string()),
+    ("pixel_index",     pa.int32()),                # which image of the chunk; null marks an error
+    ("width",           pa.int32()),
+    ("height",          pa.int32()),
+    ("sha256",          pa.string()),
+    ("stage",           pa.string()),
+    ("error_type",      pa.string()),
+    ("message",         pa.string()),
+]
+# fmt: on
+
+
+def results_schema(passthrough: Sequence[str] = ()) -> pa.Schema:
+    return pa.schema(_RESULTS + _source_columns(passthrough))
+
+
+def errors_schema(passthrough: Sequence[str] = ()) -> pa.Schema:
+    return pa.schema(_ERRORS + _source_columns(passthrough))
+
+
+def staging_schema(passthrough: Sequence[str] = ()) -> pa.Schema:
+    return pa.schema(_STAGING + _source_columns(passthrough))
+
+
+def prepared_schema(passthrough: Sequence[str] = ()) -> pa.Schema:
+    return pa.schema(_PREPARED + _source_columns(passthrough))
+
+
+def _source_columns(passthrough: Sequence[str]) -> list[tuple[str, pa.DataType]]:
+    return [(SOURCE_PREFIX + name, pa.string()) for name in passthrough]

@@ -1,0 +1,122 @@
+"""A captioning backend without a model: text is a pure function of prompt and pixels, so runs can be compared exactly.
+
+The colour of an image's first pixel can ask for trouble: POISON_KILL ends the process, POISON_RAISE raises in the engine.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from actors.captioner import Backend
+from actors.engine.request import Completion, FinishReason, Request
+
+POISON_KILL = (255, 0, 1)
+POISON_RAISE = (255, 0, 2)
+NUM_LAYERS = 8
+
+
+@dataclass(frozen=True)
+class FakeStats:
+    start_s: float
+    end_s: float
+    busy_s: float
+    num_completed: int
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+    gate_s: float = 0.0
+    host_s: float = 0.0
+    num_steps: int = 0
+    num_tokens: int = 0
+    occupancy: float = 1.0
+    segment_visits: tuple[int, ...] = (1, 1)
+    segment_rows: tuple[int, ...] = (1, 1)
+    segment_positions: tuple[int, ...] = (1, 1)
+    segment_s: tuple[float, ...] = (0.0, 0.0)
+    kv_cache_bytes: int = 0
+    involuntary_exits: int = 0
+
+
+@dataclass
+class FakeEngine:
+    """Finishes up to `slots` requests a step, each step taking `step_s`."""
+
+    slots: int = 8
+    step_s: float = 0.0
+    queue: deque[tuple[Request, float]] = field(default_factory=deque)
+    start_s: float = field(default_factory=time.perf_counter)
+    busy_s: float = 0.0
+    num_completed: int = 0
+
+    def add(self, request: Request) -> None:
+        if len(request.prompt_ids) > 500:
+            raise ValueError(f"a prompt of {len(request.prompt_ids)} tokens is too long")
+        self.queue.append((request, time.perf_counter()))
+
+    def has_work(self) -> bool:
+        return bool(self.queue)
+
+    def step(self) -> list[Completion]:
+        start_s = time.perf_counter()
+        batch = [self.queue.popleft() for _ in range(min(self.slots, len(self.queue)))]
+        if self.step_s:
+            time.sleep(self.step_s)
+        done = [_complete(request, enqueued_s) for request, enqueued_s in batch]
+        self.busy_s += time.perf_counter() - start_s
+        self.num_completed += len(done)
+        return done
+
+    def take_stats(self) -> FakeStats:
+        now_s = time.perf_counter()
+        stats = FakeStats(self.start_s, now_s, self.busy_s, self.num_completed)
+        self.start_s, self.busy_s, self.num_completed = now_s, 0.0, 0
+        return stats
+
+
+def _complete(request: Request, enqueued_s: float) -> Completion:
+    first = tuple(int(value) for value in request.pixels_HWC[0, 0])
+    if first == POISON_KILL:
+        os._exit(9)
+    if first == POISON_RAISE:
+        raise RuntimeError("the engine chokes on this image")
+    now_s = time.perf_counter()
+    token_ids = expected_tokens(request.prompt_ids, request.pixels_HWC)
+    layers = tuple(2 + 2 * (token % 4) for token in token_ids) + (2,)
+    confidences = tuple(0.5 + token / 512 for token in token_ids) + (0.99,)
+    return Completion(
+        request_id=request.request_id,
+        token_ids=token_ids,
+        exit_layers=layers,
+        confidences=confidences,
+        finish_reason=FinishReason.EOS,
+        enqueued_s=enqueued_s,
+        admitted_s=enqueued_s,
+        encoded_s=now_s,
+        first_token_s=now_s,
+        finished_s=now_s,
+        encode_s=0.0,
+        device_s=0.0,
+    )
+
+
+def expected_tokens(prompt_ids: Sequence[int], pixels_HWC: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    mean = int(pixels_HWC.mean())
+    return tuple(f"{sum(prompt_ids) % 97} {mean}".encode())
+
+
+def encode_prompt(text: str) -> tuple[int, ...]:
+    return tuple(text.encode())
+
+
+def decode_tokens(token_ids: Sequence[int]) -> str:
+    return bytes(token_ids).decode("utf-8", errors="replace")
+
+
+def make_backend(image_size: int, slots: int = 8, step_s: float = 0.0, load_s: float = 0.0) -> Backend:
+    time.sleep(load_s)
+    return Backend(partial(FakeEngine, slots, step_s), encode_prompt, decode_tokens, image_size, "fake")
