@@ -1,0 +1,99 @@
+"""Checkpoint directories: config.json + model.safetensors + tokenizer.json. No pickle is ever read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from actors.model.model import MultiExitModel
+from actors.model.tokenizer import TextCodec
+from conf.errors import UserError
+from conf.model import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, ModelConfig, read_model_config, weights_sha256
+
+TIED_HEAD = "decoder.head.weight"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to run, and what turns text into its tokens."""
+
+    model: MultiExitModel
+    codec: TextCodec
+    config: ModelConfig
+    sha256: str
+
+
+def save_checkpoint(
+    path: str | Path,
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a checkpoint directory; floating-point weights are stored as `dtype`."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in state.items()
+        if not (name == TIED_HEAD and config.decoder.head_tied)
+    }
+    save_file(tensors, path / WEIGHTS_FILE)
+    (path / CONFIG_FILE).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    tokenizer.save(str(path / TOKENIZER_FILE))
+
+
+def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Load a checkpoint directory in eval mode; UserError with one sentence on anything wrong with it."""
+    config = read_model_config(path)
+    with torch.device("meta"):
+        model = MultiExitModel(config)
+    expected = {name: tensor for name, tensor in model.state_dict().items()}
+    weights = _read_weights(Path(path) / WEIGHTS_FILE, expected, tied=config.decoder.head_tied)
+    model.load_state_dict(
+        {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}, strict=True, assign=True
+    )
+    if config.decoder.head_tied:
+        model.decoder.head.weight = model.decoder.embedding.weight
+    model.encoder.set_pixel_statistics(config)
+    model = model.to(device).eval().requires_grad_(False)
+    try:
+        tokenizer = Tokenizer.from_file(str(Path(path) / TOKENIZER_FILE))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"tokenizer of checkpoint {str(path)!r} is not readable: {error}") from None
+    if tokenizer.get_vocab_size() > config.decoder.vocab_size:
+        raise UserError(
+            f"tokenizer of checkpoint {str(path)!r} has {tokenizer.get_vocab_size()} entries, "
+            f"the model only {config.decoder.vocab_size}"
+        )
+    return Checkpoint(model, TextCodec(tokenizer), config, weights_sha256(path))
+
+
+def _read_weights(path: Path, expected: Mapping[str, Tensor], *, tied: bool) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = set(file.keys())
+            wanted = {name for name in expected if not (tied and name == TIED_HEAD)}
+            if missing := sorted(wanted - stored):
+                raise UserError(f"weights {str(path)!r} lack the tensor {missing[0]!r} ({len(missing)} missing)")
+            if extra := sorted(stored - wanted):
+                raise UserError(f"weights {str(path)!r} hold the unknown tensor {extra[0]!r} ({len(extra)} unknown)")
+            for name in sorted(wanted):
+                weights[name] = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {str(path)!r} are not readable safetensors: {error}") from None
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"tensor {name!r} in {str(path)!r} has shape {list(tensor.shape)}, expected {list(expected[name].shape)}"
+            )
+    if tied:
+        weights[TIED_HEAD] = weights["decoder.embedding.weight"]
+    return weights

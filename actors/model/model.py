@@ -1,0 +1,57 @@
+"""Composition: encoder + multi-exit decoder, with the packed teacher-forced pass that training uses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from actors.model.decoder import MultiExitDecoder
+from actors.model.encoder import ScenesEncoder
+from conf.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Several (prompt, target) pairs per image, packed; segment k of the decoder answers prompt k of the encoder.
+
+    Shapes: pixels [B, X, Y, 3] uint8; prompt_* [B, Q]; target_* [B, T]. Segments start at 1, -1 is padding.
+    `target_inputs` starts every segment with the start token, `target_labels` ends it with the end token.
+    """
+
+    pixels: Tensor
+    prompt_ids: Tensor
+    prompt_positions: Tensor
+    prompt_segments: Tensor
+    target_inputs: Tensor
+    target_labels: Tensor
+    target_positions: Tensor
+    target_segments: Tensor
+
+
+class MultiExitModel(nn.Module):
+    """Encoder-decoder whose decoder can emit a token at every configured exit."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ScenesEncoder(config)
+        self.decoder = MultiExitDecoder(config.decoder, config.exits, config.adapters)
+
+    def encode(self, pixels_BHWC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
+        """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
+        positions = torch.arange(prompt_ids_BQ.shape[1], device=prompt_ids_BQ.device).expand_as(prompt_ids_BQ)
+        segments = torch.where(prompt_mask_BQ, 1, -1)
+        states, segments = self.encoder(pixels_BHWC, prompt_ids_BQ, positions, segments)
+        return states, segments >= 0
+
+    def forward(self, batch: PackedBatch) -> list[Tensor]:
+        """Hidden states [B, T, D] after every decoder layer, teacher-forced."""
+        states, segments = self.encoder(
+            batch.pixels, batch.prompt_ids, batch.prompt_positions, batch.prompt_segments
+        )
+        targets = batch.target_segments
+        same = targets[:, None, :, None] == targets[:, None, None, :]
+        self_mask = same & torch.ones(targets.shape[1], targets.shape[1], dtype=torch.bool, device=targets.device).tril()
+        keys = segments[:, None, None, :]
+        cross_mask = (keys == 0) | (keys == targets[:, None, :, None]) & (keys > 0)
+        return self.decoder(batch.target_inputs, batch.target_positions, states, self_mask, cross_mask)

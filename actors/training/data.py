@@ -1,0 +1,127 @@
+"""Training shards -> packed batches, in an order that is a pure function of (seed, epoch).
+
+Every image brings one caption and as many question-answer pairs as fit the token budgets, drawn anew each epoch.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from actors.model.model import PackedBatch
+from actors.model.tokenizer import TextCodec
+from conf.errors import UserError
+from conf.model import ModelConfig
+from conf.training import DataConfig
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One image file and its texts, as stored in a shard."""
+
+    key: str
+    jpeg: bytes
+    record: dict[str, Any]
+
+
+def expand_shards(patterns: Sequence[str]) -> list[str]:
+    """Return the shard files the patterns name, sorted; UserError when there are none."""
+    paths = sorted({path for pattern in patterns for path in glob(pattern)})
+    if not paths:
+        raise UserError(f"no training shards match {', '.join(patterns)}")
+    return paths
+
+
+def read_shard(path: str) -> list[TrainingSample]:
+    """Return the samples of one WebDataset tar, in file order."""
+    parts: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            key, _, extension = member.name.partition(".")
+            file = archive.extractfile(member)
+            if file is not None:
+                parts.setdefault(key, {})[extension] = file.read()
+    return [
+        TrainingSample(key, files["jpg"], json.loads(files["json"]))
+        for key, files in parts.items()
+        if "jpg" in files and "json" in files
+    ]
+
+
+def iterate_samples(shards: Sequence[str], *, seed: int, epoch: int, shuffle_shards: int) -> Iterator[TrainingSample]:
+    """Yield every sample of an epoch once: shards in random order, samples shuffled within groups of shards."""
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(shards))
+    for start in range(0, len(order), shuffle_shards):
+        group = [sample for i in order[start : start + shuffle_shards] for sample in read_shard(shards[i])]
+        for i in rng.permutation(len(group)):
+            yield group[i]
+
+
+class Packer:
+    """Turns samples into `PackedBatch`es; the pairs an image brings depend only on (seed, epoch, key)."""
+
+    def __init__(self, codec: TextCodec, model: ModelConfig, data: DataConfig, seed: int) -> None:
+        self.codec, self.model, self.data, self.seed = codec, model, data, seed
+
+    def choose_pairs(self, sample: TrainingSample, epoch: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return (prompt ids, target ids) pairs that fit the budgets, one caption first."""
+        rng = np.random.default_rng((self.seed, epoch, *sample.key.encode()))
+        captions, questions = sample.record["captions"], sample.record["qa"]
+        caption = captions[rng.integers(len(captions))]
+        texts = [(caption["prompt"], caption["text"])]
+        texts += [(questions[i]["question"], questions[i]["answer"]) for i in rng.permutation(len(questions))]
+        pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        prompt_room, target_room = self.data.prompt_tokens, self.data.target_tokens
+        for prompt_text, target_text in texts:
+            prompt = self.codec.encode_prompt(prompt_text, self.model.encoder.max_prompt_tokens)
+            target = self.codec.encode(target_text)[: self.model.decoder.max_positions - 1]
+            if len(prompt) <= prompt_room and len(target) + 1 <= target_room:
+                pairs.append((prompt, target))
+                prompt_room -= len(prompt)
+                target_room -= len(target) + 1
+        return pairs
+
+    def pack(self, samples: Sequence[TrainingSample], epoch: int, device: torch.device) -> PackedBatch:
+        """Return the batch; label -100 marks padding."""
+        config = self.model
+        prompts: list[list[tuple[int, int, int]]] = []  # (id, position, segment)
+        targets: list[list[tuple[int, int, int, int]]] = []  # (input id, label id, position, segment)
+        for sample in samples:
+            prompt_row, target_row = [], []
+            for segment, (prompt, target) in enumerate(self.choose_pairs(sample, epoch), start=1):
+                prompt_row += [(token, i, segment) for i, token in enumerate(prompt)]
+                steps = zip((config.start_id, *target), (*target, config.eos_id), strict=True)
+                target_row += [(token, label, i, segment) for i, (token, label) in enumerate(steps)]
+            prompts.append(prompt_row)
+            targets.append(target_row)
+        prompt_BQ3 = _pad(prompts, (config.pad_id, 0, -1), device)
+        target_BT4 = _pad(targets, (config.pad_id, -100, 0, -1), device)
+        pixels = np.stack([read_pixels(sample.jpeg, config.image_size) for sample in samples])
+        return PackedBatch(torch.from_numpy(pixels).to(device), *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1))
+
+
+def read_pixels(jpeg: bytes, image_size: int) -> np.ndarray:
+    """Encoded image -> uint8 [image_size, image_size, 3]."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        rgb = image.convert("RGB")
+    if rgb.size != (image_size, image_size):
+        rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(rgb)
+
+
+def _pad(rows: Sequence[Sequence[tuple[int, ...]]], fill: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Right-pad rows of tuples to a multiple of 8 -> int64 [B, length, len(fill)]."""
+    length = -(-max(len(row) for row in rows) // 8) * 8
+    padded = np.empty((len(rows), length, len(fill)), dtype=np.int64)
+    padded[:] = fill
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded).to(device)

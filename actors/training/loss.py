@@ -1,0 +1,41 @@
+"""Deep supervision: cross-entropy at every exit over the same targets.
+
+DEED (arXiv 2311.08623): `L = mean_i(CE_i) + CE_N`, because the mean alone degrades the last layer.
+Shape suffixes: N target tokens, D width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from actors.model.model import MultiExitModel, PackedBatch
+from conf.training import LossConfig
+
+
+def exit_weights(exits: Sequence[int], config: LossConfig) -> list[float]:
+    """Return the weight of every exit's cross-entropy."""
+    if config.weights == "index":  # CALM (arXiv 2207.07061): proportional to the layer
+        return [layer / sum(exits) for layer in exits]
+    weights = [1 / len(exits)] * len(exits)
+    if config.weights == "mean_plus_last":
+        weights[-1] += 1.0
+    return weights
+
+
+def multi_exit_loss(
+    model: MultiExitModel, batch: PackedBatch, config: LossConfig
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return (loss, cross-entropy per exit, correct tokens per exit); sums run over real target tokens only."""
+    hidden = model(batch)
+    real = batch.target_labels >= 0
+    labels_N = batch.target_labels[real]
+    exits = model.config.exits
+    losses, correct = [], []
+    for exit_layer in exits:
+        logits_NV = model.decoder.exit_logits(exit_layer, hidden[exit_layer - 1][real])
+        losses.append(F.cross_entropy(logits_NV.float(), labels_N))
+        correct.append((logits_NV.detach().argmax(-1) == labels_N).sum())
+    weights = exit_weights(exits, config)
+    return torch.stack([w * ce for w, ce in zip(weights, losses, strict=True)]).sum(), losses, correct

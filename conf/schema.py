@@ -1,0 +1,179 @@
+"""Frozen configuration of the batch job, one model per stage in the order the data flows.
+
+Every field says its unit and which way to turn it. Unknown keys are errors. Nothing here imports torch or ray.
+"""
+
+from enum import Enum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceKind(str, Enum):
+    WEBDATASET = "webdataset"
+    PARQUET = "parquet"
+    IMAGES = "images"
+    MANIFEST = "manifest"
+
+
+class PromptConfig(Section):
+    """What the model is asked for every image."""
+
+    template: str = Field(
+        "describe the image",
+        description="Prompt text; `{column}` is replaced by that column (or JSON field) of the sample.",
+    )
+    list_field: str | None = Field(
+        None,
+        description="Name of a sample field that holds several prompts; one result row is written for each of them.",
+    )
+
+
+class SourceConfig(Section):
+    """Where the images come from."""
+
+    kind: SourceKind = Field(SourceKind.WEBDATASET, description="How the shards are stored.")
+    paths: tuple[str, ...] = Field(
+        description="Shard paths or URLs; globs (*) and brace ranges ({000..003}) are expanded."
+    )
+    chunk_rows: Annotated[int, Field(ge=1)] = Field(
+        256,
+        description="Samples per chunk, the unit of work and retry. Smaller repeats less after a kill; larger costs less overhead.",
+    )
+    image_column: str = Field("image", description="Parquet: column with bytes or a {bytes, path} struct.")
+    id_column: str | None = Field(None, description="Column that identifies a sample; none: `shard/key` or `shard/row`.")
+    uri_column: str = Field("uri", description="Manifest: column with the image's URI.")
+    passthrough: tuple[str, ...] = Field((), description="Columns (or JSON fields) copied to the results, as strings.")
+    prompt: PromptConfig = PromptConfig()
+
+
+class PreprocessConfig(Section):
+    """Image bytes to RGB pixels, in CPU tasks."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = Field(
+        64_000_000, description="Pixel-count cap against decompression bombs; larger images become errors rows."
+    )
+    num_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs one preprocessing task reserves.")
+    max_tasks: int | None = Field(None, description="Most preprocessing tasks at once; none: as many as fit.")
+
+
+class ModelSection(Section):
+    """Which weights, where and in which precision."""
+
+    checkpoint: str = Field(description="Checkpoint directory (config.json, model.safetensors, tokenizer.json).")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA when the actor sees one.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is faster on GPUs, not exact.")
+    num_threads: int | None = Field(None, description="CPU threads per actor; none: the CPUs the actor reserves.")
+
+
+class Schedule(str, Enum):
+    FULL = "full"
+    INPLACE = "inplace"
+    CONSENSUS = "consensus"
+    POOL = "pool"
+
+
+class KvPolicy(str, Enum):
+    JIT = "jit"
+    PROJECT = "project"
+    COPY = "copy"
+
+
+class Gate(str, Enum):
+    SOFTMAX_MAX = "softmax_max"
+    SOFTMAX_DIFF = "softmax_diff"
+    SATURATION = "saturation"
+    CLASSIFIER = "classifier"
+    SHORTLIST = "shortlist"
+
+
+class GenerationConfig(Section):
+    """What a finished output looks like."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = Field(64, description="Tokens after which an output is cut (finish_reason=length).")
+    min_new_tokens: Annotated[int, Field(ge=0)] = Field(0, description="End-of-sequence is not allowed before this many tokens.")
+
+
+class EngineConfig(Section):
+    """The regrouping engine inside each actor (DESIGN section 5)."""
+
+    num_slots: Annotated[int, Field(ge=1)] = Field(
+        32, description="Sequences in flight. Larger fills deep batches better; smaller needs less memory."
+    )
+    schedule: Schedule = Field(Schedule.POOL, description="pool regroups by depth; full never exits early.")
+    kv: KvPolicy = Field(KvPolicy.JIT, description="jit is exact; project and copy are the published approximations.")
+    gate: Gate = Field(Gate.SOFTMAX_MAX, description="How the confidence at an exit is computed.")
+    exits: tuple[int, ...] | None = Field(
+        None,
+        description="Layers that may emit a token, increasing, the last one is the full depth; none: the checkpoint's choice.",
+    )
+    thresholds: tuple[float, ...] | None = Field(
+        None,
+        description="Confidence at or above which a token leaves, one per exit but the last; none: the checkpoint's calibration. Higher is deeper and safer.",
+    )
+    max_wait_steps: Annotated[int, Field(ge=1)] = Field(
+        16, description="Engine steps after which a waiting deep group runs however small. Larger: fuller deep batches, later results."
+    )
+    encode_batch: Annotated[int, Field(ge=1)] = Field(16, description="Images encoded together.")
+    generation: GenerationConfig = GenerationConfig()
+
+    @model_validator(mode="after")
+    def _exits_increase(self) -> "EngineConfig":
+        if self.exits is not None:
+            if any(layer < 1 for layer in self.exits):
+                raise ValueError(f"exits are layer counts and start at 1, got {list(self.exits)}")
+            if any(b <= a for a, b in zip(self.exits, self.exits[1:], strict=False)):
+                raise ValueError(f"exits must be increasing, got {list(self.exits)}")
+        if self.thresholds is not None and self.exits is not None and len(self.thresholds) != len(self.exits) - 1:
+            raise ValueError(
+                f"thresholds must have one value per exit but the last, got {len(self.thresholds)} for {len(self.exits)} exits"
+            )
+        return self
+
+
+class ActorsConfig(Section):
+    """How many engines, and what each of them reserves."""
+
+    num_actors: int | Literal["auto"] = Field("auto", description="auto: one per GPU, or one per two CPUs without GPUs.")
+    num_cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs an actor reserves.")
+    num_gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs an actor reserves; fractions share a GPU.")
+    chunks_in_flight: Annotated[int, Field(ge=1)] = Field(
+        3, description="Chunks an actor works on at once, so that the engine does not drain between chunks."
+    )
+
+
+class OutputConfig(Section):
+    """Where results go and what counts as failure."""
+
+    path: str = Field(description="Output directory or URL.")
+    on_existing: Literal["resume", "fail", "overwrite"] = Field("resume", description="What to do with a directory that already holds this run.")
+    max_error_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Share of error rows (after the first 1,000 rows) above which the run stops."
+    )
+
+
+class CostConfig(Section):
+    """Price of the hardware, entered by the user. Unknown stays unknown."""
+
+    price_per_hour: float | None = Field(None, description="Price of all reserved hardware per hour, in `currency`.")
+    currency: str = Field("USD", description="Currency of the price.")
+    source: str | None = Field(None, description="Where the price was read.")
+    date: str | None = Field(None, description="When it was read, YYYY-MM-DD.")
+
+
+class JobConfig(Section):
+    """One captioning or VQA run."""
+
+    source: SourceConfig
+    preprocess: PreprocessConfig = PreprocessConfig()
+    model: ModelSection
+    engine: EngineConfig = EngineConfig()
+    actors: ActorsConfig = ActorsConfig()
+    output: OutputConfig
+    cost: CostConfig = CostConfig()
