@@ -11,7 +11,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -19,8 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from actors.engine.request import Completion, FinishReason, Request
-from actors.engine_thread import EngineLike, EngineThread, RequestFailure
+from actors.engine.request import FinishReason, Request
+from actors.engine_thread import EngineLike, EngineThread, Outcome, RequestFailure
 from pipeline.sink import rows_table, stage_chunk, write_engine_stats
 from pipeline.stages import from_ipc
 from pipeline.storage import Storage
@@ -44,13 +45,20 @@ class Captioner:
     """Ray Data actor class. `make_backend` is picklable and loads the model inside the actor."""
 
     def __init__(
-        self, make_backend: Callable[[], Backend], storage: Storage, invocation: str, passthrough: tuple[str, ...] = ()
+        self,
+        make_backend: Callable[[], Backend],
+        storage: Storage,
+        crash_log: Any,  # handle of a Ray actor of pipeline.crash_log.CrashLog
+        invocation: str,
+        passthrough: tuple[str, ...] = (),
     ) -> None:
         start_s = time.perf_counter()
         self._backend = make_backend()
         self._thread = EngineThread(self._backend.make_engine)
         self._model_load_s: float | None = time.perf_counter() - start_s
         self._storage = storage
+        self._crash_log = crash_log
+        self._room = Room()
         self._passthrough = passthrough
         self._invocation = invocation
         self._actor = f"{invocation}-{os.urandom(4).hex()}"
@@ -78,9 +86,7 @@ class Captioner:
             if row["pixel_index"] is not None:
                 prompt_ids = self._backend.encode_prompt(row["prompt"])
                 requests[position] = Request(next(self._request_ids), pixels_NHWC[row["pixel_index"]], prompt_ids)
-        outcomes = dict(
-            zip(requests, await asyncio.gather(*self._thread.submit(list(requests.values()))), strict=True)
-        )
+        outcomes = await self._run_guarded(shard_name, chunk_index, requests)
         rows = [
             {**row, "shard": shard_name, **self._outcome_columns(row, outcomes.get(position))}
             for position, row in enumerate(prepared)
@@ -88,9 +94,28 @@ class Captioner:
         table = rows_table(rows, self._passthrough)
         await asyncio.to_thread(stage_chunk, self._storage, shard_name, chunk_index, table)
         await self._save_engine_stats()
+        await self._crash_log.done.remote(shard_name, chunk_index)
         return _summary(rows, shard_name, chunk_index, chunk["num_chunks"][0].as_py(), self._actor)
 
-    def _outcome_columns(self, row: dict[str, Any], outcome: Completion | RequestFailure | None) -> dict[str, Any]:
+    async def _run_guarded(self, shard_name: str, chunk_index: int, requests: dict[int, Request]) -> dict[int, Outcome]:
+        """Outcome of each request. A chunk that killed workers before runs alone, in the pieces the log asks for."""
+        positions = list(requests)
+        attempt = await self._crash_log.begin.remote(shard_name, chunk_index, len(positions))
+        outcomes: dict[int, Outcome] = {
+            positions[row]: RequestFailure("worker_crash", "the worker dies whenever it runs this row", attempt.number)
+            for row in attempt.condemned
+        }
+        async with self._room.alone() if attempt.alone else self._room.together():
+            for first, end in attempt.pieces:
+                if attempt.alone:
+                    await self._crash_log.enter.remote(shard_name, chunk_index, (first, end))
+                futures = self._thread.submit([requests[position] for position in positions[first:end]])
+                outcomes.update(zip(positions[first:end], await asyncio.gather(*futures), strict=True))
+                if attempt.alone:
+                    await self._crash_log.leave.remote(shard_name, chunk_index)
+        return outcomes
+
+    def _outcome_columns(self, row: dict[str, Any], outcome: Outcome | None) -> dict[str, Any]:
         if outcome is None:  # it failed before the engine
             return {"attempts": 1}
         if isinstance(outcome, RequestFailure):
@@ -158,6 +183,41 @@ class Captioner:
         }
 
 
+class Room:
+    """Who may use the engine: any number of chunks together, or one alone. Whoever wants to be alone goes first."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._inside = 0
+        self._wanting_alone = 0
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._wanting_alone == 0)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        async with self._changed:
+            self._wanting_alone += 1
+            await self._changed.wait_for(lambda: self._inside == 0)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside -= 1
+                self._wanting_alone -= 1
+                self._changed.notify_all()
+
+
 def token_pieces(token_ids: Sequence[int], decode_tokens: Callable[[Sequence[int]], str]) -> list[str]:
     """The text each token adds. A character spread over several tokens belongs to the token that completes it."""
     pieces: list[str] = []
@@ -174,7 +234,9 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _summary(rows: list[dict[str, Any]], shard_name: str, chunk_index: int, num_chunks: int, actor: str) -> dict[str, Any]:
+def _summary(
+    rows: list[dict[str, Any]], shard_name: str, chunk_index: int, num_chunks: int, actor: str
+) -> dict[str, Any]:
     errors = Counter(f"{row['stage']}/{row['error_type']}" for row in rows if row["stage"] is not None)
     layers = [layer for row in rows for layer in row.get("exit_layers", ())]
     return {

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: started quietly on this machine, or joined, and checked to be large enough before work starts."""
+"""The Ray cluster of a run: started quietly on this machine, or joined, and checked to be large enough."""
 
 import logging
 import math
@@ -33,7 +33,11 @@ def ray_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    import ray.data  # configures its loggers, so it comes before quieting them
+
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for chatty in ("ray.data._internal.progress", "ray._private.authentication"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
@@ -54,7 +58,7 @@ def fit_cluster(config: JobConfig) -> Fit:
     """How many actors to start; UserError if they, and one preprocessing task beside them, can never all run."""
     import ray
 
-    resources = ray.cluster_resources()
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return fit_resources(config, float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
 
 

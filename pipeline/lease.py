@@ -1,4 +1,4 @@
-"""One writer per output: a lease file with a heartbeat. A dead owner's lease is taken over, a living one's is respected."""
+"""One writer per output: a lease file with a heartbeat. A dead owner's lease is taken over, a living one's is not."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
 from types import TracebackType
+from typing import Any
 
 from conf.errors import UserError
 from pipeline.storage import Storage
@@ -26,7 +27,12 @@ class Lease:
     """Context manager that holds an output; `check()` raises LeaseLost once somebody else has it."""
 
     def __init__(
-        self, storage: Storage, *, clock: Callable[[], float] = time.time, beat_s: float = BEAT_S, expiry_s: float = EXPIRY_S
+        self,
+        storage: Storage,
+        *,
+        clock: Callable[[], float] = time.time,
+        beat_s: float = BEAT_S,
+        expiry_s: float = EXPIRY_S,
     ) -> None:
         self._storage = storage
         self._clock = clock
@@ -43,7 +49,9 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join(timeout=self._beat_s)
         holder = self._holder()
@@ -67,12 +75,12 @@ class Lease:
         if holder is None or holder.get("owner") != self._owner:  # somebody else took it over at the same moment
             raise UserError(f"another run has just taken over {self._storage.url!r}")
 
-    def _is_dead(self, holder: dict[str, object]) -> bool:
-        if self._clock() - float(str(holder["beat_s"])) > self._expiry_s:
+    def _is_dead(self, holder: dict[str, Any]) -> bool:
+        if self._clock() - float(holder["beat_s"]) > self._expiry_s:
             return True
-        return holder["host"] == _host() and holder["process_start"] != _process_start(int(str(holder["pid"])))
+        return bool(holder["host"] == _host()) and holder["process_start"] != _process_start(int(holder["pid"]))
 
-    def _holder(self) -> dict[str, object] | None:
+    def _holder(self) -> dict[str, Any] | None:
         try:
             holder = json.loads(self._storage.read(LEASE_NAME))
         except (FileNotFoundError, ValueError):

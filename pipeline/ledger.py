@@ -23,7 +23,9 @@ from pipeline.storage import Storage, is_temporary
 STATE, CONFIG_NAME, PLAN_NAME, RUN_NAME = "_state", "_state/config.json", "_state/plan.parquet", "run.json"
 _TABLE_VERSION = 1  # raise it when the meaning of a results column changes
 _THREADS = 16
-_PLAN_SCHEMA = pa.schema([("name", pa.string()), ("url", pa.string()), ("size_bytes", pa.int64()), ("files", pa.int64())])
+_PLAN_SCHEMA = pa.schema(
+    [("name", pa.string()), ("url", pa.string()), ("size_bytes", pa.int64()), ("files", pa.int64())]
+)
 
 
 def content_settings(config: JobConfig, info: CheckpointInfo) -> dict[str, Any]:
@@ -144,7 +146,9 @@ class Ledger:
         """Read the state of an output and remove what killed runs left behind. Needs the lease."""
         results = storage.walk(RESULTS)
         leftovers = [f"{RESULTS}/{name}" for name in results if is_temporary(name)]
-        leftovers += [f"{folder}/{n}" for folder in (ERRORS, ENGINE_STATS, STATE) for n in storage.walk(folder) if is_temporary(n)]
+        leftovers += [
+            f"{folder}/{n}" for folder in (ERRORS, ENGINE_STATS, STATE) for n in storage.walk(folder) if is_temporary(n)
+        ]
         ledger = cls(shard_names, [name.removesuffix(".parquet") for name in results if not is_temporary(name)])
         stale: set[str] = set()
         indexed: list[str] = []

@@ -165,7 +165,8 @@ def _files_of_path(path: str) -> list[tuple[str, int]]:
 def resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a path or URL and the path within it; an unusable URL is a user's error."""
     try:
-        return fsspec.core.url_to_fs(path)
+        fs, inner = fsspec.core.url_to_fs(path)
+        return fs, str(inner)
     except (ImportError, ValueError) as error:
         raise UserError(f"cannot open {path!r}: {error}") from None
 
@@ -181,7 +182,7 @@ def name_shards(urls: Iterable[str], known: dict[str, str] | None = None) -> dic
 
     Names given out before (`known`) are kept, so that adding shards to a source never renames published ones.
     """
-    names = {url: name for url, name in (known or {}).items()}
+    names = dict(known or {})
     fresh = [url for url in urls if url not in names]
     for depth in itertools.count(1):
         candidates: dict[str, list[str]] = {}

@@ -67,7 +67,9 @@ class RunRecord:
         self._save_invocation(ended=False)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             self.status = Status.COMPLETE
         elif isinstance(error, TooManyErrors):
@@ -148,7 +150,11 @@ class RunRecord:
         }
 
     def _invocation_names(self) -> list[str]:
-        return [f"{STATE}/invocations/{name}" for name in self._storage.names(f"{STATE}/invocations") if name.endswith(".json")]
+        return [
+            f"{STATE}/invocations/{name}"
+            for name in self._storage.names(f"{STATE}/invocations")
+            if name.endswith(".json")
+        ]
 
     def _total_counts(self) -> Counts:
         """Over all published shards; those of earlier invocations are read from their files."""
@@ -161,7 +167,9 @@ class RunRecord:
 def read_engine_stats(storage: Storage) -> dict[str, Any]:
     """Busy seconds, model start times and device names over all statistics files; None where there are none."""
     tables = [
-        storage.read_table(f"{ENGINE_STATS}/{name}") for name in storage.names(ENGINE_STATS) if name.endswith(".parquet")
+        storage.read_table(f"{ENGINE_STATS}/{name}")
+        for name in storage.names(ENGINE_STATS)
+        if name.endswith(".parquet")
     ]
     rows = [row for table in tables for row in table.select(["busy_s", "model_load_s", "device"]).to_pylist()]
     loads = [row["model_load_s"] for row in rows if row["model_load_s"] is not None]

@@ -127,7 +127,9 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] 
 
 
 def write_engine_stats(storage: Storage, name: str, windows: Sequence[dict[str, object]]) -> None:
-    storage.write_table(f"{ENGINE_STATS}/{name}.parquet", pa.Table.from_pylist(list(windows), schema=ENGINE_STATS_SCHEMA))
+    storage.write_table(
+        f"{ENGINE_STATS}/{name}.parquet", pa.Table.from_pylist(list(windows), schema=ENGINE_STATS_SCHEMA)
+    )
 
 
 def audit_chunk(index: ShardIndex, chunk_index: int, chunk: pa.Table) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from conf.schema import PromptConfig
+from conf.schema import JobConfig, PromptConfig
 from pipeline.plan import Sample, Shard, ShardIndex, sample_id
 from pipeline.preprocess import ImageProblem, image_to_pixels
 from pipeline.readers import RawSample, Reader, ReadFailure
@@ -84,6 +84,12 @@ class PrepareChunk:
     passthrough: tuple[str, ...]
     image_size: int
     max_pixels: int
+
+    @classmethod
+    def from_config(cls, config: JobConfig, reader: Reader, image_size: int) -> "PrepareChunk":
+        source = config.source
+        max_pixels = config.preprocess.max_pixels
+        return cls(reader, source.prompt, source.id_column, source.passthrough, image_size, max_pixels)
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         for task in tasks.to_pylist():
@@ -181,7 +187,9 @@ def _fill(template: str, fields: Mapping[str, Any]) -> str:
 def _passthrough(names: Sequence[str], fields: Mapping[str, Any]) -> dict[str, str | None]:
     values = {name: fields.get(name) for name in names}
     return {
-        SOURCE_PREFIX + name: value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        SOURCE_PREFIX + name: value
+        if value is None or isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
         for name, value in values.items()
     }
 
@@ -205,4 +213,3 @@ def to_ipc(table: pa.Table) -> bytes:
 def from_ipc(data: bytes) -> pa.Table:
     with pa.ipc.open_stream(data) as reader:
         return reader.read_all()
-

@@ -1,4 +1,4 @@
-"""The exact Arrow schema of every table the job writes. Seconds and bytes; unknown is null, strings are never null-typed.
+"""The exact Arrow schema of every table the job writes. Seconds and bytes; unknown is null; strings never null-typed.
 
 One results row and one errors row never share a (sample_id, prompt_index): every input row is in exactly one of them.
 The lists exit_layers, confidences and token_texts have one entry per decoding step; a final end-of-sequence step counts

@@ -1,6 +1,6 @@
 """A captioning backend without a model: text is a pure function of prompt and pixels, so runs can be compared exactly.
 
-The colour of an image's first pixel can ask for trouble: POISON_KILL ends the process, POISON_RAISE raises in the engine.
+The colour of an image's first pixel can ask for trouble: POISON_KILL ends the process, POISON_RAISE raises.
 """
 
 import os
@@ -86,8 +86,8 @@ def _complete(request: Request, enqueued_s: float) -> Completion:
         raise RuntimeError("the engine chokes on this image")
     now_s = time.perf_counter()
     token_ids = expected_tokens(request.prompt_ids, request.pixels_HWC)
-    layers = tuple(2 + 2 * (token % 4) for token in token_ids) + (2,)
-    confidences = tuple(0.5 + token / 512 for token in token_ids) + (0.99,)
+    layers = (*(2 + 2 * (token % 4) for token in token_ids), 2)
+    confidences = (*(0.5 + token / 512 for token in token_ids), 0.99)
     return Completion(
         request_id=request.request_id,
         token_ids=token_ids,

@@ -55,6 +55,4 @@ def make_reader(source: SourceConfig) -> Reader:
 
 def wants_fields(source: SourceConfig) -> bool:
     """Whether anything beside the image is needed: if not, JSON and text members are never fetched."""
-    return bool(
-        source.passthrough or source.id_column or source.prompt.list_field or "{" in source.prompt.template
-    )
+    return bool(source.passthrough or source.id_column or source.prompt.list_field or "{" in source.prompt.template)

@@ -1,8 +1,8 @@
 """WebDataset tar shards (plain, .gz, .zst): members grouped by key, byte ranges read per chunk.
 
 A shard is listed once by hopping over its headers. A sample is every member with the same key (the path up to the
-first dot of the file name), wherever in the archive its members are. If `key.jpg` occurs twice, the second one starts a
-second sample `key~2`. An archive without its end marker was cut: complete samples are kept, the cut is one ShardProblem.
+first dot of the file name), wherever in the archive they are. If `key.jpg` occurs twice, the second one starts a second
+sample `key~2`. An archive without its end marker was cut: complete samples are kept, the cut is one ShardProblem.
 """
 
 import json
@@ -97,7 +97,9 @@ class WebDatasetReader:
         image = image_part(sample)
         if image is None:
             names = ", ".join("." + part.name for part in sample.parts)
-            return RawSample(sample, None, {}, "no_image", f"{shard.name}/{sample.key} has no image member, only {names}")
+            return RawSample(
+                sample, None, {}, "no_image", f"{shard.name}/{sample.key} has no image member, only {names}"
+            )
         fields: dict[str, Any] = {}
         for part in sample.parts:
             if part.name not in data or part == image:
