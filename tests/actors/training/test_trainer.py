@@ -1,0 +1,159 @@
+"""Training resumes exactly, learns, and its loss is the paper's."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from actors.model.checkpoint import load_checkpoint
+from actors.training.data import Packer, expand_shards, iterate_samples, read_shard
+from actors.training.loss import exit_weights, multi_exit_loss
+from actors.training.trainer import Trainer, learning_rate
+from conf.errors import UserError
+from conf.training import LossConfig, OptimizerConfig
+from tests.actors.training.corpus import tiny_config, write_corpus
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), 40)
+
+
+def _final_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, shards: str) -> None:
+    straight = Trainer(tiny_config(tmp_path / "a", shards), lambda _: None)
+    assert straight.run()
+    calls = iter(range(100))
+    config = tiny_config(tmp_path / "b", shards)
+    assert not Trainer(config, lambda _: None).run(lambda: next(calls) == 6)
+    resumed = Trainer(config, lambda _: None)
+    assert resumed.step == 7
+    assert resumed.run()
+    expected = _final_weights(straight)
+    for name, tensor in _final_weights(resumed).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.integration
+def test_sigkill_at_any_moment_leads_to_the_same_weights(tmp_path: Path, shards: str) -> None:
+    config = tiny_config(tmp_path / "killed", shards, save_every=2)
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json())
+    program = (
+        "import sys; from conf.training import TrainConfig; from actors.training.trainer import Trainer; "
+        "Trainer(TrainConfig.model_validate_json(open(sys.argv[1]).read()), lambda r: print(r, flush=True)).run()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.DEVNULL)
+    position = tmp_path / "killed" / "state" / "position.json"
+    deadline = time.monotonic() + 120
+    while not position.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 2 <= json.loads(position.read_text())["step"] <= 12
+    resumed = Trainer(config, lambda _: None)
+    resumed.run()
+    straight = Trainer(tiny_config(tmp_path / "straight", shards, save_every=2), lambda _: None)
+    straight.run()
+    expected = _final_weights(straight)
+    assert all(torch.equal(t, expected[n]) for n, t in _final_weights(resumed).items())
+
+
+def test_training_learns_and_the_exported_checkpoint_loads(tmp_path: Path, shards: str) -> None:
+    reports: list[dict[str, Any]] = []
+    optimizer = {"batch_images": 8, "total_steps": 60, "warmup_steps": 5, "peak_lr": 5e-3}
+    trainer = Trainer(tiny_config(tmp_path, shards, optimizer=optimizer), reports.append)
+    trainer.run()
+    losses = [report["loss"] for report in reports if "loss" in report]
+    assert losses[-1] < 0.6 * losses[0], losses
+    validation = [report["validation"] for report in reports if "validation" in report][-1]
+    assert list(validation["token_accuracy_by_exit"]) == ["1", "2", "3"]
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.config == trainer.model_config
+    batch = trainer.packer.pack(read_shard(trainer.train_shards[0])[:4], 0, torch.device("cpu"))
+    trainer.model.eval()
+    with torch.no_grad():
+        ours, theirs = trainer.model(batch)[-1], checkpoint.model(batch)[-1]
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.05)  # stored in half precision
+
+
+def test_packing_many_prompts_per_image_equals_one_at_a_time(tmp_path: Path, shards: str) -> None:
+    trainer = Trainer(tiny_config(tmp_path, shards), lambda _: None)
+    trainer.model.eval()
+    [sample] = read_shard(trainer.train_shards[0])[:1]
+    packer = trainer.packer
+    packed = packer.pack([sample], 0, torch.device("cpu"))
+    with torch.no_grad():
+        hidden = trainer.model(packed)[-1]
+        for segment, (prompt, target) in enumerate(packer.choose_pairs(sample, 0), start=1):
+            prompt_ids = torch.tensor([prompt])
+            states, mask = trainer.model.encode(packed.pixels, prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool))
+            length = len(target) + 1
+            alone = trainer.model.decoder(
+                packed.target_inputs[packed.target_segments == segment][None],
+                torch.arange(length)[None],
+                states,
+                torch.ones(1, 1, length, length, dtype=torch.bool).tril(),
+                mask[:, None, None, :],
+            )[-1]
+            torch.testing.assert_close(alone[0], hidden[packed.target_segments == segment], atol=1e-5, rtol=1e-4)
+
+
+def test_loss_is_mean_of_exits_plus_the_last(tmp_path: Path, shards: str) -> None:
+    trainer = Trainer(tiny_config(tmp_path, shards), lambda _: None)
+    batch = trainer.packer.pack(read_shard(trainer.train_shards[0])[:4], 0, torch.device("cpu"))
+    loss, per_exit, _ = multi_exit_loss(trainer.model, batch, LossConfig())
+    torch.testing.assert_close(loss, torch.stack(per_exit).mean() + per_exit[-1])
+    assert exit_weights((1, 2, 3), LossConfig(weights="mean")) == [1 / 3] * 3
+    assert exit_weights((1, 2, 3), LossConfig(weights="index")) == [1 / 6, 2 / 6, 3 / 6]
+
+
+def test_accumulation_gives_the_same_first_step(tmp_path: Path, shards: str) -> None:
+    def first_loss(accumulate: int) -> float:
+        optimizer = {"batch_images": 8, "accumulate": accumulate, "total_steps": 1, "warmup_steps": 1}
+        reports: list[dict[str, Any]] = []
+        config = tiny_config(tmp_path / str(accumulate), shards, optimizer=optimizer, validate_every=1)
+        Trainer(config, reports.append).run()
+        return float(reports[-1]["validation"]["images"])
+
+    assert first_loss(1) == first_loss(4) == 8
+
+
+def test_every_sample_once_per_epoch_in_an_order_that_depends_on_the_seed(shards: str) -> None:
+    paths = expand_shards([shards])
+    keys = [[s.key for s in iterate_samples(paths, seed=seed, epoch=0, shuffle_shards=2)] for seed in (0, 0, 1)]
+    assert keys[0] == keys[1] != keys[2]
+    assert sorted(keys[0]) == sorted(keys[2]) == [f"k{i:05d}" for i in range(40)]
+
+
+def test_pairs_fit_the_budgets(tmp_path: Path, shards: str) -> None:
+    trainer = Trainer(tiny_config(tmp_path, shards), lambda _: None)
+    data = trainer.config.data.model_copy(update={"prompt_tokens": 12, "target_tokens": 14})
+    packer = Packer(trainer.packer.codec, trainer.model_config, data, seed=0)
+    for sample in read_shard(trainer.train_shards[0]):
+        pairs = packer.choose_pairs(sample, 0)
+        assert sum(len(prompt) for prompt, _ in pairs) <= 12
+        assert sum(len(target) + 1 for _, target in pairs) <= 14
+
+
+def test_learning_rate_warms_up_stays_and_falls() -> None:
+    config = OptimizerConfig(total_steps=100, warmup_steps=10, decay_fraction=0.5, peak_lr=1.0)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:50] == [1.0] * 40
+    assert all(b < a for a, b in zip(rates[51:], rates[52:], strict=False))
+    assert 0.01 <= rates[-1] < 0.02
+
+
+def test_missing_shards_are_the_users_mistake() -> None:
+    with pytest.raises(UserError, match="no training shards match nowhere"):
+        expand_shards(["nowhere/*.tar"])
