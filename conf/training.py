@@ -60,6 +60,10 @@ class LossConfig(Section):
     weights: Literal["mean_plus_last", "mean", "index"] = Field(
         "mean_plus_last", description="mean_plus_last: the paper; mean: ablation; index: CALM, proportional to the layer."
     )
+    grounding_weight: Annotated[float, Field(ge=0)] = Field(
+        0.5,
+        description="Weight of naming the object under its centre patch, where the corpus knows places; 0 turns it off.",
+    )
 
 
 class TrainConfig(Section):

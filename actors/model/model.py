@@ -26,6 +26,7 @@ class PackedBatch:
     target_labels: Tensor
     target_positions: Tensor
     target_segments: Tensor
+    objects: Tensor  # [K, 3]: image index in the batch, patch index, name index of every object with a known place
 
 
 class MultiExitModel(nn.Module):
@@ -46,9 +47,17 @@ class MultiExitModel(nn.Module):
 
     def forward(self, batch: PackedBatch) -> list[Tensor]:
         """Hidden states [B, T, D] after every decoder layer, teacher-forced."""
-        states, segments = self.encoder(
+        return self.decode_packed(batch, *self.encode_packed(batch))
+
+    def encode_packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """All prompts of every image in one pass -> states [B, S, D] and their segments [B, S]."""
+        states: tuple[Tensor, Tensor] = self.encoder(
             batch.pixels, batch.prompt_ids, batch.prompt_positions, batch.prompt_segments
         )
+        return states
+
+    def decode_packed(self, batch: PackedBatch, states: Tensor, segments: Tensor) -> list[Tensor]:
+        """Teacher-forced decoder over packed targets -> hidden states [B, T, D] after every layer."""
         targets = batch.target_segments
         same = targets[:, None, :, None] == targets[:, None, None, :]
         self_mask = same & torch.ones(targets.shape[1], targets.shape[1], dtype=torch.bool, device=targets.device).tril()

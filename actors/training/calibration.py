@@ -61,8 +61,6 @@ def thresholds_at_risk(recording: Recording, risk: float, exits: tuple[int, ...]
         rate = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
         allowed = np.flatnonzero(rate <= risk)
         threshold = float(confidence[order[allowed[-1]]]) if len(allowed) else 1.01
-        # The stored value is rounded up to four digits, so that the file is readable and the risk is kept.
-        threshold = float(np.ceil(threshold * 1e4) / 1e4)
         thresholds.append(threshold)
         remaining &= recording.confidence_NE[:, column] < threshold
     return tuple(thresholds)

@@ -21,6 +21,8 @@ from conf.errors import UserError
 from conf.model import ModelConfig
 from conf.training import DataConfig
 
+PATCH_PIXELS = 16  # of the scenes encoder: its stem has four stride-2 stages
+
 
 @dataclass(frozen=True)
 class TrainingSample:
@@ -68,8 +70,11 @@ def iterate_samples(shards: Sequence[str], *, seed: int, epoch: int, shuffle_sha
 class Packer:
     """Turns samples into `PackedBatch`es; the pairs an image brings depend only on (seed, epoch, key)."""
 
-    def __init__(self, codec: TextCodec, model: ModelConfig, data: DataConfig, seed: int) -> None:
+    def __init__(
+        self, codec: TextCodec, model: ModelConfig, data: DataConfig, seed: int, object_names: Sequence[str] = ()
+    ) -> None:
         self.codec, self.model, self.data, self.seed = codec, model, data, seed
+        self.name_index = {name: i for i, name in enumerate(object_names)}
 
     def choose_pairs(self, sample: TrainingSample, epoch: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Return (prompt ids, target ids) pairs that fit the budgets, one caption first."""
@@ -105,7 +110,20 @@ class Packer:
         prompt_BQ3 = _pad(prompts, (config.pad_id, 0, -1), device)
         target_BT4 = _pad(targets, (config.pad_id, -100, 0, -1), device)
         pixels = np.stack([read_pixels(sample.jpeg, config.image_size) for sample in samples])
-        return PackedBatch(torch.from_numpy(pixels).to(device), *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1))
+        return PackedBatch(torch.from_numpy(pixels).to(device), *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1),
+                           self._objects(samples).to(device))  # fmt: skip
+
+    def _objects(self, samples: Sequence[TrainingSample]) -> torch.Tensor:
+        """Return [K, 3]: image, patch under the centre, name of every object whose name is known."""
+        side = self.model.image_size // PATCH_PIXELS
+        rows = []
+        for i, sample in enumerate(samples):
+            scale = side / sample.record.get("image_size", self.model.image_size)
+            for thing in sample.record.get("objects", ()):
+                if thing["name"] in self.name_index:
+                    column, row = (min(side - 1, int(thing[axis] * scale)) for axis in ("x", "y"))
+                    rows.append((i, row * side + column, self.name_index[thing["name"]]))
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
 
 
 def read_pixels(jpeg: bytes, image_size: int) -> np.ndarray:

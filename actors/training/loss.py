@@ -7,11 +7,29 @@ Shape suffixes: N target tokens, D width, V vocabulary.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actors.model.model import MultiExitModel, PackedBatch
 from conf.training import LossConfig
+
+
+class GroundingHead(nn.Module):
+    """Names the object at a patch; a training aid for the encoder that is not part of the checkpoint.
+
+    Captions alone teach what is where only through the decoder's cross-attention, which is slow at first; a class
+    for the patch under every object's centre teaches it directly.
+    """
+
+    def __init__(self, d_model: int, num_names: int) -> None:
+        super().__init__()
+        self.classify = nn.Linear(d_model, num_names)
+
+    def loss(self, states_BSD: Tensor, batch: PackedBatch) -> Tensor:
+        """Cross-entropy of the names over the objects of the batch."""
+        sample_K, patch_K, name_K = batch.objects.unbind(-1)
+        logits_KC = self.classify(states_BSD[sample_K, patch_K])
+        return F.cross_entropy(logits_KC.float(), name_K)
 
 
 def exit_weights(exits: Sequence[int], config: LossConfig) -> list[float]:
@@ -25,10 +43,14 @@ def exit_weights(exits: Sequence[int], config: LossConfig) -> list[float]:
 
 
 def multi_exit_loss(
-    model: MultiExitModel, batch: PackedBatch, config: LossConfig
+    model: MultiExitModel, batch: PackedBatch, config: LossConfig, grounding: GroundingHead | None = None
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return (loss, cross-entropy per exit, correct tokens per exit); sums run over real target tokens only."""
-    hidden = model(batch)
+    """Return (loss, cross-entropy per exit, correct tokens per exit); sums run over real target tokens only.
+
+    With a grounding head its cross-entropy is part of the loss.
+    """
+    states, segments = model.encode_packed(batch)
+    hidden = model.decode_packed(batch, states, segments)
     real = batch.target_labels >= 0
     labels_N = batch.target_labels[real]
     exits = model.config.exits
@@ -38,4 +60,7 @@ def multi_exit_loss(
         losses.append(F.cross_entropy(logits_NV.float(), labels_N))
         correct.append((logits_NV.detach().argmax(-1) == labels_N).sum())
     weights = exit_weights(exits, config)
-    return torch.stack([w * ce for w, ce in zip(weights, losses, strict=True)]).sum(), losses, correct
+    loss = torch.stack([w * ce for w, ce in zip(weights, losses, strict=True)]).sum()
+    if grounding is not None:
+        loss = loss + config.grounding_weight * grounding.loss(states, batch)
+    return loss, losses, correct

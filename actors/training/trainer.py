@@ -19,7 +19,7 @@ from actors.model.checkpoint import save_checkpoint
 from actors.model.model import MultiExitModel, PackedBatch
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from actors.training.data import Packer, TrainingSample, expand_shards, iterate_samples, read_shard
-from actors.training.loss import multi_exit_loss
+from actors.training.loss import GroundingHead, multi_exit_loss
 from conf.model import DecoderConfig, ModelConfig, ScenesEncoderConfig
 from conf.training import OptimizerConfig, TrainConfig
 
@@ -83,8 +83,10 @@ class Trainer:
         self.model = MultiExitModel(self.model_config)
         initialise(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)
+        names = self._object_names() if config.loss.grounding_weight else []
+        self.grounding = GroundingHead(self.model_config.encoder.d_model, len(names)).to(self.device) if names else None
         self.optimizer = self._make_optimizer()
-        self.packer = Packer(TextCodec(self.tokenizer), self.model_config, config.data, config.seed)
+        self.packer = Packer(TextCodec(self.tokenizer), self.model_config, config.data, config.seed, names)
         self.step, self.epoch, self.epoch_batches = 0, 0, 0
         self._resume()
 
@@ -106,9 +108,22 @@ class Trainer:
         tokenizer.save(str(path))
         return tokenizer
 
+    def _object_names(self) -> list[str]:
+        """The names in the first shards; a rare name that only later shards hold is not grounded."""
+        shards = self.train_shards[: self.config.data.shuffle_shards]
+        objects = [thing for shard in shards for sample in read_shard(shard) for thing in sample.record.get("objects", ())]
+        return sorted({thing["name"] for thing in objects})
+
+    def _named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        named = dict(self.model.named_parameters())
+        if self.grounding is not None:
+            named |= {f"grounding.{name}": parameter for name, parameter in self.grounding.named_parameters()}
+        return named
+
     def _make_optimizer(self) -> torch.optim.AdamW:
-        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
-        vectors = [p for p in self.model.parameters() if p.dim() < 2]
+        parameters = self._named_parameters().values()
+        matrices = [p for p in parameters if p.dim() >= 2]
+        vectors = [p for p in parameters if p.dim() < 2]
         o = self.config.optimizer
         groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=o.peak_lr, betas=(0.9, o.beta2), fused=True)
@@ -171,7 +186,7 @@ class Trainer:
             part = samples[start : start + size]
             batch = self.packer.pack(part, self.epoch, self.device)
             with self._autocast():
-                loss, losses, _ = multi_exit_loss(self.model, batch, self.config.loss)
+                loss, losses, _ = multi_exit_loss(self.model, batch, self.config.loss, self.grounding)
             share = len(part) / len(samples)
             (loss * share).backward()
             total += float(loss.detach()) * share
@@ -210,7 +225,9 @@ class Trainer:
         directory = self.output / "state"
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{name}": t.contiguous() for name, t in self.model.state_dict().items() if "head.weight" not in name}
-        names = {id(p): name for name, p in self.model.named_parameters()}
+        if self.grounding is not None:
+            tensors |= {f"grounding.{name}": t.contiguous() for name, t in self.grounding.state_dict().items()}
+        names = {id(p): name for name, p in self._named_parameters().items()}
         for parameter, moments in self.optimizer.state.items():
             for key, value in moments.items():
                 tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value.contiguous()
@@ -232,7 +249,11 @@ class Trainer:
         tensors = load_file(path.parent / position["file"], device=str(self.device))
         state = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         self.model.load_state_dict(state, strict=False)
-        for name, parameter in self.model.named_parameters():
+        if self.grounding is not None:
+            self.grounding.load_state_dict(
+                {name.removeprefix("grounding."): t for name, t in tensors.items() if name.startswith("grounding.")}
+            )
+        for name, parameter in self._named_parameters().items():
             prefix = f"optimizer.{name}."
             moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
             self.optimizer.state[parameter] = {

@@ -31,6 +31,8 @@ def write_corpus(directory: Path, num_images: int, *, per_shard: int = 16, image
                         {"task": "color", "hard": False, "question": "what color is it?", "answer": name},
                         {"task": "red", "hard": True, "question": "is it red?", "answer": "yes" if name == "red" else "no"},
                     ],
+                    "objects": [{"name": f"{name} square", "x": 5.0 * (i % 6), "y": 20.0}],
+                    "image_size": image_size,
                 }
                 for extension, payload in (("jpg", buffer.getvalue()), ("json", json.dumps(record).encode())):
                     member = tarfile.TarInfo(f"k{i:05d}.{extension}")

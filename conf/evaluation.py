@@ -1,0 +1,45 @@
+"""Frozen configuration of `deed evaluate` and `deed calibrate`. Nothing here imports torch."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from conf.model import Count
+from conf.schema import EngineConfig, Section
+
+Risk = Annotated[float, Field(ge=0, le=1)]
+
+
+class EvaluateConfig(Section):
+    """Score a checkpoint on labelled shards: every exit alone, then early exit at several thresholds."""
+
+    checkpoint: str
+    shards: tuple[str, ...] = Field(description="Labelled WebDataset shards (see jobs/scenes); globs are expanded.")
+    num_images: Count = Field(300, description="Images scored, from the first shard on.")
+    questions_per_image: Annotated[int, Field(ge=0)] = Field(6, description="Questions asked of every image.")
+    caption_prompt: str = Field("describe the image in detail", description="Prompt of the caption that is scored.")
+    static_exits: bool = Field(True, description="Also score every exit alone, which costs one pass per exit.")
+    engine: EngineConfig = EngineConfig()
+    output: str | None = Field(None, description="JSON file for the numbers; none: only printed.")
+    num_threads: int | None = Field(None, description="CPU threads; none: all.")
+
+
+class CalibrateConfig(Section):
+    """Choose the exit thresholds of a checkpoint on validation shards."""
+
+    checkpoint: str
+    shards: tuple[str, ...] = Field(description="Labelled validation shards; never the ones results are reported on.")
+    num_images: Count = Field(400, description="Images whose confidences are recorded.")
+    check_images: Count = Field(150, description="Images decoded by the engine to check the quality of each candidate.")
+    questions_per_image: Annotated[int, Field(ge=0)] = 6
+    caption_prompt: str = "describe the image in detail"
+    risks: tuple[Risk, ...] = Field(
+        (0.002, 0.005, 0.01, 0.02, 0.04),
+        description="Candidate rates of disagreement with full depth, per exit. Larger is shallower and riskier.",
+    )
+    max_points_lost: float = Field(
+        0.5, description="Points of caption F1 and of answer accuracy that early exit may lose on the validation images."
+    )
+    exits: tuple[int, ...] | None = Field(None, description="Exits to use, ending with full depth; none: all trained ones.")
+    num_slots: Count = 32
+    num_threads: int | None = None

@@ -1,0 +1,77 @@
+"""`deed train`: train a multi-exit model. Rerunning the same command continues where it stopped."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="deed train", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file with the fields of TrainConfig, e.g. conf/train.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    options = parser.parse_args(arguments)
+
+    from conf.load import load_config
+    from conf.training import TrainConfig
+
+    config = load_config(options.config, options.set, TrainConfig)
+
+    from actors.training.trainer import Trainer
+
+    output = Path(config.output)
+    stopping = _stop_requests()
+    trainer = Trainer(config, _reporter(output))
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    print(
+        f"{parameters / 1e6:.1f} M parameters, exits {list(trainer.model_config.exits)}, on {trainer.device}, "
+        f"{len(trainer.train_shards)} shards, from step {trainer.step} of {config.optimizer.total_steps}"
+    )
+    if not trainer.run(lambda: bool(stopping)):
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        return 128 + stopping[0]
+    print(f"checkpoint: {output / 'checkpoint'} (no thresholds yet: run deed calibrate)")
+    return 0
+
+
+def _stop_requests() -> list[int]:
+    """The signals received so far; the trainer finishes its step and saves before it ends."""
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signal_number, _: received.append(signal_number))
+    return received
+
+
+def _reporter(output: Path) -> Report:
+    """Print one line per report and append it to `<output>/log.jsonl`."""
+    output.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    first_step: list[int] = []
+
+    def report(values: dict[str, Any]) -> None:
+        with open(output / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **values}) + "\n")
+        if "validation" in values:
+            accuracy = values["validation"]["token_accuracy_by_exit"]
+            shown = "  ".join(f"{layer}: {value:.1%}" for layer, value in accuracy.items())
+            print(f"step {values['step']:>6}  validation token accuracy by exit  {shown}", flush=True)
+            return
+        if not first_step:
+            first_step.append(values["step"])
+        done = values["step"] - first_step[0]
+        left = values["total_steps"] - values["step"]
+        eta = f"{(time.monotonic() - started) / done * left / 60:.0f} min left" if done else ""
+        print(
+            f"step {values['step']:>6}/{values['total_steps']}  loss {values['loss']:.3f}  "
+            f"first exit {values['ce_first']:.3f}  last exit {values['ce_last']:.3f}  "
+            f"{values['images_per_s']:.1f} images/s  lr {values['lr']:.2e}  {eta}",
+            flush=True,
+        )
+
+    return report
