@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from actors.engine.request import FinishReason, Request
 from actors.engine_thread import EngineLike, EngineThread, Outcome, RequestFailure
+from conf.schema import EngineConfig, ModelSection
 from pipeline.sink import rows_table, stage_chunk, write_engine_stats
 from pipeline.stages import from_ipc
 from pipeline.storage import Storage
@@ -35,10 +36,39 @@ class Backend:
     """A loaded model as the captioner needs it. `make_engine` may be called again after an engine failure."""
 
     make_engine: Callable[[], EngineLike]
-    encode_prompt: Callable[[str], tuple[int, ...]]
+    encode_prompt: Callable[[str], tuple[int, ...]]  # ValueError for a prompt the model cannot take
     decode_tokens: Callable[[Sequence[int]], str]
+    token_texts: Callable[[Sequence[int]], list[str]]  # what each token adds
     image_size: int
     device: str  # "cpu", or the GPU's name
+
+
+def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) -> Backend:
+    """The real thing: checkpoint and engine on the device this process has. Called inside the actor."""
+    import torch
+
+    from actors.engine.engine import Engine
+    from actors.model.checkpoint import load_checkpoint
+
+    cuda = model.device == "cuda" or (model.device == "auto" and torch.cuda.is_available())
+    torch.set_num_threads(num_threads)
+    checkpoint = load_checkpoint(model.checkpoint, device="cuda" if cuda else "cpu", dtype=getattr(torch, model.dtype))
+    max_prompt_tokens = checkpoint.config.encoder.max_prompt_tokens
+
+    def encode_prompt(text: str) -> tuple[int, ...]:
+        token_ids = checkpoint.codec.encode_prompt(text)
+        if len(token_ids) > max_prompt_tokens:
+            raise ValueError(f"the prompt has {len(token_ids)} tokens, the model takes {max_prompt_tokens}")
+        return token_ids
+
+    return Backend(
+        make_engine=lambda: Engine(checkpoint.model, engine),
+        encode_prompt=encode_prompt,
+        decode_tokens=checkpoint.codec.decode,
+        token_texts=checkpoint.codec.pieces,
+        image_size=checkpoint.config.image_size,
+        device=torch.cuda.get_device_name() if cuda else "cpu",
+    )
 
 
 class Captioner:
@@ -82,11 +112,17 @@ class Captioner:
         pixels_NHWC = np.frombuffer(chunk["pixels"][0].as_buffer(), np.uint8).reshape(-1, size, size, 3)
 
         requests: dict[int, Request] = {}  # position in `prepared` -> request
+        refused: dict[int, Outcome] = {}
         for position, row in enumerate(prepared):
-            if row["pixel_index"] is not None:
+            if row["pixel_index"] is None:
+                continue
+            try:
                 prompt_ids = self._backend.encode_prompt(row["prompt"])
-                requests[position] = Request(next(self._request_ids), pixels_NHWC[row["pixel_index"]], prompt_ids)
-        outcomes = await self._run_guarded(shard_name, chunk_index, requests)
+            except ValueError as error:
+                refused[position] = RequestFailure("bad_prompt", str(error), attempts=1)
+                continue
+            requests[position] = Request(next(self._request_ids), pixels_NHWC[row["pixel_index"]], prompt_ids)
+        outcomes = refused | await self._run_guarded(shard_name, chunk_index, requests)
         rows = [
             {**row, "shard": shard_name, **self._outcome_columns(row, outcomes.get(position))}
             for position, row in enumerate(prepared)
@@ -122,7 +158,7 @@ class Captioner:
             message = f"{row['sample_id']}: {outcome.message}"
             failed = {"stage": "engine", "error_type": outcome.error_type, "message": message}
             return {**failed, "attempts": outcome.attempts}
-        token_texts = token_pieces(outcome.token_ids, self._backend.decode_tokens)
+        token_texts = self._backend.token_texts(outcome.token_ids)
         if outcome.finish_reason is FinishReason.EOS:
             token_texts.append("")
         return {
@@ -216,18 +252,6 @@ class Room:
                 self._inside -= 1
                 self._wanting_alone -= 1
                 self._changed.notify_all()
-
-
-def token_pieces(token_ids: Sequence[int], decode_tokens: Callable[[Sequence[int]], str]) -> list[str]:
-    """The text each token adds. A character spread over several tokens belongs to the token that completes it."""
-    pieces: list[str] = []
-    shown = ""
-    for count in range(1, len(token_ids) + 1):
-        text = decode_tokens(token_ids[:count])
-        complete = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        pieces.append(complete.removeprefix(shown))
-        shown = complete
-    return pieces
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -40,14 +40,16 @@ class SourceConfig(Section):
 
     kind: SourceKind = Field(SourceKind.WEBDATASET, description="How the shards are stored.")
     paths: tuple[str, ...] = Field(
-        description="Shard paths or URLs; globs (*) and brace ranges ({000..003}) are expanded."
+        min_length=1, description="Shard paths or URLs; globs (*) and brace ranges ({000..003}) are expanded."
     )
     chunk_rows: Annotated[int, Field(ge=1)] = Field(
         256,
         description="Samples per chunk, the unit of work and retry. Smaller repeats less after a kill; larger costs less overhead.",
     )
     image_column: str = Field("image", description="Parquet: column with bytes or a {bytes, path} struct.")
-    id_column: str | None = Field(None, description="Column that identifies a sample; none: `shard/key` or `shard/row`.")
+    id_column: str | None = Field(
+        None, description="Column that identifies a sample; none: `shard/key` or `shard/row`."
+    )
     uri_column: str = Field("uri", description="Manifest: column with the image's URI.")
     passthrough: tuple[str, ...] = Field((), description="Columns (or JSON fields) copied to the results, as strings.")
     prompt: PromptConfig = PromptConfig()
@@ -96,8 +98,12 @@ class Gate(str, Enum):
 class GenerationConfig(Section):
     """What a finished output looks like."""
 
-    max_new_tokens: Annotated[int, Field(ge=1)] = Field(64, description="Tokens after which an output is cut (finish_reason=length).")
-    min_new_tokens: Annotated[int, Field(ge=0)] = Field(0, description="End-of-sequence is not allowed before this many tokens.")
+    max_new_tokens: Annotated[int, Field(ge=1)] = Field(
+        64, description="Tokens after which an output is cut (finish_reason=length)."
+    )
+    min_new_tokens: Annotated[int, Field(ge=0)] = Field(
+        0, description="End-of-sequence is not allowed before this many tokens."
+    )
 
 
 class EngineConfig(Section):
@@ -118,7 +124,8 @@ class EngineConfig(Section):
         description="Confidence at or above which a token leaves, one per exit but the last; none: the checkpoint's calibration. Higher is deeper and safer.",
     )
     max_wait_steps: Annotated[int, Field(ge=1)] = Field(
-        16, description="Engine steps after which a waiting deep group runs however small. Larger: fuller deep batches, later results."
+        16,
+        description="Engine steps after which a waiting deep group runs however small. Larger: fuller deep batches, later results.",
     )
     encode_batch: Annotated[int, Field(ge=1)] = Field(16, description="Images encoded together.")
     generation: GenerationConfig = GenerationConfig()
@@ -140,7 +147,9 @@ class EngineConfig(Section):
 class ActorsConfig(Section):
     """How many engines, and what each of them reserves."""
 
-    num_actors: int | Literal["auto"] = Field("auto", description="auto: one per GPU, or one per two CPUs without GPUs.")
+    num_actors: int | Literal["auto"] = Field(
+        "auto", description="auto: one per GPU, or one per two CPUs without GPUs."
+    )
     num_cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs an actor reserves.")
     num_gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs an actor reserves; fractions share a GPU.")
     chunks_in_flight: Annotated[int, Field(ge=1)] = Field(
@@ -152,7 +161,9 @@ class OutputConfig(Section):
     """Where results go and what counts as failure."""
 
     path: str = Field(description="Output directory or URL.")
-    on_existing: Literal["resume", "fail", "overwrite"] = Field("resume", description="What to do with a directory that already holds this run.")
+    on_existing: Literal["resume", "fail", "overwrite"] = Field(
+        "resume", description="What to do with a directory that already holds this run."
+    )
     max_error_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Share of error rows (after the first 1,000 rows) above which the run stops."
     )

@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ def ray_cluster() -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for chatty in ("ray.data._internal.progress", "ray._private.authentication"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
@@ -48,6 +51,8 @@ def ray_cluster() -> Iterator[None]:
             include_dashboard=False,
             logging_level=logging.WARNING,
         )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own, which ends without releasing the output
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from conf.checkpoint_info import CheckpointInfo
+from conf.checkpoint_info import CheckpointInfo, resolve_engine
 from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline.plan import Shard
@@ -30,14 +30,15 @@ _PLAN_SCHEMA = pa.schema(
 
 def content_settings(config: JobConfig, info: CheckpointInfo) -> dict[str, Any]:
     """Every setting that can change the content of a results row; speed, place and price are left out."""
-    engine = config.engine
+    engine = resolve_engine(config.engine, info)
     return {
         "model.weights_sha256": info.weights_sha256,
+        "model.architecture_sha256": info.architecture_sha256,
         "model.dtype": config.model.dtype,
         "engine.schedule": engine.schedule.value,
         "engine.kv": engine.kv.value,
         "engine.gate": engine.gate.value,
-        "engine.exits": list(engine.exits if engine.exits is not None else info.exits),
+        "engine.exits": list(engine.exits or ()),
         "engine.thresholds": None if engine.thresholds is None else list(engine.thresholds),
         "engine.generation": engine.generation.model_dump(mode="json"),
         "source.prompt": config.source.prompt.model_dump(mode="json"),

@@ -117,6 +117,10 @@ def decode_tokens(token_ids: Sequence[int]) -> str:
     return bytes(token_ids).decode("utf-8", errors="replace")
 
 
+def token_texts(token_ids: Sequence[int]) -> list[str]:
+    return [chr(token) for token in token_ids]
+
+
 def make_backend(image_size: int, slots: int = 8, step_s: float = 0.0, load_s: float = 0.0) -> Backend:
     time.sleep(load_s)
-    return Backend(partial(FakeEngine, slots, step_s), encode_prompt, decode_tokens, image_size, "fake")
+    return Backend(partial(FakeEngine, slots, step_s), encode_prompt, decode_tokens, token_texts, image_size, "fake")

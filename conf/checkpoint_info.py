@@ -1,0 +1,63 @@
+"""What a job must know of a checkpoint before any weights are loaded. Nothing here imports torch."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from conf.errors import UserError
+from conf.model import read_model_config, weights_sha256
+from conf.schema import EngineConfig, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """Identity and limits of a checkpoint."""
+
+    image_size: int
+    num_layers: int
+    exits: tuple[int, ...]
+    thresholds: tuple[float, ...] | None  # calibrated, one per exit but the last
+    weights_sha256: str
+    architecture_sha256: str  # of everything else in config.json that can change an output
+    max_new_tokens: int
+
+
+def read_checkpoint_info(path: str) -> CheckpointInfo:
+    """Read config.json and hash the weights; UserError in one sentence on anything wrong."""
+    config = read_model_config(path)
+    architecture = config.model_dump(mode="json", exclude={"name", "exits", "thresholds"})
+    return CheckpointInfo(
+        image_size=config.image_size,
+        num_layers=config.decoder.num_layers,
+        exits=config.exits,
+        thresholds=config.thresholds,
+        weights_sha256=weights_sha256(path),
+        architecture_sha256=hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest(),
+        max_new_tokens=config.decoder.max_positions,
+    )
+
+
+def resolve_engine(engine: EngineConfig, info: CheckpointInfo) -> EngineConfig:
+    """The engine settings with the checkpoint's choices filled in; UserError where the two do not fit."""
+    exits = engine.exits if engine.exits is not None else info.exits
+    strangers = [layer for layer in exits if layer not in info.exits]
+    if strangers:
+        raise UserError(f"engine.exits {list(exits)} must be among the checkpoint's exits {list(info.exits)}")
+    if exits[-1] != info.num_layers:
+        raise UserError(f"engine.exits {list(exits)} must end with the full depth, {info.num_layers}")
+    limit = engine.generation.max_new_tokens
+    if limit > info.max_new_tokens:
+        raise UserError(f"engine.generation.max_new_tokens={limit} is more than the checkpoint's {info.max_new_tokens}")
+    thresholds = engine.thresholds
+    if thresholds is None and info.thresholds is not None:
+        calibrated = dict(zip(info.exits[:-1], info.thresholds, strict=True))
+        thresholds = tuple(calibrated[layer] for layer in exits[:-1])
+    if thresholds is None and engine.schedule is not Schedule.FULL and len(exits) > 1:
+        raise UserError(
+            "the checkpoint has no calibrated thresholds; give engine.thresholds or set engine.schedule=full"
+        )
+    if thresholds is not None and len(thresholds) != len(exits) - 1:
+        raise UserError(
+            f"engine.thresholds must have one value per exit but the last, got {len(thresholds)} for {list(exits)}"
+        )
+    return engine.model_copy(update={"exits": exits, "thresholds": thresholds})

@@ -1,0 +1,99 @@
+"""A YAML file and `--set key=value` overrides -> one frozen configuration, or one clear sentence about the mistake."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from conf.errors import UserError
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str], schema: type[Schema]) -> Schema:
+    """Read the file (none: start empty), apply the overrides in order, check the result against the schema."""
+    values = {} if path is None else _read_yaml(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        place = "" if path is None else f"{path}: "
+        raise UserError(place + explain(error, schema)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"configuration file not found: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read configuration file {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold keys and values, not a {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """`a.b=c` -> values["a"]["b"] = c, with c read as YAML: numbers, lists and null mean what they look like."""
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise UserError(f"--set takes key=value, for example --set source.chunk_rows=64, got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {key}: the value is not valid YAML: {_one_line(error)}") from None
+    section = values
+    for name in names[:-1]:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise UserError(f"--set {key}: {name!r} is a value, not a section")
+    section[names[-1]] = value
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The most telling mistake in one sentence, with the key's full name; how many more there are."""
+    # An unknown key comes first: it is often why another one is missing.
+    mistakes = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden")
+    first = mistakes[0]
+    key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, list(keys_of(schema)), n=1)
+        sentence = f"unknown key {key!r}" + (f", did you mean {close[0]!r}?" if close else "")
+    elif first["type"] == "missing":
+        sentence = f"missing key {key!r}"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        shown = "" if first["type"] == "value_error" else f", got {_short(first['input'])}"
+        sentence = f"{key}: {message}{shown}" if key else message
+    return sentence + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")
+
+
+def keys_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration, sections by their dotted names."""
+    for name, field in schema.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys_of(field.annotation, f"{prefix}{name}.")
+
+
+def _is_branch(part: str) -> bool:
+    """Pydantic names the branch of a union in the place of a mistake; users did not write that."""
+    return part in ("int", "float", "str", "bool") or part.startswith(("literal[", "tuple[", "list["))
+
+
+def _short(value: object) -> str:
+    text = repr(dict(value) if isinstance(value, Mapping) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

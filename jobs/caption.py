@@ -1,0 +1,101 @@
+"""`deed caption`: caption or question every image of a source; rerunning the same command continues it."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conf.schema import JobConfig
+    from pipeline.dataflow import CaptionerSpec
+
+SUCCESS, TOO_MANY_ERRORS = 0, 3
+
+
+class Stopped(BaseException):
+    """A signal asks us to end; what is committed stays, the rest is for the next run."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="deed caption", description=__doc__)
+    parser.add_argument("--config", help="YAML file with the fields of JobConfig, for example conf/caption.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one field, e.g. source.chunk_rows=64"
+    )
+    options = parser.parse_args(arguments)
+
+    from conf.load import load_config
+    from conf.schema import JobConfig
+
+    config = load_config(options.config, options.set, JobConfig)
+    code, record = run_job(config)
+    if record is not None:
+        print(summary_line(record))
+    return code
+
+
+def run_job(
+    config: "JobConfig", make_spec: "Callable[[JobConfig], CaptionerSpec] | None" = None
+) -> tuple[int, dict[str, Any] | None]:
+    """Run one captioning job with progress on the terminal; gives the exit code and, on success, run.json's content."""
+    from conf.checkpoint_info import read_checkpoint_info, resolve_engine
+
+    info = read_checkpoint_info(config.model.checkpoint)
+    config = config.model_copy(update={"engine": resolve_engine(config.engine, info)})
+
+    from jobs.progress import show_progress
+    from pipeline.dataflow import run
+    from pipeline.run_record import TooManyErrors
+
+    spec = (make_spec or captioner_spec)(config)
+    try:
+        with raise_on_signals(), show_progress() as on_progress:
+            return SUCCESS, run(config, info, spec, on_progress)
+    except TooManyErrors as error:
+        print(f"deed caption: stopped, {error}", file=sys.stderr)
+        return TOO_MANY_ERRORS, None
+    except Stopped as stop:
+        print(f"deed caption: stopped by {stop}; run the same command again to continue", file=sys.stderr)
+        return stop.exit_code, None
+
+
+def captioner_spec(config: "JobConfig") -> "CaptionerSpec":
+    """The real actor class with the real model."""
+    from actors.captioner import Captioner, load_backend
+    from pipeline.dataflow import CaptionerSpec
+
+    num_threads = config.model.num_threads or max(1, int(config.actors.num_cpus))
+    return CaptionerSpec(Captioner, partial(load_backend, config.model, config.engine, num_threads))
+
+
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM become one Stopped in the main thread; a second one while stopping changes nothing."""
+
+    def stop(signal_number: int, _: FrameType | None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise Stopped(signal_number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def summary_line(record: dict[str, Any]) -> str:
+    counts = record["counts"]
+    return (
+        f"{record['status']}: {counts['rows_read']} rows = {counts['rows_ok']} ok + {counts['rows_error']} errors, "
+        f"{counts['shards_published']} of {counts['shards']} shards in {record['config']['output']['path']}"
+    )

@@ -1,0 +1,50 @@
+"""`deed COMMAND ...`: finds the command, turns a user's mistake into one sentence and exit code 2.
+
+Commands are imported only when they are called, so that every --help answers at once.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from conf.errors import UserError
+
+# command -> (module:function(arguments) -> exit code, one line for the list)
+COMMANDS = {
+    "demo":      ("jobs.demo:main",      "caption the demo shards with the shipped checkpoint and show a summary"),
+    "caption":   ("jobs.caption:main",   "caption or question every image of a source, on Ray"),
+    "train":     ("jobs.train:main",     "train a multi-exit model"),
+    "calibrate": ("jobs.calibrate:main", "choose the exit thresholds of a checkpoint"),
+    "evaluate":  ("jobs.evaluate:main",  "score results against references"),
+    "bench":     ("jobs.bench:main",     "measure the engine and the data plane on this machine"),
+    "report":    ("jobs.report:main",    "turn the tables of a run into a report"),
+    "convert":   ("jobs.convert:main",   "convert a Hugging Face model into a multi-exit checkpoint"),
+    "submit":    ("jobs.submit:main",    "submit a run to a Ray cluster"),
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 success, 1 crash, 2 a user's mistake, 3 too many errors."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"deed: unknown command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module_name, _, function = COMMANDS[name][0].partition(":")
+    try:
+        return int(getattr(importlib.import_module(module_name), function)(rest) or 0)
+    except UserError as error:
+        print(f"deed {name}: {error}", file=sys.stderr)
+        return 2
+
+
+def usage() -> str:
+    lines = [f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "usage: deed COMMAND [options]\n\n" + "\n".join(lines) + "\n\n`deed COMMAND --help` shows its options."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

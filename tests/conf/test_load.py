@@ -1,0 +1,94 @@
+"""One clear sentence for every mistake in a configuration, naming the key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conf.errors import UserError
+from conf.load import load_config
+from conf.schema import Gate, JobConfig
+
+GOOD = {"source": {"paths": ["a.tar"]}, "model": {"checkpoint": "c"}, "output": {"path": "o"}}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def good_file(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    return path
+
+
+def test_overrides_are_yaml_and_later_ones_win(good_file: Path) -> None:
+    config = load_config(
+        good_file,
+        [
+            "engine.exits=[2, 4, 8]",
+            "engine.gate=softmax_diff",
+            "source.chunk_rows=1",
+            "source.chunk_rows=64",
+            "model.num_threads=null",
+            "source.prompt.template=what is this?",
+            "cost.date='2026-01-31'",
+        ],
+        JobConfig,
+    )
+    assert config.engine.exits == (2, 4, 8)
+    assert config.engine.gate is Gate.SOFTMAX_DIFF
+    assert config.source.chunk_rows == 64
+    assert config.source.prompt.template == "what is this?"
+    assert config.cost.date == "2026-01-31"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("engine.slots=3", "unknown key 'engine.slots', did you mean 'engine.num_slots'?"),
+        ("nonsense=3", "unknown key 'nonsense'"),
+        ("engine.exits=[6, 3]", "engine: exits must be increasing, got [6, 3]"),
+        ("engine.num_slots=0", "engine.num_slots: Input should be greater than or equal to 1, got 0"),
+        ("engine.gate=magic", "engine.gate: Input should be"),
+        ("actors.num_actors=many", "actors.num_actors: "),
+        ("source.paths=[]", "source.paths: "),
+        ("source=7", "source: Input should be a valid dictionary"),
+        ("output.max_error_fraction=2", "output.max_error_fraction: Input should be less than or equal to 1, got 2"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_with_the_key(good_file: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(good_file, [override], JobConfig)
+    assert str(caught.value).startswith(f"{good_file}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["engine", "=3", "a..b=1", "source.paths.x=1", "engine.exits=[1"])
+def test_a_malformed_override_is_one_sentence(good_file: Path, override: str) -> None:
+    with pytest.raises(UserError, match=r"^--set "):
+        load_config(good_file, [override], JobConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1, 2]", "must hold keys and values"), ("a: [1", "is not valid YAML"), ("", "missing key 'source'")],
+)
+def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(path, [], JobConfig)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match="configuration file not found: nowhere.yaml"):
+        load_config("nowhere.yaml", [], JobConfig)
+
+
+def test_without_a_file_everything_comes_from_overrides() -> None:
+    config = load_config(None, ["source.paths=[a]", "model.checkpoint=c", "output.path=o"], JobConfig)
+    assert config.source.paths == ("a",)
+
+
+def test_the_shipped_configuration_is_valid() -> None:
+    load_config(ROOT / "conf" / "caption.yaml", [], JobConfig)

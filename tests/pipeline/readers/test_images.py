@@ -1,0 +1,61 @@
+"""Folders of images: identity is the path inside the folder, large folders are published in pieces."""
+
+from pathlib import Path
+
+import pytest
+
+from conf.errors import UserError
+from conf.schema import SourceConfig, SourceKind
+from pipeline.readers import images, make_reader
+from pipeline.readers.images import ImageFolderReader
+from tests.shards import image_bytes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.jpg", "deep/er/c.webp", "notes.txt", "deep/d.PNG"):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "pictures"
+
+
+def test_every_image_below_the_folder_is_a_sample(folder: Path) -> None:
+    reader = ImageFolderReader((str(folder),))
+    (shard,) = reader.shards({})
+    samples, problems = reader.index(shard)
+    assert (shard.name, problems) == ("pictures", [])
+    assert [sample.key for sample in samples] == ["a.jpg", "b.png", "deep/d.PNG", "deep/er/c.webp"]
+    assert [raw.image for raw in reader.read(shard, samples[1:3])] == [b"b.png", b"deep/d.PNG"]
+
+
+def test_a_file_that_vanished_is_an_error_of_its_own(folder: Path) -> None:
+    reader = ImageFolderReader((str(folder),))
+    (shard,) = reader.shards({})
+    samples, _ = reader.index(shard)
+    (folder / "b.png").unlink()
+    raw = list(reader.read(shard, samples))
+    assert [r.error_type for r in raw] == [None, "missing_file", None, None]
+
+
+def test_large_folders_are_cut_into_shards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "FILES_PER_SHARD", 3)
+    shards = ImageFolderReader((str(folder),)).shards({})
+    assert [(shard.name, len(shard.members)) for shard in shards] == [("pictures-00000", 3), ("pictures-00001", 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere", "image folder not found"), ("empty", "no image files below")]
+)
+def test_a_folder_without_images_is_a_users_mistake(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        ImageFolderReader((str(tmp_path / name),)).shards({})
+
+
+def test_readers_are_chosen_by_kind(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(image_bytes((1, 2, 3)))
+    source = SourceConfig(kind=SourceKind.IMAGES, paths=(str(tmp_path),))
+    assert isinstance(make_reader(source), ImageFolderReader)
+    with pytest.raises(UserError, match="manifest is not supported yet"):
+        make_reader(SourceConfig(kind=SourceKind.MANIFEST, paths=("x",)))

@@ -1,0 +1,183 @@
+"""The tar reader: any member order, long names, compression, and cuts anywhere."""
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from pipeline.plan import Sample, Shard
+from pipeline.readers import RawSample, ReadFailure
+from pipeline.readers.webdataset import WebDatasetReader, image_part, iter_members, split_key
+from tests.shards import write_tar
+
+MEMBERS = [
+    (f"{number:03d}.{suffix}", f"{number} {suffix}".encode() * 50) for number in range(6) for suffix in ("jpg", "txt")
+]
+
+
+def reader() -> WebDatasetReader:
+    return WebDatasetReader(("unused",))
+
+
+def shard_of(path: Path) -> Shard:
+    return Shard(path.name.split(".")[0], str(path), path.stat().st_size)
+
+
+def read_all(path: Path) -> list[RawSample]:
+    samples, problems = reader().index(shard_of(path))
+    assert problems == []
+    return list(reader().read(shard_of(path), samples))
+
+
+def compressed(path: Path, suffix: str) -> Path:
+    data = path.read_bytes()
+    target = path.with_name(path.name + suffix)
+    target.write_bytes(gzip.compress(data) if suffix == ".gz" else zstandard.compress(data))
+    return target
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_samples_come_with_their_bytes_and_fields(tmp_path: Path, suffix: str) -> None:
+    path = write_tar(tmp_path / "a.tar", MEMBERS)
+    raw = read_all(compressed(path, suffix) if suffix else path)
+    assert [r.sample.key for r in raw] == [f"{number:03d}" for number in range(6)]
+    assert [r.image for r in raw] == [data for name, data in MEMBERS if name.endswith("jpg")]
+    assert raw[3].fields == {"txt": "3 txt" * 50}
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_members_of_a_key_need_not_be_neighbours(tmp_path: Path, suffix: str) -> None:
+    members = sorted(MEMBERS, key=lambda member: member[0].rsplit(".")[1])  # all images, then all texts
+    path = write_tar(tmp_path / "a.tar", members)
+    raw = read_all(compressed(path, suffix) if suffix else path)
+    assert [(r.sample.key, r.fields["txt"]) for r in raw] == [(f"{n:03d}", f"{n} txt" * 50) for n in range(6)]
+
+
+def test_a_part_of_a_shard_is_read_alone(tmp_path: Path) -> None:
+    shard = shard_of(write_tar(tmp_path / "a.tar", MEMBERS))
+    samples, _ = reader().index(shard)
+    assert [raw.sample.key for raw in reader().read(shard, samples[2:4])] == ["002", "003"]
+    packed = shard_of(compressed(tmp_path / "a.tar", ".gz"))
+    assert [raw.image for raw in reader().read(packed, samples[2:4])] == [b"2 jpg" * 50, b"3 jpg" * 50]
+
+
+def test_repeated_keys_become_samples_of_their_own(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("x.jpg", b"1"), ("x.txt", b"one"), ("x.jpg", b"2"), ("x.txt", b"two")])
+    assert [(r.sample.key, r.image, r.fields) for r in read_all(path)] == [
+        ("x", b"1", {"txt": "one"}),
+        ("x~2", b"2", {"txt": "two"}),
+    ]
+
+
+def test_json_fields_are_merged_and_bad_json_is_an_error(tmp_path: Path) -> None:
+    path = write_tar(
+        tmp_path / "a.tar", [("x.jpg", b"1"), ("x.json", b'{"a": [1]}'), ("y.jpg", b"2"), ("y.json", b"{oops")]
+    )
+    good, bad = read_all(path)
+    assert good.fields == {"a": [1]}
+    assert (bad.image, bad.error_type) == (None, "bad_json")
+    assert "a/y.json" in (bad.message or "")
+
+
+def test_a_key_without_an_image_is_an_error(tmp_path: Path) -> None:
+    (raw,) = read_all(write_tar(tmp_path / "a.tar", [("x.txt", b"text"), (".hidden", b""), ("noext", b"")]))
+    assert (raw.error_type, raw.image) == ("no_image", None)
+
+
+def test_fields_are_not_fetched_when_nobody_wants_them(tmp_path: Path) -> None:
+    shard = shard_of(write_tar(tmp_path / "a.tar", MEMBERS))
+    lazy = WebDatasetReader(("unused",), wants_fields=False)
+    samples, _ = lazy.index(shard)
+    assert all(raw.fields == {} and raw.image for raw in lazy.read(shard, samples))
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_all_tar_dialects_agree(tmp_path: Path, tar_format: int) -> None:
+    long_name = "/".join(["folder" * 5] * 4) + "/key.jpg"
+    names = [long_name, "d/ünïcode.jpg", "plain.jpg"]
+    with tarfile.open(tmp_path / "a.tar", "w", format=tar_format) as tar:
+        tar.add(tmp_path, "d", recursive=False)
+        for name in names:
+            header = tarfile.TarInfo(name)
+            header.size = 4
+            tar.addfile(header, io.BytesIO(b"data"))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "plain.jpg"
+        tar.addfile(link)
+    with open(tmp_path / "a.tar", "rb") as stream:
+        assert [member.name for member in iter_members(stream)] == names
+    assert [raw.image for raw in read_all(tmp_path / "a.tar")] == [b"data"] * 3
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_every_cut_keeps_only_complete_samples_and_is_reported(tmp_path: Path, suffix: str) -> None:
+    whole = write_tar(tmp_path / "whole.tar", MEMBERS).read_bytes()
+    content_end = 12 * (512 + 512)
+    for cut in [*range(0, content_end, 256), content_end - 1, content_end]:
+        path = tmp_path / f"cut.tar{suffix}"
+        path.write_bytes(gzip.compress(whole[:cut]) if suffix else whole[:cut])
+        samples, problems = reader().index(shard_of(path))
+        assert [problem.error_type for problem in problems] == ["truncated_shard"], cut
+        assert len(samples) in (cut // 2048, max(0, cut // 2048 - 1)), cut
+        raw = list(reader().read(shard_of(path), samples))
+        assert [(r.image, r.fields) for r in raw] == [
+            (f"{n} jpg".encode() * 50, {"txt": f"{n} txt" * 50}) for n in range(len(samples))
+        ]
+
+
+def test_a_cut_in_the_end_marker_loses_nothing(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "a.tar", MEMBERS).read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[: 12 * 1024 + 512])
+    samples, problems = reader().index(shard_of(tmp_path / "a.tar"))
+    assert (len(samples), problems) == (6, [])
+
+
+def test_a_cut_compressed_stream_keeps_what_came_before(tmp_path: Path) -> None:
+    members = [(f"{n}.jpg", bytes((n * i) % 251 for i in range(5000))) for n in range(20)]
+    packed = compressed(write_tar(tmp_path / "a.tar", members), ".gz")
+    packed.write_bytes(packed.read_bytes()[:-2000])
+    samples, (problem,) = reader().index(shard_of(packed))
+    assert problem.error_type == "truncated_shard"
+    assert 0 < len(samples) < 20
+
+
+@pytest.mark.parametrize("data", [b"this is no tar" * 100, b"\x1f\x8b no gzip", b"x" * 5000])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tar.zst"])
+def test_what_is_no_archive_is_one_problem(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    samples, problems = reader().index(shard_of(tmp_path / name))
+    assert samples == []
+    assert [problem.error_type for problem in problems] in (["unreadable_shard"], ["truncated_shard"])
+
+
+def test_an_empty_archive_has_no_samples_and_no_problem(tmp_path: Path) -> None:
+    assert reader().index(shard_of(write_tar(tmp_path / "a.tar", []))) == ([], [])
+
+
+def test_a_shard_that_vanishes_is_a_problem_then_a_read_failure(tmp_path: Path) -> None:
+    shard = shard_of(write_tar(tmp_path / "a.tar", MEMBERS))
+    samples, _ = reader().index(shard)
+    (tmp_path / "a.tar").unlink()
+    _, (problem,) = reader().index(shard)
+    assert problem.error_type == "unreadable_shard"
+    with pytest.raises(ReadFailure, match="FileNotFoundError"):
+        list(reader().read(shard, samples))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a/b.c.jpg", ("a/b", "c.jpg")), ("./x.JPG", ("x", "jpg")), ("a.b/c", ("", "")), ("._x.jpg", ("", ""))],
+)
+def test_keys_end_at_the_first_dot_of_the_file_name(name: str, expected: tuple[str, str]) -> None:
+    assert split_key(name) == expected
+
+
+def test_the_plain_image_is_preferred_to_masks(tmp_path: Path) -> None:
+    samples, _ = reader().index(shard_of(write_tar(tmp_path / "a.tar", [("x.seg.png", b"m"), ("x.png", b"i")])))
+    part = image_part(samples[0])
+    assert part is not None
+    assert part.name == "png"
+    assert isinstance(samples[0], Sample)

@@ -1,0 +1,74 @@
+"""Files appear whole or not at all, on local disk and on an object store."""
+
+import os
+import pickle
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pytest
+
+from pipeline.storage import Storage, is_temporary
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return Storage(str(tmp_path / "out"))
+    fsspec.filesystem("memory").store.clear()
+    return Storage("memory://bucket/out")
+
+
+def test_write_read_list_remove(storage: Storage) -> None:
+    assert storage.names("a") == []
+    storage.write("a/x", b"1")
+    storage.write("a/b/y", b"2")
+    storage.write("a/x", b"3")
+    assert (storage.read("a/x"), storage.read("a/b/y")) == (b"3", b"2")
+    assert storage.names("a") == ["x"]
+    assert storage.walk("a") == ["b/y", "x"]
+    storage.remove(["a/x", "a/never-was"])
+    assert not storage.exists("a/x")
+    with pytest.raises(FileNotFoundError):
+        storage.read("a/x")
+    storage.remove_folder("a")
+    storage.remove_folder("a")
+    assert storage.walk("a") == []
+
+
+def test_create_succeeds_once(storage: Storage) -> None:
+    assert storage.create("state/lease", b"mine")
+    assert not storage.create("state/lease", b"yours")
+    assert storage.read("state/lease") == b"mine"
+    assert storage.walk("state") == ["lease"]
+
+
+def test_tables_keep_rows_and_metadata(storage: Storage) -> None:
+    table = pa.table({"a": [1, 2]}).replace_schema_metadata({"k": "v"})
+    storage.write_table("t.parquet", table)
+    assert storage.read_table("t.parquet").equals(table)
+    assert storage.read_metadata("t.parquet")[b"k"] == b"v"
+
+
+def test_it_travels_to_workers(storage: Storage) -> None:
+    storage.write("x", b"1")
+    assert pickle.loads(pickle.dumps(storage)).read("x") == b"1"
+
+
+def test_a_writer_killed_half_way_leaves_only_a_hidden_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write("d/x", b"before")
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(SystemExit):
+        storage.write("d/x", b"after")
+    assert storage.read("d/x") == b"before"
+    assert [is_temporary(name) for name in storage.walk("d")] == [True, False]
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Storage("runs/x").url == f"{tmp_path}/runs/x"

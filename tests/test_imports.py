@@ -1,0 +1,51 @@
+"""Imports go one way (conf <- pipeline <- actors <- jobs), and configuration and data plane never touch torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "conf": {"conf"},
+    "pipeline": {"conf", "pipeline"},
+    "actors": {"conf", "pipeline", "actors"},
+    "jobs": {"conf", "pipeline", "actors", "jobs"},
+}
+HEAVY = {"torch", "transformers", "tokenizers", "safetensors"}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level packages a file imports anywhere, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_imports_go_one_way(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        ours = imported_packages(path) & (ALLOWED.keys() | {"tests"})
+        assert ours <= ALLOWED[package], f"{path.relative_to(ROOT)} imports {ours - ALLOWED[package]}"
+
+
+@pytest.mark.parametrize("package", ["conf", "pipeline"])
+def test_no_torch_below_the_actors(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        assert not imported_packages(path) & HEAVY, f"{path.relative_to(ROOT)} imports a model library"
+
+
+def test_importing_the_dataflow_loads_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, pipeline.dataflow, jobs.cli, jobs.caption;"
+        "print(sorted(sys.modules.keys() & {'torch', 'ray', 'transformers', 'matplotlib'}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
