@@ -81,13 +81,18 @@ class ScenesEncoder(nn.Module):
             statistic = torch.tensor(values, device="cpu").view(3, 1, 1) * 255
             self.register_buffer(name, statistic, persistent=False)
 
-    def forward(
-        self, pixels_BHWC: Tensor, prompt_ids_BQ: Tensor, prompt_positions_BQ: Tensor, prompt_segments_BQ: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """uint8 pixels [B, X, Y, 3] and packed prompts [B, Q] -> states [B, S, D], segments [B, S]."""
+    def patches(self, pixels_BHWC: Tensor) -> Tensor:
+        """uint8 pixels [B, X, Y, 3] -> what the stem makes of every patch [B, P, D]."""
         pixels = pixels_BHWC.permute(0, 3, 1, 2)  # channels-last memory, which the CPU convolutions prefer
         normal = ((pixels.float() - self.mean) / self.std).to(self.patch_positions.dtype)
-        patches = self.stem(normal) + self.patch_positions
+        patches: Tensor = self.stem(normal)
+        return patches
+
+    def forward(
+        self, patches_BPD: Tensor, prompt_ids_BQ: Tensor, prompt_positions_BQ: Tensor, prompt_segments_BQ: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Patches and packed prompts [B, Q] -> states [B, S, D], segments [B, S]."""
+        patches = patches_BPD + self.patch_positions
         prompts = self.prompt_embedding(prompt_ids_BQ) + self.prompt_positions(prompt_positions_BQ)
         x = torch.cat([patches, prompts.to(patches.dtype)], dim=1)
         patch_segments = prompt_segments_BQ.new_zeros(patches.shape[:2])

@@ -42,19 +42,19 @@ class MultiExitModel(nn.Module):
         """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
         positions = torch.arange(prompt_ids_BQ.shape[1], device=prompt_ids_BQ.device).expand_as(prompt_ids_BQ)
         segments = torch.where(prompt_mask_BQ, 1, -1)
-        states, segments = self.encoder(pixels_BHWC, prompt_ids_BQ, positions, segments)
+        states, segments = self.encoder(self.encoder.patches(pixels_BHWC), prompt_ids_BQ, positions, segments)
         return states, segments >= 0
 
     def forward(self, batch: PackedBatch) -> list[Tensor]:
         """Hidden states [B, T, D] after every decoder layer, teacher-forced."""
-        return self.decode_packed(batch, *self.encode_packed(batch))
+        _, states, segments = self.encode_packed(batch)
+        return self.decode_packed(batch, states, segments)
 
-    def encode_packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """All prompts of every image in one pass -> states [B, S, D] and their segments [B, S]."""
-        states: tuple[Tensor, Tensor] = self.encoder(
-            batch.pixels, batch.prompt_ids, batch.prompt_positions, batch.prompt_segments
-        )
-        return states
+    def encode_packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """All prompts of every image in one pass -> stem patches [B, P, D], states [B, S, D], segments [B, S]."""
+        patches = self.encoder.patches(batch.pixels)
+        states, segments = self.encoder(patches, batch.prompt_ids, batch.prompt_positions, batch.prompt_segments)
+        return patches, states, segments
 
     def decode_packed(self, batch: PackedBatch, states: Tensor, segments: Tensor) -> list[Tensor]:
         """Teacher-forced decoder over packed targets -> hidden states [B, T, D] after every layer."""

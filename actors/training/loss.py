@@ -15,21 +15,39 @@ from conf.training import LossConfig
 
 
 class GroundingHead(nn.Module):
-    """Names the object at a patch; a training aid for the encoder that is not part of the checkpoint.
+    """Names the object at a patch through the model's own word embeddings; a training aid, not part of a checkpoint.
 
-    Captions alone teach what is where only through the decoder's cross-attention, which is slow at first; a class
-    for the patch under every object's centre teaches it directly.
+    Captions and answers alone teach what is where only through attention, which is slow to begin. The patch under an
+    object's centre is classified twice: as the stem made it, against the prompt embeddings of all names, so that a
+    question can find what it asks for; and as the encoder leaves it, against the decoder's token embeddings, so that
+    the decoder can say what it attends to.
+
+    Shape suffixes: K objects, C names, L tokens of a name, D width.
     """
 
-    def __init__(self, d_model: int, num_names: int) -> None:
+    def __init__(self, name_tokens: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        self.classify = nn.Linear(d_model, num_names)
+        longest = max(len(tokens) for tokens in name_tokens)
+        ids_CL = torch.zeros(len(name_tokens), longest, dtype=torch.int64)
+        mask_CL = torch.zeros(len(name_tokens), longest)
+        for row, tokens in enumerate(name_tokens):
+            ids_CL[row, : len(tokens)] = torch.tensor(list(tokens))
+            mask_CL[row, : len(tokens)] = 1 / len(tokens)
+        self.register_buffer("ids_CL", ids_CL, persistent=False)
+        self.register_buffer("mask_CL", mask_CL, persistent=False)
+        self.log_scales = nn.Parameter(torch.tensor([2.0, 2.0]))
 
-    def loss(self, states_BSD: Tensor, batch: PackedBatch) -> Tensor:
-        """Cross-entropy of the names over the objects of the batch."""
+    def loss(self, model: MultiExitModel, patches_BPD: Tensor, states_BSD: Tensor, batch: PackedBatch) -> Tensor:
+        """Sum of the two cross-entropies of the names over the objects of the batch."""
         sample_K, patch_K, name_K = batch.objects.unbind(-1)
-        logits_KC = self.classify(states_BSD[sample_K, patch_K])
-        return F.cross_entropy(logits_KC.float(), name_K)
+        total = patches_BPD.new_zeros(())
+        tables = (model.encoder.prompt_embedding, model.decoder.embedding)
+        for features, table, log_scale in zip((patches_BPD, states_BSD), tables, self.log_scales, strict=True):
+            names_CD = (table(self.ids_CL) * self.mask_CL[..., None]).sum(1)
+            features_KD = F.normalize(features[sample_K, patch_K].float(), dim=-1)
+            logits_KC = log_scale.exp() * features_KD @ F.normalize(names_CD.float(), dim=-1).T
+            total = total + F.cross_entropy(logits_KC, name_K)
+        return total
 
 
 def exit_weights(exits: Sequence[int], config: LossConfig) -> list[float]:
@@ -49,7 +67,7 @@ def multi_exit_loss(
 
     With a grounding head its cross-entropy is part of the loss.
     """
-    states, segments = model.encode_packed(batch)
+    patches, states, segments = model.encode_packed(batch)
     hidden = model.decode_packed(batch, states, segments)
     real = batch.target_labels >= 0
     labels_N = batch.target_labels[real]
@@ -62,5 +80,5 @@ def multi_exit_loss(
     weights = exit_weights(exits, config)
     loss = torch.stack([w * ce for w, ce in zip(weights, losses, strict=True)]).sum()
     if grounding is not None:
-        loss = loss + config.grounding_weight * grounding.loss(states, batch)
+        loss = loss + config.grounding_weight * grounding.loss(model, patches, states, batch)
     return loss, losses, correct

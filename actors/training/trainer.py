@@ -84,9 +84,10 @@ class Trainer:
         initialise(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)
         names = self._object_names() if config.loss.grounding_weight else []
-        self.grounding = GroundingHead(self.model_config.encoder.d_model, len(names)).to(self.device) if names else None
+        codec = TextCodec(self.tokenizer)
+        self.grounding = GroundingHead([codec.encode(name) for name in names]).to(self.device) if names else None
         self.optimizer = self._make_optimizer()
-        self.packer = Packer(TextCodec(self.tokenizer), self.model_config, config.data, config.seed, names)
+        self.packer = Packer(codec, self.model_config, config.data, config.seed, names)
         self.step, self.epoch, self.epoch_batches = 0, 0, 0
         self._resume()
 
