@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.schema import JobConfig
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, remove_temporaries
 from pipeline.plan import Shard
 from pipeline.run_record import RunRecord, TooManyErrors
-from pipeline.sink import Publication, publish_shard
+from pipeline.sink import STAGING, Publication, publish_shard
 from pipeline.stages import shard_task
 from pipeline.storage import Storage
 
@@ -78,6 +78,8 @@ class Driver:
             idle_passes = idle_passes + 1 if self._fraction() <= before else 0
             if idle_passes >= _MAX_IDLE_PASSES:
                 raise IncompleteRun(f"{idle_passes} passes over shards {sorted(self.ledger.open)[:5]} brought nothing")
+        self.storage.remove_folder(STAGING)  # chunks that a retried task committed once more after publication
+        remove_temporaries(self.storage)
         self.on_progress(self._progress())
 
     def _report(self) -> None:

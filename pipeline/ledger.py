@@ -90,6 +90,12 @@ def clear_output(storage: Storage) -> None:
     storage.remove([RUN_NAME])
 
 
+def remove_temporaries(storage: Storage) -> None:
+    """Delete what killed writers left half-written."""
+    for folder in (RESULTS, ERRORS, ENGINE_STATS, STATE, STAGING):
+        storage.remove(f"{folder}/{name}" for name in storage.walk(folder) if is_temporary(name))
+
+
 def known_shards(storage: Storage) -> dict[str, Shard]:
     """url and first file -> shard as it was when the output was begun."""
     try:
@@ -145,27 +151,20 @@ class Ledger:
     @classmethod
     def from_storage(cls, storage: Storage, shard_names: Iterable[str]) -> "Ledger":
         """Read the state of an output and remove what killed runs left behind. Needs the lease."""
-        results = storage.walk(RESULTS)
-        leftovers = [f"{RESULTS}/{name}" for name in results if is_temporary(name)]
-        leftovers += [
-            f"{folder}/{n}" for folder in (ERRORS, ENGINE_STATS, STATE) for n in storage.walk(folder) if is_temporary(n)
-        ]
-        ledger = cls(shard_names, [name.removesuffix(".parquet") for name in results if not is_temporary(name)])
+        remove_temporaries(storage)
+        ledger = cls(shard_names, [name.removesuffix(".parquet") for name in storage.names(RESULTS)])
         stale: set[str] = set()
         indexed: list[str] = []
         for path in storage.walk(STAGING):
             shard_name, _, file_name = path.rpartition("/")
             book = ledger.open.get(shard_name)
-            if is_temporary(path):
-                leftovers.append(f"{STAGING}/{path}")
-            elif book is None:
+            if book is None:
                 if shard_name in ledger.published:  # published, then killed before the staging was removed
                     stale.add(shard_name)
             elif file_name == "index.parquet":
                 indexed.append(shard_name)
             elif (chunk_index := staged_chunk_of(file_name)) is not None:
                 book.staged.add(chunk_index)
-        storage.remove(leftovers)
         for shard_name in stale:
             storage.remove_folder(f"{STAGING}/{shard_name}")
         with ThreadPoolExecutor(_THREADS) as pool:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ def token_texts(token_ids: Sequence[int]) -> list[str]:
     return [chr(token) for token in token_ids]
 
 
-def make_backend(image_size: int, slots: int = 8, step_s: float = 0.0, load_s: float = 0.0) -> Backend:
-    time.sleep(load_s)
+def make_backend(image_size: int, slots: int = 8, step_s: float = 0.0, pid_folder: str | None = None) -> Backend:
+    if pid_folder is not None:
+        (Path(pid_folder) / str(os.getpid())).touch()
     return Backend(partial(FakeEngine, slots, step_s), encode_prompt, decode_tokens, token_texts, image_size, "fake")

@@ -1,0 +1,330 @@
+"""Sums of a run -> the numbers of its report: frozen, None is unknown, and the JSON form is these classes as they are."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.report.compare import Comparison
+from pipeline.report.cost import Cost, DeviceTime, cost_of, device_time_of
+from pipeline.report.quality import Quality
+from pipeline.report.scan import RunScan
+from pipeline.report.sketch import Sketch
+
+SCHEMA_VERSION = 1  # of the JSON form; raise it when a field changes its meaning or goes
+_MIN_STEPS_AT_POSITION = 5  # fewer say nothing about a position
+
+
+@dataclass(frozen=True)
+class Check:
+    """Two ways to the same number: whether they agree; None when one of them is unknown."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: str  # as in run.json; "unfinished" without one
+    message: str | None
+    shards: int | None
+    shards_published: int
+    samples: int | None
+    rows_read: int
+    rows_ok: int
+    rows_error: int
+    shard_errors: int
+    rows_truncated: int
+    rows_looped: int
+    rows_retried: int  # failed rows that were tried more than once
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    count: int
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    highest: float | None
+    histogram: tuple[tuple[float, float, int], ...]  # (from, to, rows), equally wide on a logarithmic axis
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The layers between two exits."""
+
+    first_layer: int | None  # 1 is the lowest; None where the exits are unknown
+    last_layer: int | None
+    visits: int
+    mean_rows: float | None  # sequences per visit: the batch size
+    mean_positions: float | None  # positions per visit, pending ones included
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    wall_s: float | None
+    images_per_s: float | None  # over the wall time, start-up included
+    images_per_s_steady: float | None  # from the first to the last engine window
+    images_per_s_per_actor: float | None
+    tokens_per_s: float | None
+    num_actors: int | None
+    occupancy: float | None
+    decoder_share: float | None  # of busy time: the most that exits could save
+    segments: tuple[Segment, ...]
+    kv_cache_bytes: int | None
+    involuntary_exits: int | None
+    timeline: tuple[tuple[float, float], ...]  # (seconds of work, images finished per second)
+
+
+@dataclass(frozen=True)
+class Depth:
+    layer: int
+    steps: int
+    share: float
+    mean_confidence: float | None
+
+
+@dataclass(frozen=True)
+class Exits:
+    num_layers: int | None  # full depth
+    num_steps: int
+    mean_depth: float | None
+    layers_saved: float | None  # share of the layers that full depth would have run
+    histogram: tuple[Depth, ...]
+    by_position: tuple[tuple[int, float, int], ...]  # (position, mean depth, steps)
+    per_image: Quantiles  # mean depth of an image
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    stage: str
+    error_type: str
+    count: int
+    share: float  # of the rows read
+    sample_id: str | None  # an example
+    message: str | None
+    attempts: int  # most of any such row
+
+
+@dataclass(frozen=True)
+class Identity:
+    url: str
+    command: tuple[str, ...]
+    config: Mapping[str, Any]
+    config_hash: str | None
+    weights_sha256: str | None
+    devices: tuple[str, ...]
+    start_utc: str | None
+    end_utc: str | None
+    num_invocations: int | None
+    hardware: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    energy: Mapping[str, Any] | None  # wh and source, where a run measured it
+
+
+@dataclass(frozen=True)
+class RunNumbers:
+    name: str
+    identity: Identity
+    outcome: Outcome
+    speed: Speed
+    tokens: Quantiles  # per image
+    latency: Mapping[str, Quantiles]
+    exits: Exits
+    device_time: DeviceTime
+    cost: Cost
+    errors: tuple[ErrorKind, ...]
+    quality: Quality | None = None
+    against_full_depth: Comparison | None = None  # the same rows at full depth
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def numbers_of(scan: RunScan, quality: Quality | None = None) -> RunNumbers:
+    record = scan.record or {}
+    outcome = _outcome(scan, record)
+    wall_s = _get(record, "time", "wall_s")
+    num_tokens = int(scan.results.sketches["num_tokens"].total)
+    device_time = device_time_of(
+        allocated_s=_get(record, "device", "allocated_s"),
+        attributed_s=scan.results.sketches["device_s"].total if outcome.rows_ok else 0.0,
+        engine=scan.engine,
+    )
+    return RunNumbers(
+        name=scan.url.rstrip("/").rsplit("/", 1)[-1],
+        identity=_identity(scan, record),
+        outcome=outcome,
+        speed=_speed(scan, record, outcome.rows_ok, num_tokens, wall_s),
+        tokens=quantiles_of(scan.results.sketches["num_tokens"]),
+        latency={
+            name: quantiles_of(scan.results.sketches[name]) for name in ("e2e_s", "ttft_s", "queue_wait_s", "decode_s")
+        },
+        exits=_exits(scan, record),
+        device_time=device_time,
+        cost=cost_of(record.get("cost") or {}, wall_s, outcome.rows_ok, num_tokens, scan.results.sketches["device_s"]),
+        errors=_errors(scan, outcome.rows_read),
+        quality=quality,
+    )
+
+
+def quantiles_of(sketch: Sketch) -> Quantiles:
+    p50, p90, p99 = (sketch.quantile(share) for share in (0.5, 0.9, 0.99))
+    highest = sketch.high if sketch.count else None
+    return Quantiles(sketch.count, sketch.mean, p50, p90, p99, highest, tuple(sketch.histogram()))
+
+
+def _outcome(scan: RunScan, record: Mapping[str, Any]) -> Outcome:
+    counts = record.get("counts") or {}
+    errors_of_rows = scan.errors.num_rows - scan.errors.num_shard_rows
+    rows_ok, rows_error = counts.get("rows_ok", scan.results.num_rows), counts.get("rows_error", errors_of_rows)
+    rows_read = counts.get("rows_read", rows_ok + rows_error)
+    shard_errors = counts.get("shard_errors", scan.errors.num_shard_rows)
+    checks = (
+        _sum_check("rows read = captioned + failed", rows_read, {"captioned": rows_ok, "failed": rows_error}),
+        _file_check("results/ holds the captioned rows", rows_ok, scan.results.num_rows, known=bool(counts)),
+        _file_check(
+            "errors/ holds the failed rows", rows_error + shard_errors, scan.errors.num_rows, known=bool(counts)
+        ),
+    )
+    return Outcome(
+        status=record.get("status") or "unfinished",
+        message=record.get("message"),
+        shards=counts.get("shards"),
+        shards_published=counts.get("shards_published", scan.num_published),
+        samples=counts.get("samples"),
+        rows_read=rows_read,
+        rows_ok=rows_ok,
+        rows_error=rows_error,
+        shard_errors=shard_errors,
+        rows_truncated=scan.results.finish_reasons["length"],
+        rows_looped=scan.results.finish_reasons["loop"],
+        rows_retried=scan.errors.num_retried,
+        checks=checks,
+    )
+
+
+def _sum_check(name: str, total: int, parts: Mapping[str, int]) -> Check:
+    text = " + ".join(f"{count:,} {part}" for part, count in parts.items())
+    return Check(name, total == sum(parts.values()), f"{total:,} read, {text}")
+
+
+def _file_check(name: str, expected: int, found: int, *, known: bool) -> Check:
+    return Check(name, expected == found if known else None, f"{expected:,} counted, {found:,} in the files")
+
+
+def _identity(scan: RunScan, record: Mapping[str, Any]) -> Identity:
+    invocations = _get(record, "time", "invocations")
+    return Identity(
+        url=scan.url,
+        command=tuple(record.get("command") or ()),
+        config=record.get("config") or {},
+        config_hash=record.get("config_hash"),
+        weights_sha256=record.get("weights_sha256"),
+        devices=tuple(_get(record, "device", "devices") or scan.engine.devices),
+        start_utc=_get(record, "time", "start_utc"),
+        end_utc=_get(record, "time", "end_utc"),
+        num_invocations=None if invocations is None else len(invocations),
+        hardware=record.get("hardware") or {},
+        versions=record.get("versions") or {},
+        energy=record.get("energy"),
+    )
+
+
+def _speed(scan: RunScan, record: Mapping[str, Any], rows_ok: int, num_tokens: int, wall_s: float | None) -> Speed:
+    engine = scan.engine
+    num_actors = _get(record, "device", "num_actors") or engine.num_actors or None
+    images_per_s = _ratio(rows_ok, wall_s)
+    decoder_s = None if engine.decode_s is None else engine.decode_s + (engine.gate_s or 0.0)
+    return Speed(
+        wall_s=wall_s,
+        images_per_s=images_per_s,
+        images_per_s_steady=_ratio(engine.num_completed, engine.span_s),
+        images_per_s_per_actor=_ratio(images_per_s, num_actors),
+        tokens_per_s=_ratio(num_tokens, wall_s),
+        num_actors=num_actors,
+        occupancy=engine.occupancy,
+        decoder_share=_ratio(decoder_s, engine.busy_s),
+        segments=_segments(scan, record),
+        kv_cache_bytes=engine.kv_cache_bytes,
+        involuntary_exits=engine.involuntary_exits,
+        timeline=engine.timeline,
+    )
+
+
+def _segments(scan: RunScan, record: Mapping[str, Any]) -> tuple[Segment, ...]:
+    engine, exits = scan.engine, _get(record, "config", "engine", "exits")
+    count = len(engine.segment_visits)
+    bounds = [None] * (count + 1) if exits is None or len(exits) != count else [0, *exits]
+    segments = []
+    for i, (visits, rows) in enumerate(zip(engine.segment_visits, engine.segment_rows, strict=True)):
+        first, last = bounds[i], bounds[i + 1]
+        positions, seconds = engine.segment_positions[i : i + 1], engine.segment_s[i : i + 1]
+        segments.append(
+            Segment(
+                first_layer=None if first is None else first + 1,
+                last_layer=last,
+                visits=visits,
+                mean_rows=_ratio(rows, visits),
+                mean_positions=_ratio(sum(positions), visits),
+                seconds=sum(seconds),
+            )
+        )
+    return tuple(segments)
+
+
+def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:
+    results = scan.results
+    num_layers = _get(record, "device", "num_layers")
+    num_steps = int(results.depth_steps.sum())
+    mean_depth = _ratio(float((results.depth_steps * np.arange(results.depth_steps.size)).sum()), num_steps)
+    used = {int(layer) for layer in np.flatnonzero(results.depth_steps)}
+    layers = sorted(used | set(_get(record, "config", "engine", "exits") or ()))
+    return Exits(
+        num_layers=num_layers,
+        num_steps=num_steps,
+        mean_depth=mean_depth,
+        layers_saved=None if mean_depth is None or not num_layers else 1 - mean_depth / num_layers,
+        histogram=tuple(
+            Depth(
+                layer=layer,
+                steps=(steps := int(results.depth_steps[layer])),
+                share=steps / num_steps if num_steps else 0.0,
+                mean_confidence=_ratio(float(results.depth_confidence[layer]), steps),
+            )
+            for layer in layers
+        ),
+        by_position=tuple(
+            (int(position), float(results.position_layers[position] / steps), int(steps))
+            for position, steps in enumerate(results.position_steps)
+            if steps >= min(_MIN_STEPS_AT_POSITION, max(1, results.num_rows))
+        ),
+        per_image=quantiles_of(results.sketches["mean_depth"]),
+    )
+
+
+def _errors(scan: RunScan, rows_read: int) -> tuple[ErrorKind, ...]:
+    kinds = sorted(scan.errors.kinds.items(), key=lambda item: (-item[1].count, item[0]))
+    return tuple(
+        ErrorKind(
+            stage, error_type, k.count, k.count / rows_read if rows_read else 0.0, k.sample_id, k.message, k.attempts
+        )
+        for (stage, error_type), k in kinds
+    )
+
+
+def _get(record: Mapping[str, Any], *path: str) -> Any:
+    """A nested value; None where anything on the way is missing."""
+    value: Any = record
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None

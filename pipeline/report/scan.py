@@ -1,0 +1,64 @@
+"""One pass over the tables of a run, its files in parallel."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from pipeline.report.engine_scan import EngineScan, scan_engine_stats
+from pipeline.report.folder import THREADS, RunFolder
+from pipeline.report.picks import FirstK, Tag
+from pipeline.report.row_scan import ERRORS_COLUMNS, RESULTS_COLUMNS, ErrorsScan, ResultsScan
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class RunScan:
+    """Everything a report is computed from. `record` is run.json; None while a run has not ended in good order."""
+
+    url: str
+    record: dict[str, Any] | None
+    num_published: int  # shards with a results file
+    results: ResultsScan
+    errors: ErrorsScan
+    engine: EngineScan
+
+
+def scan_run(folder: RunFolder, *, num_examples: int = 24, num_sampled: int = 2000) -> RunScan:
+    """Read every table once. Picks: `num_examples` rows of each kind, and a fair sample of `num_sampled`."""
+
+    def empty_results() -> ResultsScan:
+        wanted = dict.fromkeys((Tag.UNCERTAIN, Tag.DEEP, Tag.TRUNCATED, Tag.LOOPED), num_examples)
+        picks = {tag: FirstK(k) for tag, k in {**wanted, Tag.SAMPLE: num_sampled}.items()}
+        return ResultsScan(picks=picks)
+
+    def scan_results_file(name: str) -> ResultsScan:
+        scan, first_row = empty_results(), 0
+        for batch in folder.batches(name, RESULTS_COLUMNS):
+            scan.add(batch, name, first_row)
+            first_row += batch.num_rows
+        return scan
+
+    def scan_errors_file(name: str) -> ErrorsScan:
+        scan, first_row = ErrorsScan(), 0
+        for batch in folder.batches(name, ERRORS_COLUMNS):
+            scan.add(batch, name, first_row)
+            first_row += batch.num_rows
+        return scan
+
+    record = folder.read_record()
+    results, errors = empty_results(), ErrorsScan()
+    for part in _in_parallel(scan_results_file, folder.results):
+        results.merge(part)
+    for errors_part in _in_parallel(scan_errors_file, folder.errors):
+        errors.merge(errors_part)
+    tables = _in_parallel(lambda name: pa.Table.from_batches(list(folder.batches(name))), folder.engine_stats)
+    return RunScan(folder.url, record, len(folder.results), results, errors, scan_engine_stats(list(tables)))
+
+
+def _in_parallel(scan: Callable[[str], Part], names: Sequence[str]) -> Iterator[Part]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(scan, names)

@@ -1,0 +1,112 @@
+"""Runs whose processes are killed, then rerun by the same command until complete."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.corpus import check_exactly_once
+from tests.shards import write_shards
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+BROKEN = ("truncated", "text")
+
+
+def start(root: Path, step_s: float) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.integration.fake_job", str(root), str(step_s)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def children_of(pid: int) -> list[int]:
+    """Every descendant of a process that is alive now."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        direct = parents.get(todo.pop(), [])
+        found += direct
+        todo += direct
+    return found
+
+
+def staged(root: Path) -> int:
+    """Chunks committed so far, published ones counted as many."""
+    return len(list((root / "out").glob("_staging/*/chunk-*"))) + 5 * len(
+        list((root / "out").glob("results/*.parquet"))
+    )
+
+
+def wait_for_work(root: Path, process: "subprocess.Popen[str]", more_than: int) -> None:
+    deadline = time.monotonic() + 120
+    while staged(root) <= more_than:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.05)
+
+
+def finish(root: Path) -> str:
+    process = start(root, 0.0)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def test_a_killed_tree_of_processes_is_continued_exactly_once(tmp_path: Path) -> None:
+    write_shards(tmp_path / "in", 4, 70, BROKEN)
+    process = start(tmp_path, 0.05)
+    try:
+        wait_for_work(tmp_path, process, 6)
+    finally:
+        for pid in [process.pid, *children_of(process.pid)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.communicate()
+    before = {str(path): path.stat().st_mtime_ns for path in (tmp_path / "out" / "results").glob("part*")}
+    finish(tmp_path)
+    check_exactly_once(tmp_path, 4, 70, BROKEN)
+    after = {str(path): path.stat().st_mtime_ns for path in (tmp_path / "out" / "results").glob("part*")}
+    assert before.items() <= after.items(), "a published shard was written again"
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["counts"]["rows_read"] == 4 * 72
+    assert [note["ended"] for note in record["time"]["invocations"]] == [False, True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    write_shards(tmp_path / "in", 3, 70, BROKEN)
+    process = start(tmp_path, 0.1)
+    try:
+        wait_for_work(tmp_path, process, 2)
+        workers = children_of(process.pid)
+        process.send_signal(number)
+        output = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, output
+    assert "run the same command again to continue" in output
+    assert "Traceback" not in output
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    assert not (tmp_path / "out" / "_state" / "lease.json").exists()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()], "workers outlive the run"
+    if number is signal.SIGTERM:
+        finish(tmp_path)
+        check_exactly_once(tmp_path, 3, 70, BROKEN)
