@@ -1,4 +1,4 @@
-"""Sums of a run -> the numbers of its report: frozen, None is unknown, and the JSON form is these classes as they are."""
+"""Sums of a run -> the numbers of its report: frozen, None is unknown, and the JSON form is these classes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

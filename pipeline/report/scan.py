@@ -11,6 +11,7 @@ from pipeline.report.engine_scan import EngineScan, scan_engine_stats
 from pipeline.report.folder import THREADS, RunFolder
 from pipeline.report.picks import FirstK, Tag
 from pipeline.report.row_scan import ERRORS_COLUMNS, RESULTS_COLUMNS, ErrorsScan, ResultsScan
+from pipeline.tables import ENGINE_STATS
 
 Part = TypeVar("Part")
 
@@ -55,7 +56,10 @@ def scan_run(folder: RunFolder, *, num_examples: int = 24, num_sampled: int = 20
         results.merge(part)
     for errors_part in _in_parallel(scan_errors_file, folder.errors):
         errors.merge(errors_part)
-    tables = _in_parallel(lambda name: pa.Table.from_batches(list(folder.batches(name))), folder.engine_stats)
+    tables = _in_parallel(
+        lambda name: pa.Table.from_batches(list(folder.batches(name, ENGINE_STATS.names)), ENGINE_STATS),
+        folder.engine_stats,
+    )
     return RunScan(folder.url, record, len(folder.results), results, errors, scan_engine_stats(list(tables)))
 
 

@@ -60,6 +60,8 @@ class Sketch:
         count = self.count
         if not count:
             return None
+        if share in (0, 1):
+            return max(0.0, self.low if share == 0 else self.high)
         rank = share * (count - 1)
         cumulative = np.cumsum(self.counts)
         index = int(np.searchsorted(cumulative, rank, side="right"))

@@ -1,0 +1,83 @@
+"""Back from rows of a run to the samples they were made of: images for previews, fields for references."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from conf.errors import UserError
+from conf.schema import SourceConfig
+from pipeline.ledger import known_shards
+from pipeline.plan import Sample, Shard
+from pipeline.readers import RawSample, Reader, ReadFailure, make_reader
+from pipeline.report.folder import RunFolder
+from pipeline.report.quality import Kind, Reference
+
+_MOST_SHARDS = 64  # finding a sample means listing its shard
+SampleKey = tuple[str, str]  # shard name, key in the shard
+
+
+def read_samples(folder: RunFolder, wanted: Iterable[SampleKey]) -> Iterator[tuple[SampleKey, RawSample]]:
+    """The wanted samples that can still be found in the source of a run, shard by shard.
+
+    Of more than 64 shards the first ones are read. A source that has moved or is of another kind gives nothing, and a
+    line on stderr.
+    """
+    by_shard: dict[str, set[str]] = {}
+    for shard_name, key in wanted:
+        by_shard.setdefault(shard_name, set()).add(key)
+    if not by_shard:
+        return
+    source = ((folder.read_record() or {}).get("config") or {}).get("source") or {}
+    known = {shard.url: shard.name for shard in known_shards(folder.storage).values()}
+    try:
+        config = SourceConfig.model_validate({**source, "passthrough": ("*",)})  # any field: JSON and text are read too
+        reader = make_reader(config)
+        shards = {shard.name: shard for shard in reader.shards(known)}
+    except (UserError, ValueError, OSError) as error:
+        print(f"the source cannot be read for previews and references: {error}", file=sys.stderr)
+        return
+    for shard_name in sorted(by_shard.keys() & shards.keys())[:_MOST_SHARDS]:
+        yield from _read_shard(reader, shards[shard_name], by_shard[shard_name])
+
+
+def _read_shard(reader: Reader, shard: Shard, keys: set[str]) -> Iterator[tuple[SampleKey, RawSample]]:
+    samples: list[Sample] = [sample for sample in reader.index(shard)[0] if sample.key in keys]
+    try:
+        for raw in reader.read(shard, samples):
+            yield (shard.name, raw.sample.key), raw
+    except ReadFailure as error:
+        print(f"{shard.name}: no previews and references: {error}", file=sys.stderr)
+
+
+def reference_of(fields: Mapping[str, Any], prompt: str | None, field: str | None = None) -> Reference | None:
+    """What a sample's fields say is right for a prompt; None if nothing.
+
+    `field` names one; otherwise `qa`, `answers`, `answer`, `captions`, `caption` and `txt` are tried. A value is a
+    text, a list of texts, or a list of objects with the text under `text`, `caption` or `answer`; if those also have a
+    `prompt` or `question`, the ones of this prompt count, and for captions all if there is none.
+    """
+    for name in (field,) if field else ("qa", "answers", "answer", "captions", "caption", "txt"):
+        kind = Kind.ANSWER if name in ("qa", "answers", "answer") else Kind.CAPTION
+        texts = _texts(fields.get(name), prompt, fall_back=kind is Kind.CAPTION)
+        if texts:
+            return Reference(kind, texts, _object_names(fields) if kind is Kind.CAPTION else ())
+    return None
+
+
+def _texts(value: Any, prompt: str | None, *, fall_back: bool) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    plain = tuple(item.strip() for item in items if isinstance(item, str) and item.strip())
+    entries: list[tuple[str | None, str]] = []
+    for item in items:
+        if isinstance(item, Mapping):
+            text = next((item[key] for key in ("text", "caption", "answer") if isinstance(item.get(key), str)), None)
+            if text is not None:
+                entries.append((item.get("prompt") or item.get("question"), text))
+    matching = tuple(text for asked, text in entries if asked is None or asked == prompt)
+    return plain + (matching or (tuple(text for _, text in entries) if fall_back else ()))
+
+
+def _object_names(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    objects = fields.get("objects")
+    names = [item.get("name") for item in objects if isinstance(item, Mapping)] if isinstance(objects, list) else []
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str)))
