@@ -38,8 +38,11 @@ class CalibrateConfig(Section):
         description="Candidate rates of disagreement with full depth, per exit. Larger is shallower and riskier.",
     )
     max_points_lost: float = Field(
-        0.5, description="Points of caption F1 and of answer accuracy that early exit may lose on the validation images."
+        0.5,
+        description="Points of caption F1 and of answer accuracy that early exit may lose on the validation images.",
     )
-    exits: tuple[int, ...] | None = Field(None, description="Exits to use, ending with full depth; none: all trained ones.")
+    exits: tuple[int, ...] | None = Field(
+        None, description="Exits to use, ending with full depth; none: all trained ones."
+    )
     num_slots: Count = 32
     num_threads: int | None = None

@@ -69,7 +69,9 @@ class ScenesEncoderConfig(Section):
     d_model: Count
     num_heads: Count
     d_ff: Count
-    stem_channels: tuple[int, ...] = Field((32, 64, 128), description="Channels of the stride-2 stages before the last.")
+    stem_channels: tuple[int, ...] = Field(
+        (32, 64, 128), description="Channels of the stride-2 stages before the last."
+    )
     max_prompt_tokens: Count = 64
 
 
@@ -86,14 +88,20 @@ class ModelConfig(Section):
     decoder: DecoderConfig
     exits: tuple[int, ...] = Field(description="Layers with a trained exit, increasing; the last is the full depth.")
     adapters: bool = Field(True, description="An adaptation module before the shared head at every exit but the last.")
-    thresholds: tuple[float, ...] | None = Field(None, description="Calibrated default thresholds, one per exit but the last.")
+    thresholds: tuple[float, ...] | None = Field(
+        None, description="Calibrated default thresholds, one per exit but the last."
+    )
     pad_id: int = 0
     start_id: int = 1
     eos_id: int = 2
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
-        if list(self.exits) != sorted(set(self.exits)) or self.exits[-1] != self.decoder.num_layers or self.exits[0] < 1:
+        if (
+            list(self.exits) != sorted(set(self.exits))
+            or self.exits[-1] != self.decoder.num_layers
+            or self.exits[0] < 1
+        ):
             raise ValueError(
                 f"exits must be increasing layers that end with {self.decoder.num_layers}, got {list(self.exits)}"
             )

@@ -123,6 +123,10 @@ class EngineConfig(Section):
         None,
         description="Confidence at or above which a token leaves, one per exit but the last; none: the checkpoint's calibration. Higher is deeper and safer.",
     )
+    flush_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="Share of the slots that must wait at a deeper segment before it runs. Larger: fuller deep batches, emptier shallow ones.",
+    )
     max_wait_steps: Annotated[int, Field(ge=1)] = Field(
         16,
         description="Engine steps after which a waiting deep group runs however small. Larger: fuller deep batches, later results.",

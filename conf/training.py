@@ -11,7 +11,9 @@ from conf.schema import Section
 class TokenizerConfig(Section):
     """BPE trained on the corpus text when the output has no tokenizer yet."""
 
-    vocab_size: Count = Field(1280, description="Entries. The shared head costs d_model * vocab_size per exit and token.")
+    vocab_size: Count = Field(
+        1280, description="Entries. The shared head costs d_model * vocab_size per exit and token."
+    )
     num_samples: Count = Field(20_000, description="Samples whose text the tokenizer is trained on.")
 
 
@@ -42,7 +44,9 @@ class DataConfig(Section):
 
 class OptimizerConfig(Section):
     batch_images: Count = Field(32, description="Images per optimizer step.")
-    accumulate: Count = Field(1, description="Micro-batches per optimizer step; each has batch_images / accumulate images.")
+    accumulate: Count = Field(
+        1, description="Micro-batches per optimizer step; each has batch_images / accumulate images."
+    )
     total_steps: Count = Field(3000, description="Optimizer steps of the whole schedule.")
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -58,7 +62,8 @@ class LossConfig(Section):
     """DEED's deep supervision: mean over exits plus the last one once more (arXiv 2311.08623)."""
 
     weights: Literal["mean_plus_last", "mean", "index"] = Field(
-        "mean_plus_last", description="mean_plus_last: the paper; mean: ablation; index: CALM, proportional to the layer."
+        "mean_plus_last",
+        description="mean_plus_last: the paper; mean: ablation; index: CALM, proportional to the layer.",
     )
     grounding_weight: Annotated[float, Field(ge=0)] = Field(
         0.5,
@@ -73,7 +78,8 @@ class TrainConfig(Section):
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Autocast type. bfloat16 pays on GPUs and CPUs with native bf16, and is very slow on others."
+        "float32",
+        description="Autocast type. bfloat16 pays on GPUs and CPUs with native bf16, and is very slow on others.",
     )
     num_threads: int | None = Field(None, description="CPU threads; none: all.")
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -83,4 +89,6 @@ class TrainConfig(Section):
     loss: LossConfig = LossConfig()
     validate_every: Count = Field(250, description="Steps between validations.")
     save_every: Count = Field(100, description="Steps between resumable states.")
-    validation_images: Count = Field(256, description="Validation images used for the per-exit accuracy shown in progress.")
+    validation_images: Count = Field(
+        256, description="Validation images used for the per-exit accuracy shown in progress."
+    )

@@ -35,10 +35,16 @@ def main(arguments: Sequence[str]) -> int:
     from conf.load import load_config
     from conf.schema import JobConfig
 
-    config = load_config(options.config, options.set, JobConfig)
+    return run_and_summarise(load_config(options.config, options.set, JobConfig), references=False)
+
+
+def run_and_summarise(config: "JobConfig", *, references: bool = True) -> int:
+    """Run the job, then print its summary; with `references`, scored against those in the source, if it has any."""
     code, record = run_job(config)
     if record is not None:
-        print(summary_line(record))
+        from jobs.summary import show_summary
+
+        show_summary(config.output.path, references=references)
     return code
 
 
@@ -91,11 +97,3 @@ def raise_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def summary_line(record: dict[str, Any]) -> str:
-    counts = record["counts"]
-    return (
-        f"{record['status']}: {counts['rows_read']} rows = {counts['rows_ok']} ok + {counts['rows_error']} errors, "
-        f"{counts['shards_published']} of {counts['shards']} shards in {record['config']['output']['path']}"
-    )

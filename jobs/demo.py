@@ -10,7 +10,9 @@ CONFIG = Path(__file__).parent.parent / "conf" / "demo.yaml"
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed demo", description=__doc__)
-    parser.add_argument("--config", default=str(CONFIG), help="YAML file with the fields of JobConfig (default: %(default)s)")
+    parser.add_argument(
+        "--config", default=str(CONFIG), help="YAML file with the fields of JobConfig (default: %(default)s)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
     options = parser.parse_args(arguments)
 

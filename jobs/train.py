@@ -14,7 +14,9 @@ Report = Callable[[dict[str, Any]], None]
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed train", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file with the fields of TrainConfig, e.g. conf/train.yaml")
+    parser.add_argument(
+        "--config", required=True, help="YAML file with the fields of TrainConfig, e.g. conf/train.yaml"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
     options = parser.parse_args(arguments)
 

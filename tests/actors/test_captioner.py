@@ -69,12 +69,14 @@ def caption(
     storage: Storage,
     chunks: list[pa.Table],
     crash_log: CrashLog | None = None,
-    backend: Callable[[], Backend] = partial(make_backend, SIZE),
+    backend: Callable[[], Backend] | None = None,
 ) -> list[dict[str, Any]]:
     """Run all chunks at once through one captioner; gives the summaries."""
 
     async def main() -> list[dict[str, Any]]:
-        captioner = Captioner(backend, storage, LocalActor(crash_log or CrashLog()), "run", ("note",))
+        captioner = Captioner(
+            backend or partial(make_backend, SIZE), storage, LocalActor(crash_log or CrashLog()), "run", ("note",)
+        )
         tables = await asyncio.gather(*(captioner(table) for table in chunks))
         assert all(table.schema.equals(SUMMARY) for table in tables)
         return [table.to_pylist()[0] for table in tables]

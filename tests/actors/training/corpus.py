@@ -29,7 +29,12 @@ def write_corpus(directory: Path, num_images: int, *, per_shard: int = 16, image
                     "captions": [{"prompt": "describe", "text": f"a {name} square {i % 7}"}],
                     "qa": [
                         {"task": "color", "hard": False, "question": "what color is it?", "answer": name},
-                        {"task": "red", "hard": True, "question": "is it red?", "answer": "yes" if name == "red" else "no"},
+                        {
+                            "task": "red",
+                            "hard": True,
+                            "question": "is it red?",
+                            "answer": "yes" if name == "red" else "no",
+                        },
                     ],
                     "objects": [{"name": f"{name} square", "x": 5.0 * (i % 6), "y": 20.0}],
                     "image_size": image_size,

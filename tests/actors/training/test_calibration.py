@@ -30,7 +30,9 @@ def test_tokens_that_leave_disagree_at_most_at_the_risk(seed: int, risk: float) 
 
 def test_more_risk_is_shallower() -> None:
     recording = _recording(1)
-    depths = [expected_depth(recording, thresholds_at_risk(recording, risk), (2, 4, 6, 8)) for risk in (0, 0.02, 0.1, 0.5)]
+    depths = [
+        expected_depth(recording, thresholds_at_risk(recording, risk), (2, 4, 6, 8)) for risk in (0, 0.02, 0.1, 0.5)
+    ]
     assert depths == sorted(depths, reverse=True)
     assert depths[-1] == pytest.approx(2.0, abs=0.05)
 

@@ -96,7 +96,9 @@ def test_packing_many_prompts_per_image_equals_one_at_a_time(tmp_path: Path, sha
         hidden = trainer.model(packed)[-1]
         for segment, (prompt, target) in enumerate(packer.choose_pairs(sample, 0), start=1):
             prompt_ids = torch.tensor([prompt])
-            states, mask = trainer.model.encode(packed.pixels, prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool))
+            states, mask = trainer.model.encode(
+                packed.pixels, prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool)
+            )
             length = len(target) + 1
             alone = trainer.model.decoder(
                 packed.target_inputs[packed.target_segments == segment][None],

@@ -1,0 +1,219 @@
+"""The regrouping engine: requests in, completions out, one batch through one segment at a time.
+
+The engine knows nothing of text, files or Ray, and is single-threaded. Its slow twin is reference.py.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from actors.engine.request import Completion, Request, Sequence
+from actors.engine.runner import Runner
+from actors.engine.scheduler import Batch, EncodeBatch, Scheduler, SchedulerRules
+from actors.model.model import MultiExitModel
+from conf.errors import UserError
+from conf.schema import EngineConfig, KvPolicy, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters of one window; seconds of the engine's clock."""
+
+    start_s: float
+    end_s: float
+    busy_s: float
+    encode_s: float
+    decode_s: float
+    gate_s: float
+    host_s: float
+    num_steps: int
+    num_tokens: int  # decoding steps, end tokens included
+    num_completed: int
+    occupancy: float  # mean share of slots in use, over steps
+    segment_visits: tuple[int, ...]
+    segment_rows: tuple[int, ...]
+    segment_positions: tuple[int, ...]
+    segment_s: tuple[float, ...]
+    kv_cache_bytes: int
+    involuntary_exits: int
+
+
+@dataclass(slots=True)
+class _Window:
+    """The counters being filled."""
+
+    start_s: float
+    num_segments: int
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+    gate_s: float = 0.0
+    host_s: float = 0.0
+    num_steps: int = 0
+    num_tokens: int = 0
+    num_completed: int = 0
+    occupied: float = 0.0
+    visits: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.visits, self.rows, self.positions = ([0] * self.num_segments for _ in range(3))
+        self.seconds = [0.0] * self.num_segments
+
+
+class Engine:
+    """Continuous batching over slots, with one queue per decoder segment (DESIGN section 5)."""
+
+    def __init__(
+        self, model: MultiExitModel, config: EngineConfig, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        exit_layers, thresholds = resolve_exits(model, config)
+        limit = config.generation.max_new_tokens
+        if limit > model.config.decoder.max_positions:
+            raise UserError(f"max_new_tokens={limit} is more than the model's {model.config.decoder.max_positions}")
+        self._clock = clock
+        self._model = model
+        self.scheduler = Scheduler(
+            SchedulerRules(
+                schedule=config.schedule,
+                exit_layers=exit_layers,
+                thresholds=thresholds,
+                num_slots=config.num_slots,
+                encode_batch=min(config.encode_batch, config.num_slots),
+                flush_rows=max(1, round(config.flush_fraction * config.num_slots)),
+                max_wait_steps=config.max_wait_steps,
+                max_new_tokens=limit,
+                start_id=model.config.start_id,
+                eos_id=model.config.eos_id,
+            ),
+            clock,
+        )
+        self.runner = Runner(
+            model,
+            exit_layers=exit_layers,
+            kv=config.kv,
+            gate=config.gate,
+            num_slots=config.num_slots,
+            max_new_tokens=limit,
+            min_new_tokens=config.generation.min_new_tokens,
+        )
+        self._cuda = self.runner.device.type == "cuda"
+        self._window = _Window(clock(), len(exit_layers))
+
+    def add(self, request: Request) -> None:
+        """Queue a request; ValueError when the model cannot take it."""
+        size = self._model.config.image_size
+        if request.pixels_HWC.shape != (size, size, 3):
+            raise ValueError(f"pixels must have shape {(size, size, 3)}, got {request.pixels_HWC.shape}")
+        longest = self._model.config.encoder.max_prompt_tokens
+        if not 1 <= len(request.prompt_ids) <= longest:
+            raise ValueError(f"a prompt must have 1 to {longest} tokens, got {len(request.prompt_ids)}")
+        self.scheduler.add(request)
+
+    def has_work(self) -> bool:
+        return self.scheduler.has_work()
+
+    def step(self) -> list[Completion]:
+        """Run one batch through one segment (or the encoder); return the requests that finished in it."""
+        start_s = self._clock()
+        batch = self.scheduler.next_batch()
+        self._window.num_steps += 1
+        self._window.occupied += 1 - self.scheduler.slots.num_free / self.scheduler.slots.num_slots
+        finished = self._encode(batch, start_s) if isinstance(batch, EncodeBatch) else self._decode(batch, start_s)
+        if not self.has_work():
+            self.scheduler.check_integrity()
+        return finished
+
+    def _encode(self, batch: EncodeBatch, start_s: float) -> list[Completion]:
+        self.runner.encode(batch)
+        self._wait_for_device()
+        self.scheduler.encoded(batch)
+        spent_s = self._clock() - start_s
+        self._window.encode_s += spent_s
+        for sequence in batch.sequences:
+            sequence.encode_s += spent_s / len(batch.sequences)
+            sequence.device_s += spent_s / len(batch.sequences)
+        return []
+
+    def _decode(self, batch: Batch, start_s: float) -> list[Completion]:
+        window, segment = self._window, batch.segment
+        weights = [len(sequence.pending(segment)) for sequence in batch.sequences]
+        run_s = self._clock()
+        rows, h_BD = self.runner.run(batch)
+        self._wait_for_device()
+        gate_s = self._clock()
+        decision = self.runner.decide(batch, h_BD)
+        decided_s = self._clock()
+        leaves = self.scheduler.exits(batch, decision)
+        if self.runner.kv is not KvPolicy.JIT and segment < self.scheduler.num_segments - 1 and any(leaves):
+            self.runner.fill_skipped(batch, rows, h_BD, leaves)
+        finished = self.scheduler.commit(batch, decision, leaves)
+        end_s = self._clock()
+        window.decode_s += gate_s - run_s
+        window.gate_s += decided_s - gate_s
+        window.host_s += (run_s - start_s) + (end_s - decided_s)
+        window.visits[segment] += 1
+        window.rows[segment] += len(batch.sequences)
+        window.positions[segment] += sum(weights)
+        window.seconds[segment] += end_s - start_s
+        window.num_tokens += sum(leaves)
+        window.num_completed += len(finished)
+        self._attribute(batch.sequences, weights, end_s - start_s)
+        return [sequence.completion(end_s) for sequence in finished]
+
+    @staticmethod
+    def _attribute(sequences: tuple[Sequence, ...], weights: list[int], spent_s: float) -> None:
+        """Split a step's seconds over its sequences by the positions they brought, so that sums equal busy time."""
+        total = sum(weights)
+        for sequence, weight in zip(sequences, weights, strict=True):
+            sequence.device_s += spent_s * weight / total
+
+    def _wait_for_device(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+
+    def take_stats(self) -> EngineStats:
+        """Return the counters since the last call and start new ones."""
+        window, now_s = self._window, self._clock()
+        self._window = _Window(now_s, window.num_segments)
+        return EngineStats(
+            start_s=window.start_s,
+            end_s=now_s,
+            busy_s=window.encode_s + window.decode_s + window.gate_s + window.host_s,
+            encode_s=window.encode_s,
+            decode_s=window.decode_s,
+            gate_s=window.gate_s,
+            host_s=window.host_s,
+            num_steps=window.num_steps,
+            num_tokens=window.num_tokens,
+            num_completed=window.num_completed,
+            occupancy=window.occupied / max(1, window.num_steps),
+            segment_visits=tuple(window.visits),
+            segment_rows=tuple(window.rows),
+            segment_positions=tuple(window.positions),
+            segment_s=tuple(window.seconds),
+            kv_cache_bytes=self.runner.cache.capacity_bytes,
+            involuntary_exits=0,
+        )
+
+
+def resolve_exits(model: MultiExitModel, config: EngineConfig) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the exits and thresholds a run uses; UserError where the model has no such exit or no thresholds."""
+    trained = model.config.exits
+    if config.schedule is Schedule.FULL:
+        return (trained[-1],), ()
+    exits = config.exits or trained
+    if strangers := [layer for layer in exits if layer not in trained]:
+        raise UserError(f"exits {strangers} are not among the checkpoint's exits {list(trained)}")
+    if exits[-1] != trained[-1]:
+        raise UserError(f"exits must end with the full depth {trained[-1]}, got {list(exits)}")
+    thresholds = config.thresholds
+    if thresholds is None and model.config.thresholds is not None:
+        calibrated = dict(zip(trained, model.config.thresholds, strict=False))
+        thresholds = tuple(calibrated[layer] for layer in exits[:-1])
+    if thresholds is None or len(thresholds) != len(exits) - 1:
+        raise UserError(f"exits {list(exits)} need {len(exits) - 1} thresholds; give engine.thresholds or calibrate")
+    return tuple(exits), tuple(thresholds)

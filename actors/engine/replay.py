@@ -1,0 +1,76 @@
+"""Replay oracle: run full depth over what was emitted and check that every step is reproduced.
+
+If every layer's keys and values are that layer's own features, then each emitted token is the argmax of its exit
+layer in a teacher-forced full-depth run, each earlier exit was too unsure, and the confidences agree. `jit` passes by
+construction; state propagation (`copy`, `project`) does not.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from actors.engine.exit_policy import score
+from actors.engine.reference import encode_one, teacher_forced
+from actors.engine.request import Completion, FinishReason, Request
+from actors.model.model import MultiExitModel
+from conf.schema import Gate
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay found, over the steps of one or more completions."""
+
+    num_steps: int
+    same_token: int
+    same_exit: int
+    largest_confidence_gap: float
+
+    @property
+    def exact(self) -> bool:
+        return self.same_token == self.same_exit == self.num_steps
+
+    def __add__(self, other: "Replay") -> "Replay":
+        return Replay(
+            self.num_steps + other.num_steps,
+            self.same_token + other.same_token,
+            self.same_exit + other.same_exit,
+            max(self.largest_confidence_gap, other.largest_confidence_gap),
+        )
+
+
+NOTHING = Replay(0, 0, 0, 0.0)
+
+
+@torch.inference_mode()
+def replay(
+    model: MultiExitModel,
+    request: Request,
+    completion: Completion,
+    *,
+    exit_layers: tuple[int, ...],
+    thresholds: tuple[float, ...],
+    gate: Gate,
+    min_new_tokens: int = 0,
+    tolerance: float = 1e-4,
+) -> Replay:
+    """Replay one completion. A confidence within `tolerance` of its threshold counts as either side of it."""
+    ended = completion.finish_reason is FinishReason.EOS
+    emitted = [*completion.token_ids, *([model.config.eos_id] if ended else [])]
+    hidden = teacher_forced(model, [model.config.start_id, *emitted[:-1]], *encode_one(model, request))
+    verdicts = []
+    for exit_layer in exit_layers:
+        logits_TV = model.decoder.exit_logits(exit_layer, hidden[exit_layer - 1][0]).clone()
+        logits_TV[:min_new_tokens, model.config.eos_id] = float("-inf")
+        token_T, confidence_T = score(logits_TV, gate)
+        verdicts.append((token_T.tolist(), confidence_T.tolist()))
+    same_token = same_exit = 0
+    largest = 0.0
+    for step, (token_id, exit_layer) in enumerate(zip(emitted, completion.exit_layers, strict=True)):
+        index = exit_layers.index(exit_layer)
+        tokens, confidences = verdicts[index]
+        same_token += tokens[step] == token_id
+        largest = max(largest, abs(confidences[step] - completion.confidences[step]))
+        stayed = all(verdicts[j][1][step] < thresholds[j] + tolerance for j in range(index))
+        left = index == len(exit_layers) - 1 or confidences[step] >= thresholds[index] - tolerance
+        same_exit += stayed and left
+    return Replay(len(emitted), same_token, same_exit, largest)

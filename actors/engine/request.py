@@ -1,0 +1,99 @@
+"""What arrives at the engine, what leaves it, and the mutable state of one sequence in between. No torch here."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy.typing as npt
+
+
+class FinishReason(str, Enum):
+    EOS = "eos"  # the model ended the output
+    LENGTH = "length"  # the limit on new tokens cut it
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One image and one prompt. Pixels are uint8 [H, W, 3] of the model's input size."""
+
+    request_id: int
+    pixels_HWC: npt.NDArray[Any]
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int | None = None  # tighter than the engine's limit, or none
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished request.
+
+    `token_ids` leaves out the end token; `exit_layers` and `confidences` have one entry per decoding step, the step
+    that emitted the end token included. Times are seconds of the engine's clock. `device_s` is this request's share
+    of the engine's busy time, `encode_s` the part of it spent in the encoder.
+    """
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    exit_layers: tuple[int, ...]
+    confidences: tuple[float, ...]
+    finish_reason: FinishReason
+    enqueued_s: float
+    admitted_s: float
+    encoded_s: float
+    first_token_s: float
+    finished_s: float
+    encode_s: float
+    device_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request that holds, or will hold, a slot.
+
+    `computed[j]` is the number of leading positions that have run segment j: the staircase of DESIGN section 5, which
+    never rises from one segment to the next deeper one,
+
+        computed[0] >= computed[1] >= ... >= computed[last],
+
+    so the positions that a visit to segment j must bring along are exactly [computed[j], position].
+    """
+
+    request: Request
+    enqueued_s: float
+    computed: list[int]
+    limit: int  # decoding steps allowed
+    slot: int | None = None
+    segment: int = 0  # that the current token runs next
+    position: int = 0  # of the current token
+    input_id: int = 0  # the current token
+    cross_segments: int = 0  # segments whose cross-attention K/V exist for this slot
+    waiting_since: int = 0  # engine step at which it entered its queue
+    token_ids: list[int] = field(default_factory=list)
+    exit_layers: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    admitted_s: float = 0.0
+    encoded_s: float = 0.0
+    first_token_s: float = 0.0
+    encode_s: float = 0.0
+    device_s: float = 0.0
+
+    def pending(self, segment: int) -> range:
+        """Positions that a visit to `segment` computes, the current one last."""
+        return range(self.computed[segment], self.position + 1)
+
+    def completion(self, finished_s: float) -> Completion:
+        assert self.finish_reason is not None, "the sequence is still running"
+        return Completion(
+            request_id=self.request.request_id,
+            token_ids=tuple(self.token_ids),
+            exit_layers=tuple(self.exit_layers),
+            confidences=tuple(self.confidences),
+            finish_reason=self.finish_reason,
+            enqueued_s=self.enqueued_s,
+            admitted_s=self.admitted_s,
+            encoded_s=self.encoded_s,
+            first_token_s=self.first_token_s,
+            finished_s=finished_s,
+            encode_s=self.encode_s,
+            device_s=self.device_s,
+        )

@@ -1,0 +1,75 @@
+"""Run the engine over labelled samples and keep what it said, token by token, with its depth."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.engine.engine import Engine
+from actors.engine.request import Completion, Request
+from actors.model.checkpoint import Checkpoint
+from actors.training.data import TrainingSample, read_pixels
+from conf.schema import EngineConfig
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to ask of one image, and what is right."""
+
+    key: str
+    task: str  # "caption", or the task of a question
+    hard: bool
+    prompt: str
+    references: tuple[str, ...]
+    object_names: tuple[str, ...]  # kinds in the scene; only captions are scored by them
+
+
+@dataclass(frozen=True)
+class Prediction:
+    item: Item
+    text: str
+    completion: Completion
+
+
+def caption_and_question_items(sample: TrainingSample, prompt: str, questions_per_image: int) -> Iterator[Item]:
+    """Yield the caption item of a sample and its first questions, which the corpus has already shuffled."""
+    record = sample.record
+    references = tuple(caption["text"] for caption in record["captions"])
+    names = tuple(sorted({thing["name"] for thing in record["objects"]}))
+    yield Item(sample.key, "caption", False, prompt, references, names)
+    for question in record["qa"][:questions_per_image]:
+        yield Item(sample.key, question["task"], question["hard"], question["question"], (question["answer"],), ())
+
+
+def predict(
+    checkpoint: Checkpoint, engine: EngineConfig, samples: Sequence[TrainingSample], items: Sequence[Item]
+) -> list[Prediction]:
+    """Return one prediction per item, in the order of the items."""
+    config = checkpoint.config
+    by_key = {sample.key: sample for sample in samples}
+    running = Engine(checkpoint.model, engine)
+    pixels: dict[str, np.ndarray] = {}
+    done: dict[int, Completion] = {}
+    for request_id, item in enumerate(items):
+        if item.key not in pixels:
+            pixels = {item.key: read_pixels(by_key[item.key].jpeg, config.image_size)}  # items come image by image
+        prompt_ids = checkpoint.codec.encode_prompt(item.prompt, config.encoder.max_prompt_tokens)
+        running.add(Request(request_id, pixels[item.key], prompt_ids))
+        while request_id - len(done) >= 4 * engine.num_slots:  # keep memory flat
+            done.update((completion.request_id, completion) for completion in running.step())
+    while running.has_work():
+        done.update((completion.request_id, completion) for completion in running.step())
+    return [Prediction(item, checkpoint.codec.decode(done[i].token_ids), done[i]) for i, item in enumerate(items)]
+
+
+def mean_depth(predictions: Sequence[Prediction]) -> float:
+    """Return the mean number of decoder layers per decoding step."""
+    depths = [layer for prediction in predictions for layer in prediction.completion.exit_layers]
+    return sum(depths) / len(depths)
+
+
+def agreement(predictions: Sequence[Prediction], full: Sequence[Prediction]) -> tuple[float, float]:
+    """Return (share of equal outputs, share of equal tokens at equal positions) against full depth."""
+    pairs = [(a.completion.token_ids, b.completion.token_ids) for a, b in zip(predictions, full, strict=True)]
+    equal_tokens = sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False))
+    return sum(a == b for a, b in pairs) / len(pairs), equal_tokens / max(1, sum(max(len(a), len(b)) for a, b in pairs))
