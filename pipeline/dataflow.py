@@ -41,6 +41,7 @@ from pipeline.ledger import (
     save_settings,
 )
 from pipeline.plan import Shard
+from pipeline.publisher import RayPublisher
 from pipeline.readers import make_reader
 from pipeline.run_record import RunRecord, Status
 from pipeline.sink import RESULTS
@@ -96,7 +97,8 @@ def run(
                 index = IndexShard(reader, storage, config.source.chunk_rows)
                 prepare = PrepareChunk.from_config(config, reader, info.image_size)
                 actor_args = (captioner.make_backend, storage, crash_log, record.invocation, config.source.passthrough)
-                Driver(config, storage, ledger, shards, record, on_progress, lease.check).finish(
+                publisher = RayPublisher(storage, config.source.passthrough)
+                Driver(config, storage, ledger, shards, record, publisher, on_progress, lease.check).finish(
                     lambda tasks: summaries(tasks, index, prepare, captioner.actor_class, actor_args, config, fit)
                 )
             return record.content

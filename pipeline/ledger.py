@@ -143,6 +143,8 @@ class Ledger:
 
     def __init__(self, shard_names: Iterable[str], published: Iterable[str] = ()) -> None:
         self.published: set[str] = set()
+        self.started: set[str] = set()  # unpublished, with something staged
+        self.complete: set[str] = set()  # unpublished, with every chunk staged
         self.open: dict[str, ShardBook] = {name: ShardBook() for name in shard_names}
         for name in published:
             if self.open.pop(name, None) is not None:
@@ -170,6 +172,8 @@ class Ledger:
         with ThreadPoolExecutor(_THREADS) as pool:
             for shard_name, index in zip(indexed, pool.map(lambda n: load_index(storage, n), indexed), strict=True):
                 ledger.open[shard_name].num_chunks = None if index is None else index.num_chunks
+        for shard_name in ledger.open:
+            ledger._file(shard_name)
         return ledger
 
     def record_staged(self, shard_name: str, chunk_index: int, num_chunks: int) -> None:
@@ -178,20 +182,25 @@ class Ledger:
         if book is not None:
             book.num_chunks = num_chunks
             book.staged.add(chunk_index)
+            self._file(shard_name)
 
     def record_published(self, shard_name: str) -> None:
         if self.open.pop(shard_name, None) is not None:
             self.published.add(shard_name)
+            self._file(shard_name)
 
     def record_redo(self, shard_name: str, chunks: Iterable[int]) -> None:
         """The audit has thrown these chunks out; another pass must do them again."""
         book = self.open.get(shard_name)
         if book is not None:
             book.staged.difference_update(chunks)
+            self._file(shard_name)
 
-    def complete_shards(self) -> list[str]:
-        """Unpublished shards whose chunks are all staged."""
-        return sorted(name for name, book in self.open.items() if book.complete)
+    def _file(self, shard_name: str) -> None:
+        """Keep the two sets right, so that nobody has to look through all shards for each chunk."""
+        book = self.open.get(shard_name)
+        for names, belongs in ((self.started, book and book.staged), (self.complete, book and book.complete)):
+            (names.add if belongs else names.discard)(shard_name)
 
     @property
     def finished(self) -> bool:

@@ -81,7 +81,7 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, message: str) -
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(UserError, match="configuration file not found: nowhere.yaml"):
+    with pytest.raises(UserError, match=r"configuration file not found: nowhere\.yaml"):
         load_config("nowhere.yaml", [], JobConfig)
 
 

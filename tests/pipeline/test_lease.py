@@ -50,7 +50,7 @@ def test_a_silent_owner_elsewhere_is_followed_after_the_expiry(storage: Storage)
     holder = {"owner": "x", "host": "elsewhere", "pid": 1, "process_start": "1", "beat_s": clock.now_s}
     storage.write(LEASE_NAME, json.dumps(holder).encode())
     clock.now_s += 59
-    with pytest.raises(UserError, match="on elsewhere .last sign of life 59 s ago"), Lease(storage, clock=clock):
+    with pytest.raises(UserError, match=r"on elsewhere .last sign of life 59 s ago"), Lease(storage, clock=clock):
         pass
     clock.now_s += 2
     with Lease(storage, clock=clock):

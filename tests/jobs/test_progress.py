@@ -1,0 +1,39 @@
+"""Progress as plain lines: rarely, and always the last one."""
+
+import pytest
+
+from jobs.progress import describe, duration, plain_lines
+from pipeline.driver import Progress
+
+
+def progress(fraction: float, eta_s: float | None = None, mean_depth: float | None = 3.5) -> Progress:
+    return Progress(
+        num_rows=120,
+        num_errors=3,
+        mean_depth=mean_depth,
+        rows_per_s=24.25,
+        fraction=fraction,
+        eta_s=eta_s,
+        num_shards_published=1,
+        num_shards=4,
+    )
+
+
+def test_a_line_says_what_matters() -> None:
+    assert describe(progress(0.25, 75.0)) == "120 rows (3 errors), 24.2/s, depth 3.50, 1 of 4 shards, 1:15 left"
+    assert describe(progress(0.0, None, None)) == "120 rows (3 errors), 24.2/s, 1 of 4 shards"
+
+
+def test_lines_are_rare_but_the_last_one_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    now_s = [100.0]
+    show = plain_lines(10.0, lambda: now_s[0])
+    for second in range(25):
+        now_s[0] = 100.0 + second
+        show(progress(0.5))
+    show(progress(1.0))
+    assert [line[:4] for line in capsys.readouterr().err.splitlines()] == [" 50%"] * 3 + ["100%"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75, "1:15"), (4000, "1:06:40")])
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

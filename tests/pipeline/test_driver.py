@@ -1,0 +1,167 @@
+"""The driver's loop with the dataflow replaced by a script: lost chunks are asked for again, bad runs are stopped."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import driver as driver_module
+from pipeline.driver import Driver, IncompleteRun, Progress
+from pipeline.ledger import Ledger
+from pipeline.plan import Shard
+from pipeline.run_record import TooManyErrors
+from pipeline.sink import Counts, publish_shard, rows_table, save_index, stage_chunk
+from pipeline.storage import Storage
+from tests.pipeline.helpers import good_row, index_of
+from tests.pipeline.test_ledger import config
+
+
+class Publisher:
+    """Stands in for publication in Ray tasks: done at once, here."""
+
+    def __init__(self, storage: Storage, passthrough: tuple[str, ...]) -> None:
+        self._storage, self._passthrough = storage, passthrough
+        self._done: list[Any] = []
+
+    def start(self, shard_name: str) -> None:
+        self._done.append(publish_shard(self._storage, shard_name, self._passthrough))
+
+    full = False
+
+    @property
+    def busy(self) -> set[str]:
+        return {publication.shard for publication in self._done}
+
+    def finished(self, *, wait: bool) -> list[Any]:
+        done, self._done = self._done, []
+        return done
+
+
+class Record:
+    def __init__(self) -> None:
+        self.published: dict[str, Counts] = {}
+
+    def add_published(self, shard_name: str, counts: Counts) -> None:
+        self.published[shard_name] = counts
+
+    def touch(self) -> None:
+        pass
+
+
+SIZES = {"a": 5, "b": 2, "c": 0}
+
+
+class Source:
+    """Three shards in chunks of two rows; `commit` does what a worker does."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.shards = [Shard(name, f"/{name}.tar", 100 * size) for name, size in SIZES.items()]
+        self.asked: list[dict[str, list[int]]] = []
+
+    def todo(self, tasks: list[dict[str, Any]]) -> list[tuple[str, int]]:
+        staged = {json.loads(task["shard"])["name"]: json.loads(task["staged"]) for task in tasks}
+        self.asked.append(staged)
+        return [
+            (name, chunk)
+            for name, done in staged.items()
+            for chunk in range(index_of(SIZES[name], 2).num_chunks)
+            if chunk not in done
+        ]
+
+    def commit(self, name: str, chunk: int, num_errors: int = 0) -> dict[str, Any]:
+        index = index_of(SIZES[name], 2)
+        save_index(self.storage, name, index)
+        samples = index.chunk_samples(chunk)
+        stage_chunk(self.storage, name, chunk, rows_table([good_row(s.row, shard=name) for s in samples]))
+        return self.summary(name, chunk, len(samples), num_errors)
+
+    def summary(self, name: str, chunk: int, num_rows: int, num_errors: int = 0) -> dict[str, Any]:
+        return {
+            "shard": name,
+            "chunk": chunk,
+            "num_chunks": index_of(SIZES[name], 2).num_chunks,
+            "num_rows": num_rows,
+            "num_errors": num_errors,
+            "num_layers_run": 6 * num_rows,
+            "num_steps": 2 * num_rows,
+            "error_types": json.dumps({"read/broken": num_errors}),
+        }
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(Storage(str(tmp_path)))
+
+
+def make_driver(
+    source: Source, on_progress: Any = lambda _: None, ledger: Ledger | None = None
+) -> tuple[Driver, Record]:
+    record = Record()
+    publisher = Publisher(source.storage, ())
+    ledger = ledger or Ledger.from_storage(source.storage, SIZES)
+    driver = Driver(config(), source.storage, ledger, source.shards, record, publisher, on_progress, lambda: None)
+    return driver, record
+
+
+def test_one_pass_publishes_everything_and_reports_it(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_REPORT_S", 0.0)
+    seen: list[Progress] = []
+    driver, record = make_driver(source, seen.append)
+    driver.finish(lambda tasks: (source.commit(*chunk) for chunk in source.todo(tasks)))
+    assert {name: counts.num_ok for name, counts in record.published.items()} == SIZES
+    assert [progress.fraction for progress in seen] == sorted(progress.fraction for progress in seen)
+    assert (seen[-1].fraction, seen[-1].num_rows, seen[-1].mean_depth, seen[-1].num_shards_published) == (
+        1.0,
+        7,
+        3.0,
+        3,
+    )
+
+
+def test_chunks_that_ray_loses_are_asked_for_again(source: Source) -> None:
+    """A summary without a commit, a commit without a summary, and a chunk nobody did."""
+
+    def run_pass(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        todo = source.todo(tasks)
+        if len(source.asked) == 1:
+            yield source.summary("a", 0, 2)  # claimed, never committed
+            yield source.commit("a", 1)
+            source.commit("b", 0)  # committed, never reported
+            yield source.commit("c", 0)
+        else:
+            for chunk in todo:
+                yield source.commit(*chunk)
+
+    driver, record = make_driver(source)
+    driver.finish(run_pass)
+    assert record.published.keys() == SIZES.keys()
+    assert source.asked[0] == {"a": [], "b": [], "c": []}
+    assert len(source.asked) <= 3
+
+
+def test_what_a_killed_run_had_staged_is_published_without_work(source: Source) -> None:
+    for name, chunk in source.todo([{"shard": json.dumps({"name": name}), "staged": "[]"} for name in SIZES]):
+        source.commit(name, chunk)
+    driver, record = make_driver(source)
+    driver.finish(lambda _: pytest.fail("there was nothing to do"))
+    assert record.published.keys() == SIZES.keys()
+
+
+def test_a_pass_that_never_brings_anything_ends(source: Source) -> None:
+    driver, _ = make_driver(source)
+    with pytest.raises(IncompleteRun, match="brought nothing"):
+        driver.finish(lambda _: iter(()))
+
+
+def test_too_many_errors_stop_the_run_with_the_most_frequent_ones(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "_MIN_ROWS_TO_JUDGE", 4)
+    driver, _ = make_driver(source)
+    with pytest.raises(TooManyErrors, match=r"4 of 6 rows failed, .*=0.5: 4 x read/broken"):
+        driver.finish(
+            lambda _: (source.commit("a", chunk, num_errors=errors) for chunk, errors in [(0, 0), (1, 2), (0, 2)])
+        )
