@@ -1,7 +1,10 @@
 """Back from rows of a run to the samples they were made of: images for previews, fields for references."""
 
+import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from conf.errors import UserError
@@ -13,6 +16,8 @@ from pipeline.report.folder import RunFolder
 from pipeline.report.quality import Kind, Reference
 
 _MOST_SHARDS = 64  # finding a sample means listing its shard
+_PREVIEW_PX, _PREVIEW_QUALITY = 320, 80
+_MAX_PREVIEW_PIXELS = 64_000_000
 SampleKey = tuple[str, str]  # shard name, key in the shard
 
 
@@ -47,6 +52,45 @@ def _read_shard(reader: Reader, shard: Shard, keys: set[str]) -> Iterator[tuple[
             yield (shard.name, raw.sample.key), raw
     except ReadFailure as error:
         print(f"{shard.name}: no previews and references: {error}", file=sys.stderr)
+
+
+def find_references(
+    folder: RunFolder, wanted: Sequence[SampleKey], field: str | None = None
+) -> dict[SampleKey, Callable[[str | None], Reference | None]]:
+    """What is right for a prompt, per sample that was found (pipeline.report.build.FindReferences)."""
+    return {key: partial(_reference_for_prompt, raw.fields, field) for key, raw in read_samples(folder, wanted)}
+
+
+def _reference_for_prompt(fields: Mapping[str, Any], field: str | None, prompt: str | None) -> Reference | None:
+    return reference_of(fields, prompt, field)
+
+
+def find_thumbnails(folder: RunFolder, wanted: Sequence[SampleKey]) -> dict[SampleKey, bytes]:
+    """Small JPEGs of the samples that were found and can be decoded (pipeline.report.build.FindThumbnails)."""
+    found = ((key, thumbnail(raw.image)) for key, raw in read_samples(folder, wanted) if raw.image)
+    return {key: data for key, data in found if data is not None}
+
+
+def thumbnail(data: bytes) -> bytes | None:
+    """A JPEG of at most 320 pixels a side; None for bytes that are no readable image."""
+    from PIL import Image, ImageOps
+
+    from pipeline.preprocess import to_rgb
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata does not matter here
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > _MAX_PREVIEW_PIXELS:
+                    return None
+                image.draft("RGB", (_PREVIEW_PX, _PREVIEW_PX))
+                small = to_rgb(ImageOps.exif_transpose(image))
+        small.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
+        stream = io.BytesIO()
+        small.save(stream, "JPEG", quality=_PREVIEW_QUALITY)
+        return stream.getvalue()
+    except Exception:  # decoders raise anything for bad bytes, and a preview is not worth a report
+        return None
 
 
 def reference_of(fields: Mapping[str, Any], prompt: str | None, field: str | None = None) -> Reference | None:

@@ -7,23 +7,22 @@ if TYPE_CHECKING:
 
     from pipeline.report.numbers import RunNumbers
 
+_NUM_SCORED = 2000
+
 
 def show_summary(url: str, *, references: bool = False, console: "Console | None" = None) -> "RunNumbers":
-    """Print the summary of the run in `url`; with `references`, score it against those in the source."""
+    """Print the summary of the run in `url`; with `references`, scored against those in its source, if it has any."""
     from rich.console import Console
 
-    from pipeline.report.folder import RunFolder
-    from pipeline.report.numbers import numbers_of
-    from pipeline.report.scan import scan_run
+    from jobs.source_rows import find_references
+    from pipeline.report.build import build_report
     from pipeline.report.terminal import print_summary
 
-    folder = RunFolder(url)
-    scan = scan_run(folder, num_examples=0, num_sampled=2000 if references else 0)
-    quality = None
-    if references:
-        from jobs.references import score_sample
-
-        quality = score_sample(folder, scan)
-    numbers = numbers_of(scan, quality)
-    print_summary(numbers, console or Console())
-    return numbers
+    report = build_report(
+        [url],
+        num_items=0,
+        num_sampled=_NUM_SCORED if references else 0,
+        find_references=find_references if references else None,
+    )
+    print_summary(report.runs[0], console or Console())
+    return report.runs[0]

@@ -1,7 +1,8 @@
 """Two runs over the same rows: how often they say the same, and what the difference costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.metrics import wilson_interval
 
@@ -33,16 +34,34 @@ def compare_rows(other: str, pairs: Sequence[tuple[SharedRow, SharedRow]]) -> Co
     if not pairs:
         return None
     equal = sum(ours.text == theirs.text for ours, theirs in pairs)
-    low, high = wilson_interval(equal, len(pairs))
     timed = [(a.device_s, b.device_s) for a, b in pairs if a.device_s is not None and b.device_s is not None]
     our_layers, their_layers = sum(a.num_layers_run for a, _ in pairs), sum(b.num_layers_run for _, b in pairs)
     their_s = sum(theirs for _, theirs in timed)
+    return _comparison(other, len(pairs), equal, (our_layers, their_layers), (sum(ours for ours, _ in timed), their_s))
+
+
+def recorded_comparison(sample: Mapping[str, Any] | None) -> Comparison | None:
+    """The sample that a run itself decoded at full depth as well: run.json's `full_depth_sample`, if there is one.
+
+    Its keys: rows, equal_texts (rows of equal text), layers_run, layers_run_full, device_s, device_s_full.
+    """
+    if not sample or not sample.get("rows"):
+        return None
+    layers = sample.get("layers_run") or 0, sample.get("layers_run_full") or 0
+    device_s = sample.get("device_s") or 0.0, sample.get("device_s_full") or 0.0
+    return _comparison("full depth", sample["rows"], sample["equal_texts"], layers, device_s)
+
+
+def _comparison(
+    other: str, num_rows: int, num_equal: int, layers: tuple[int, int], device_s: tuple[float, float]
+) -> Comparison:
+    low, high = wilson_interval(num_equal, num_rows)
     return Comparison(
         other=other,
-        num_rows=len(pairs),
-        equal_texts=equal / len(pairs),
+        num_rows=num_rows,
+        equal_texts=num_equal / num_rows,
         equal_low=low,
         equal_high=high,
-        layers_saved=1 - our_layers / their_layers if their_layers else None,
-        device_time_saved=1 - sum(ours for ours, _ in timed) / their_s if their_s else None,
+        layers_saved=1 - layers[0] / layers[1] if layers[1] else None,
+        device_time_saved=1 - device_s[0] / device_s[1] if device_s[1] else None,
     )

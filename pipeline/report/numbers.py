@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report.compare import Comparison
+from pipeline.report.compare import Comparison, recorded_comparison
 from pipeline.report.cost import Cost, DeviceTime, cost_of, device_time_of
 from pipeline.report.quality import Quality
 from pipeline.report.scan import RunScan
@@ -170,6 +170,7 @@ def numbers_of(scan: RunScan, quality: Quality | None = None) -> RunNumbers:
         cost=cost_of(record.get("cost") or {}, wall_s, outcome.rows_ok, num_tokens, scan.results.sketches["device_s"]),
         errors=_errors(scan, outcome.rows_read),
         quality=quality,
+        against_full_depth=recorded_comparison(record.get("full_depth_sample")),
     )
 
 
