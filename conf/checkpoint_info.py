@@ -3,10 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from conf.errors import UserError
-from conf.model import read_model_config, weights_sha256
+from conf.model import TOKENIZER_FILE, WEIGHTS_FILE, read_model_config, weights_sha256
 from conf.schema import EngineConfig, Schedule
+
+_MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class CheckpointInfo:
 def read_checkpoint_info(path: str) -> CheckpointInfo:
     """Read config.json and hash the weights; UserError in one sentence on anything wrong."""
     config = read_model_config(path)
+    _check_files(Path(path))
     architecture = config.model_dump(mode="json", exclude={"name", "exits", "thresholds"})
     return CheckpointInfo(
         image_size=config.image_size,
@@ -35,6 +39,28 @@ def read_checkpoint_info(path: str) -> CheckpointInfo:
         architecture_sha256=hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest(),
         max_new_tokens=config.decoder.max_positions,
     )
+
+
+def _check_files(path: Path) -> None:
+    """UserError if weights or tokenizer are cut or no such file: the actors would say it later and less clearly."""
+    weights = path / WEIGHTS_FILE
+    try:
+        with open(weights, "rb") as stream:
+            header_bytes = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(header_bytes, _MAX_HEADER_BYTES)))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        expected_bytes = 8 + header_bytes + max(ends, default=0)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"weights {str(weights)!r} are not readable safetensors") from None
+    if weights.stat().st_size != expected_bytes:
+        raise UserError(
+            f"weights {str(weights)!r} have {weights.stat().st_size} bytes instead of {expected_bytes}; "
+            "the file was cut or damaged"
+        )
+    try:
+        json.loads((path / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"tokenizer {str(path / TOKENIZER_FILE)!r} is not readable JSON") from None
 
 
 def resolve_engine(engine: EngineConfig, info: CheckpointInfo) -> EngineConfig:

@@ -20,7 +20,7 @@ _RESULTS = [
     ("prompt",          pa.string()),               # what the model was asked
     ("text",            pa.string()),               # what it answered
     ("num_tokens",      pa.int32()),                # tokens of the answer, end-of-sequence not counted
-    ("finish_reason",   pa.string()),               # eos, length or loop
+    ("finish_reason",   pa.string()),               # eos or length
     ("mean_confidence", pa.float32()),              # over steps, at the exit taken
     ("min_confidence",  pa.float32()),              # of the least certain step
     ("mean_depth",      pa.float32()),              # decoder layers per step
@@ -64,7 +64,7 @@ ENGINE_STATS = pa.schema([
     ("gate_s",          pa.float64()),              # of that, computing confidences
     ("host_s",          pa.float64()),              # of that, outside the device
     ("num_steps",       pa.int64()),                # units of engine work
-    ("num_tokens",      pa.int64()),                # tokens emitted
+    ("num_tokens",      pa.int64()),                # decoding steps, end-of-sequence included
     ("num_completed",   pa.int64()),                # requests finished
     ("occupancy",       pa.float64()),              # mean share of slots in use
     ("segment_visits",  pa.list_(pa.int64())),      # per segment: times it ran

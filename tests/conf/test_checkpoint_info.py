@@ -1,12 +1,15 @@
 """The engine's settings and the checkpoint's must fit; what the checkpoint knows is filled in."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conf.checkpoint_info import CheckpointInfo, resolve_engine
+from conf.checkpoint_info import CheckpointInfo, read_checkpoint_info, resolve_engine
 from conf.errors import UserError
 from conf.schema import EngineConfig
+from tests.integration.corpus import write_checkpoint
 
 
 def info(**changes: Any) -> CheckpointInfo:
@@ -24,6 +27,33 @@ def info(**changes: Any) -> CheckpointInfo:
 
 def resolve(settings: dict[str, Any], **changes: Any) -> EngineConfig:
     return resolve_engine(EngineConfig.model_validate(settings), info(**changes))
+
+
+def test_a_checkpoint_is_read_without_loading_it(tmp_path: Path) -> None:
+    found = read_checkpoint_info(str(write_checkpoint(tmp_path)))
+    assert (found.image_size, found.num_layers, found.exits, found.thresholds) == (32, 8, (2, 4, 6, 8), (0.9, 0.9, 0.9))
+    assert found.weights_sha256 == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", "is not readable"),
+        ("config.json", b"{}", "is not valid"),
+        ("config.json", None, "has no config.json"),
+        ("model.safetensors", None, "has no model.safetensors"),
+        ("model.safetensors", b"", "not readable safetensors"),
+        ("model.safetensors", b"\xff" * 100, "not readable safetensors"),
+        ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}extra", "have 15 bytes instead of 10"),
+        ("tokenizer.json", b"not json", "not readable JSON"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    path = write_checkpoint(tmp_path) / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_checkpoint_info(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_checkpoints_choices_are_filled_in() -> None:

@@ -18,7 +18,7 @@ IMAGE_SIZE = 32
 PROMPT = "describe the image"
 
 
-def write_checkpoint(folder: Path, weights: bytes = b"weights") -> Path:
+def write_checkpoint(folder: Path, weights: bytes = b"weight") -> Path:
     """A directory that looks like a checkpoint from outside; the fake engine never opens the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     decoder = {"num_layers": 8, "d_model": 8, "num_heads": 1, "d_head": 8, "d_ff": 8, "d_cross": 8, "vocab_size": 300}
@@ -31,7 +31,8 @@ def write_checkpoint(folder: Path, weights: bytes = b"weights") -> Path:
         "thresholds": [0.9, 0.9, 0.9],
     }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(weights)
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(weights)], "data_offsets": [0, len(weights)]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + weights)
     (folder / "tokenizer.json").write_text("{}")
     return folder
 
