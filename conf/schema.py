@@ -44,7 +44,8 @@ class SourceConfig(Section):
     )
     chunk_rows: Annotated[int, Field(ge=1)] = Field(
         256,
-        description="Samples per chunk, the unit of work and retry. Smaller repeats less after a kill; larger costs less overhead.",
+        description="Samples per chunk, the unit of work and retry. Smaller repeats less after a kill; larger costs "
+        "less overhead.",
     )
     image_column: str = Field("image", description="Parquet: column with bytes or a {bytes, path} struct.")
     id_column: str | None = Field(
@@ -117,19 +118,22 @@ class EngineConfig(Section):
     gate: Gate = Field(Gate.SOFTMAX_MAX, description="How the confidence at an exit is computed.")
     exits: tuple[int, ...] | None = Field(
         None,
-        description="Layers that may emit a token, increasing, the last one is the full depth; none: the checkpoint's choice.",
+        description="Layers that may emit a token, increasing, the last one is the full depth; none: all it has.",
     )
     thresholds: tuple[float, ...] | None = Field(
         None,
-        description="Confidence at or above which a token leaves, one per exit but the last; none: the checkpoint's calibration. Higher is deeper and safer.",
+        description="Confidence at or above which a token leaves, one per exit but the last; none: the checkpoint's "
+        "calibration. Higher is deeper and safer.",
     )
     flush_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         0.5,
-        description="Share of the slots that must wait at a deeper segment before it runs. Larger: fuller deep batches, emptier shallow ones.",
+        description="Share of the slots that must wait at a deeper segment before it runs. Larger: fuller deep "
+        "batches, emptier shallow ones.",
     )
     max_wait_steps: Annotated[int, Field(ge=1)] = Field(
         16,
-        description="Engine steps after which a waiting deep group runs however small. Larger: fuller deep batches, later results.",
+        description="Engine steps after which a waiting deep group runs however small. Larger: fuller "
+        "deep batches, later results.",
     )
     encode_batch: Annotated[int, Field(ge=1)] = Field(16, description="Images encoded together.")
     generation: GenerationConfig = GenerationConfig()
@@ -143,7 +147,8 @@ class EngineConfig(Section):
                 raise ValueError(f"exits must be increasing, got {list(self.exits)}")
         if self.thresholds is not None and self.exits is not None and len(self.thresholds) != len(self.exits) - 1:
             raise ValueError(
-                f"thresholds must have one value per exit but the last, got {len(self.thresholds)} for {len(self.exits)} exits"
+                f"thresholds must have one value per exit but the last, got {len(self.thresholds)} for "
+                f"{len(self.exits)} exits"
             )
         return self
 

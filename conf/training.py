@@ -67,7 +67,7 @@ class LossConfig(Section):
     )
     grounding_weight: Annotated[float, Field(ge=0)] = Field(
         0.5,
-        description="Weight of naming the object under its centre patch, where the corpus knows places; 0 turns it off.",
+        description="Weight of naming the object under its centre patch, where places are known; 0 turns it off.",
     )
 
 

@@ -1,6 +1,7 @@
 """Logits at an exit -> the token it would emit and the confidence that decides whether it may.
 
-Names as in CALM (arXiv 2207.07061, section 3.5). DEED's own formula was not available to us; `softmax_max` is our reading.
+Names as in CALM (arXiv 2207.07061, section 3.5). DEED's own formula was not available to us; `softmax_max` is our
+reading.
 """
 
 import torch

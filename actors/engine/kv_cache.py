@@ -1,4 +1,4 @@
-"""Slot-indexed device memory: self- and cross-attention K/V of every layer, encoder states, hidden states at the frontier.
+"""Slot-indexed device memory: attention K/V of every layer, encoder states, hidden states at the frontier.
 
 Rows never move: a sequence keeps its slot from admission to the end, and regrouping only changes which slot numbers a
 batch names. Cross-attention K/V of a layer are written when a sequence first visits its segment.

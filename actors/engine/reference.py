@@ -72,4 +72,5 @@ def teacher_forced(
     length = len(inputs)
     positions = torch.arange(length, device=states.device)[None]
     causal = torch.ones(1, 1, length, length, dtype=torch.bool, device=states.device).tril()
-    return model.decoder(token_ids, positions, states, causal, mask[:, None, None, :])
+    hidden: list[torch.Tensor] = model.decoder(token_ids, positions, states, causal, mask[:, None, None, :])
+    return hidden

@@ -112,7 +112,10 @@ class Runner:
         return rows, h_ND[rows.last_B]
 
     def _rows(self, batch: Batch) -> Rows:
-        slots, positions, lengths, slot_of = [], [], [], []
+        slots: list[int] = []
+        positions: list[int] = []
+        lengths: list[int] = []
+        slot_of: list[int] = []
         for sequence in batch.sequences:
             assert sequence.slot is not None
             pending = sequence.pending(batch.segment)

@@ -4,6 +4,7 @@ A row is never forced out of the model: a queue decides only *when* its rows run
 every schedule but `consensus`, where rows may be kept in longer than they ask for, never let out earlier.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
@@ -176,5 +177,5 @@ class Scheduler:
         self.slots.check_integrity(set(slots))
         for sequence in running:
             stairs = sequence.computed
-            assert all(a >= b for a, b in zip(stairs, stairs[1:], strict=False)), f"staircase rises: {stairs}"
+            assert all(a >= b for a, b in itertools.pairwise(stairs)), f"staircase rises: {stairs}"
             assert stairs[0] <= sequence.position + 1, (stairs, sequence.position)

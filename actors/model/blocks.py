@@ -21,6 +21,14 @@ def make_norm(config: DecoderConfig) -> nn.Module:
     return nn.LayerNorm(config.d_model, eps=config.norm_eps)
 
 
+def sinusoids(num_positions: int, width: int) -> Tensor:
+    """Return the fixed table [num_positions, width]: sines in the first half, cosines in the second."""
+    position = torch.arange(num_positions, dtype=torch.float64)[:, None]
+    frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
+    angle = position * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width].float()
+
+
 class FeedForward(nn.Module):
     """Position-wise network; gated variants hold gate and value in one fused matrix [2 * d_ff, D]."""
 

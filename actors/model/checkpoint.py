@@ -54,7 +54,7 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype
     config = read_model_config(path)
     with torch.device("meta"):
         model = MultiExitModel(config)
-    expected = {name: tensor for name, tensor in model.state_dict().items()}
+    expected = dict(model.state_dict())
     weights = _read_weights(Path(path) / WEIGHTS_FILE, expected, tied=config.decoder.head_tied)
     model.load_state_dict(
         {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}, strict=True, assign=True
@@ -92,7 +92,8 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor], *, tied: bool) -> 
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
-                f"tensor {name!r} in {str(path)!r} has shape {list(tensor.shape)}, expected {list(expected[name].shape)}"
+                f"tensor {name!r} in {str(path)!r} has shape {list(tensor.shape)}, "
+                f"expected {list(expected[name].shape)}"
             )
     if tied:
         weights[TIED_HEAD] = weights["decoder.embedding.weight"]

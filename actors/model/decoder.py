@@ -7,23 +7,13 @@ is our reading; the paper's exact form was not available to us.
 Shape suffixes as in blocks.py; V vocabulary.
 """
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actors.model.blocks import DecoderLayer, RelativePositionBias, attend, make_norm
+from actors.model.blocks import DecoderLayer, RelativePositionBias, attend, make_norm, sinusoids
 from conf.model import DecoderConfig
-
-
-def sinusoids(num_positions: int, width: int) -> Tensor:
-    """Return the fixed table [num_positions, width]: sines in the first half, cosines in the second."""
-    position = torch.arange(num_positions, dtype=torch.float64)[:, None]
-    frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
-    angle = position * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width].float()
 
 
 class MultiExitDecoder(nn.Module):

@@ -4,13 +4,16 @@ Patches never look at prompt tokens; prompt tokens look at patches and at their 
 states is the same for every prompt, and several prompts of one image can share one pass, told apart by segment:
 0 = patches, k = k-th prompt, -1 = padding.
 
-Shape suffixes: B images, P patches, Q prompt tokens (all prompts of an image), S = P + Q, D width, H heads, E head width.
+Shape suffixes: B images, P patches, Q prompt tokens (all prompts of an image), S = P + Q, D width.
 """
+
+import itertools
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from actors.model.blocks import sinusoids
 from conf.model import ModelConfig, ScenesEncoderConfig
 
 
@@ -21,7 +24,7 @@ class Stem(nn.Module):
         super().__init__()
         widths = [3, *config.stem_channels]
         stages: list[nn.Module] = []
-        for i, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
             stages += [self._conv(width_in, width_out, stride=2)]
             if i > 0:  # at full resolution / 2 a second convolution costs most and brings least
                 stages += [self._conv(width_out, width_out, stride=1)]
@@ -58,15 +61,25 @@ class EncoderLayer(nn.Module):
         return x_BSD + self.contract(F.relu(self.expand(self.ffn_norm(x_BSD))))
 
 
+def grid_positions(side: int, width: int) -> Tensor:
+    """Sines and cosines of column and row, [side * side, width]; where the learned positions start from."""
+    half = width // 2
+    table = sinusoids(side, half)
+    columns, rows = table.repeat(side, 1), table.repeat_interleave(side, dim=0)
+    return torch.cat([columns, rows], dim=1)
+
+
 class ScenesEncoder(nn.Module):
     """uint8 pixels and prompt tokens -> states the decoder attends to."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         config = model.encoder
-        num_patches = (model.image_size // 2 ** (len(config.stem_channels) + 1)) ** 2
+        side = model.image_size // 2 ** (len(config.stem_channels) + 1)
         self.stem = Stem(config)
-        self.patch_positions = nn.Parameter(torch.zeros(num_patches, config.d_model))
+        # Normalised content plus positions of the same size: left of and right of must not drown in what is there.
+        self.stem_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.patch_positions = nn.Parameter(grid_positions(side, config.d_model))
         self.prompt_embedding = nn.Embedding(model.decoder.vocab_size, config.d_model)
         self.prompt_positions = nn.Embedding(config.max_prompt_tokens, config.d_model)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
@@ -85,7 +98,7 @@ class ScenesEncoder(nn.Module):
         """uint8 pixels [B, X, Y, 3] -> what the stem makes of every patch [B, P, D]."""
         pixels = pixels_BHWC.permute(0, 3, 1, 2)  # channels-last memory, which the CPU convolutions prefer
         normal = ((pixels.float() - self.mean) / self.std).to(self.patch_positions.dtype)
-        patches: Tensor = self.stem(normal)
+        patches: Tensor = self.stem_norm(self.stem(normal))
         return patches
 
     def forward(

@@ -38,6 +38,11 @@ class MultiExitModel(nn.Module):
         self.encoder = ScenesEncoder(config)
         self.decoder = MultiExitDecoder(config.decoder, config.exits, config.adapters)
 
+    @property
+    def max_context(self) -> int:
+        """Most encoder positions a request can have."""
+        return self.encoder.patch_positions.shape[0] + self.config.encoder.max_prompt_tokens
+
     def encode(self, pixels_BHWC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
         positions = torch.arange(prompt_ids_BQ.shape[1], device=prompt_ids_BQ.device).expand_as(prompt_ids_BQ)
@@ -60,7 +65,9 @@ class MultiExitModel(nn.Module):
         """Teacher-forced decoder over packed targets -> hidden states [B, T, D] after every layer."""
         targets = batch.target_segments
         same = targets[:, None, :, None] == targets[:, None, None, :]
-        self_mask = same & torch.ones(targets.shape[1], targets.shape[1], dtype=torch.bool, device=targets.device).tril()
+        self_mask = (
+            same & torch.ones(targets.shape[1], targets.shape[1], dtype=torch.bool, device=targets.device).tril()
+        )
         keys = segments[:, None, None, :]
         cross_mask = (keys == 0) | (keys == targets[:, None, :, None]) & (keys > 0)
         return self.decoder(batch.target_inputs, batch.target_positions, states, self_mask, cross_mask)

@@ -56,7 +56,9 @@ def initialise(model: MultiExitModel) -> None:
     """Draw the weights: normal(0, 0.02) embeddings, scaled output projections so that depth does not add variance."""
     depth = model.config.decoder.num_layers
     for name, parameter in model.named_parameters():
-        if name.endswith(("embedding.weight", "position_table.weight", "positions.weight")) or name.endswith("_positions"):
+        if name.endswith("patch_positions"):
+            continue  # starts as sines and cosines of the grid
+        if name.endswith(("embedding.weight", "position_table.weight", "positions.weight")):
             torch.nn.init.normal_(parameter, std=0.02)
         elif parameter.dim() == 2 and "adapters" not in name:
             std = parameter.shape[1] ** -0.5
@@ -112,7 +114,9 @@ class Trainer:
     def _object_names(self) -> list[str]:
         """The names in the first shards; a rare name that only later shards hold is not grounded."""
         shards = self.train_shards[: self.config.data.shuffle_shards]
-        objects = [thing for shard in shards for sample in read_shard(shard) for thing in sample.record.get("objects", ())]
+        objects = [
+            thing for shard in shards for sample in read_shard(shard) for thing in sample.record.get("objects", ())
+        ]
         return sorted({thing["name"] for thing in objects})
 
     def _named_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -162,7 +166,10 @@ class Trainer:
         size = self.config.optimizer.batch_images
         while True:
             samples = iterate_samples(
-                self.train_shards, seed=self.config.seed, epoch=self.epoch, shuffle_shards=self.config.data.shuffle_shards
+                self.train_shards,
+                seed=self.config.seed,
+                epoch=self.epoch,
+                shuffle_shards=self.config.data.shuffle_shards,
             )
             batch: list[TrainingSample] = []
             skip = self.epoch_batches * size  # a resumed epoch continues where it stopped
@@ -225,7 +232,9 @@ class Trainer:
         """Write weights, optimizer moments and position; the JSON is renamed last, so a kill leaves the old state."""
         directory = self.output / "state"
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model.{name}": t.contiguous() for name, t in self.model.state_dict().items() if "head.weight" not in name}
+        tensors = {
+            f"model.{name}": t.contiguous() for name, t in self.model.state_dict().items() if "head.weight" not in name
+        }
         if self.grounding is not None:
             tensors |= {f"grounding.{name}": t.contiguous() for name, t in self.grounding.state_dict().items()}
         names = {id(p): name for name, p in self._named_parameters().items()}
@@ -258,7 +267,8 @@ class Trainer:
             prefix = f"optimizer.{name}."
             moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
             self.optimizer.state[parameter] = {
-                key: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for key, t in moments.items()
+                key: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+                for key, t in moments.items()
             }
         self.step, self.epoch = position["step"], position["epoch"]
         self.epoch_batches = position["epoch_batches"]

@@ -57,7 +57,9 @@ def tiny_config(output: Path, shards: str, **changes: object) -> TrainConfig:
             "image_size": 32, "d_model": 32, "num_heads": 2, "d_ff": 64, "encoder_layers": 1, "decoder_layers": 3,
             "stem_channels": [4, 8, 16], "max_positions": 32, "max_prompt_tokens": 24,
         },
-        "data": {"train": [shards], "validation": [shards], "prompt_tokens": 40, "target_tokens": 40, "shuffle_shards": 2},
+        "data": {
+            "train": [shards], "validation": [shards], "prompt_tokens": 40, "target_tokens": 40, "shuffle_shards": 2,
+        },
         "optimizer": {"batch_images": 4, "total_steps": 12, "warmup_steps": 2, "peak_lr": 3e-3},
         "validate_every": 100, "save_every": 4, "validation_images": 8,
     }  # fmt: skip

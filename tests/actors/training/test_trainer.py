@@ -1,5 +1,6 @@
 """Training resumes exactly, learns, and its loss is the paper's."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -152,7 +153,7 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
     rates = [learning_rate(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == [1.0] * 40
-    assert all(b < a for a, b in zip(rates[51:], rates[52:], strict=False))
+    assert all(b < a for a, b in itertools.pairwise(rates[51:]))
     assert 0.01 <= rates[-1] < 0.02
 
 
