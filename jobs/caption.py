@@ -58,12 +58,13 @@ def run_job(
     config = config.model_copy(update={"engine": resolve_engine(config.engine, info)})
 
     from jobs.progress import show_progress
+    from jobs.quiet import without_ray_noise
     from pipeline.dataflow import run
     from pipeline.run_record import TooManyErrors
 
     spec = (make_spec or captioner_spec)(config)
     try:
-        with raise_on_signals(), show_progress() as on_progress:
+        with raise_on_signals(), without_ray_noise() as terminal, show_progress(terminal) as on_progress:
             return SUCCESS, run(config, info, spec, on_progress)
     except TooManyErrors as error:
         print(f"deed caption: stopped, {error}", file=sys.stderr)

@@ -1,10 +1,9 @@
 """Progress of a run on the terminal: a live bar on a tty, a plain line now and then anywhere else."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from pipeline.driver import Progress
@@ -13,23 +12,23 @@ _PLAIN_EVERY_S = 10.0
 
 
 @contextmanager
-def show_progress() -> "Iterator[Callable[[Progress], None]]":
-    """A callback for the run; what it shows is removed (bar) or complete (lines) at the end."""
-    if not sys.stderr.isatty():
-        yield plain_lines()
+def show_progress(terminal: TextIO) -> "Iterator[Callable[[Progress], None]]":
+    """A callback for the run, which shows its progress on `terminal`."""
+    if not terminal.isatty():
+        yield plain_lines(terminal)
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("starting", total=1.0)
+    with Bars(*columns, console=Console(file=terminal)) as bars:
+        task = bars.add_task("starting Ray and loading the model", total=1.0)
         yield lambda progress: bars.update(task, completed=progress.fraction, description=describe(progress))
 
 
 def plain_lines(
-    every_s: float = _PLAIN_EVERY_S, clock: Callable[[], float] = time.monotonic
+    terminal: TextIO, every_s: float = _PLAIN_EVERY_S, clock: Callable[[], float] = time.monotonic
 ) -> "Callable[[Progress], None]":
     """Prints at most one line per `every_s`, and the last one."""
     printed_s = -every_s
@@ -38,7 +37,7 @@ def plain_lines(
         nonlocal printed_s
         if clock() - printed_s >= every_s or progress.fraction >= 1.0:
             printed_s = clock()
-            print(f"{progress.fraction:4.0%}  {describe(progress)}", file=sys.stderr, flush=True)
+            print(f"{progress.fraction:4.0%}  {describe(progress)}", file=terminal, flush=True)
 
     return on_progress
 

@@ -1,5 +1,7 @@
 """Progress as plain lines: rarely, and always the last one."""
 
+import io
+
 import pytest
 
 from jobs.progress import describe, duration, plain_lines
@@ -24,14 +26,14 @@ def test_a_line_says_what_matters() -> None:
     assert describe(progress(0.0, None, None)) == "120 rows (3 errors), 24.2/s, 1 of 4 shards"
 
 
-def test_lines_are_rare_but_the_last_one_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    now_s = [100.0]
-    show = plain_lines(10.0, lambda: now_s[0])
+def test_lines_are_rare_but_the_last_one_is_shown() -> None:
+    now_s, terminal = [100.0], io.StringIO()
+    show = plain_lines(terminal, 10.0, lambda: now_s[0])
     for second in range(25):
         now_s[0] = 100.0 + second
         show(progress(0.5))
     show(progress(1.0))
-    assert [line[:4] for line in capsys.readouterr().err.splitlines()] == [" 50%"] * 3 + ["100%"]
+    assert [line[:4] for line in terminal.getvalue().splitlines()] == [" 50%"] * 3 + ["100%"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75, "1:15"), (4000, "1:06:40")])

@@ -1,0 +1,47 @@
+"""Keeps one line of Ray's C++ core off the terminal: a warning, at error level, about how Ray Data starts actors.
+
+It cannot be switched off by Ray's own settings without losing its other errors.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+_NOISE = (b"has constructor arguments in the object store and max_restarts > 0",)
+
+
+@contextmanager
+def without_ray_noise() -> Iterator[TextIO]:
+    """Filter everything this process writes to stderr; gives the unfiltered stream, for live displays."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    done = os.urandom(16).hex().encode()  # Ray's processes may keep the pipe open after us, so its end is a message
+    forwarder = threading.Thread(target=_forward, args=(reading, real, done), name="stderr-filter", daemon=True)
+    forwarder.start()
+    terminal = os.fdopen(os.dup(real), "w", encoding="utf-8", errors="replace")
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+        sys.stderr.flush()
+        os.write(2, done + b"\n")
+        forwarder.join(timeout=5)
+        os.dup2(real, 2)
+        os.close(real)
+
+
+def _forward(reading: int, real: int, done: bytes) -> None:
+    """Copies line by line what is not noise, until the closing message."""
+    with os.fdopen(reading, "rb") as stream:
+        for line in stream:
+            if done in line:
+                os.write(real, line.partition(done)[0])
+                return
+            if not any(noise in line for noise in _NOISE):
+                os.write(real, line)
