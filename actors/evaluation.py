@@ -8,7 +8,7 @@ import numpy as np
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
 from actors.model.checkpoint import Checkpoint
-from actors.training.data import TrainingSample, read_pixels
+from actors.training.data import TrainingSample, expand_shards, read_pixels, read_shard
 from conf.schema import EngineConfig
 
 
@@ -29,6 +29,16 @@ class Prediction:
     item: Item
     text: str
     completion: Completion
+
+
+def first_samples(patterns: Sequence[str], count: int) -> list[TrainingSample]:
+    """Return the first `count` labelled samples of the shards; UserError when there are none."""
+    samples: list[TrainingSample] = []
+    for path in expand_shards(patterns):
+        samples += read_shard(path)
+        if len(samples) >= count:
+            break
+    return samples[:count]
 
 
 def caption_and_question_items(sample: TrainingSample, prompt: str, questions_per_image: int) -> Iterator[Item]:

@@ -15,11 +15,10 @@ COMMANDS = {
     "caption":   ("jobs.caption:main",   "caption or question every image of a source, on Ray"),
     "train":     ("jobs.train:main",     "train a multi-exit model"),
     "calibrate": ("jobs.calibrate:main", "choose the exit thresholds of a checkpoint"),
-    "evaluate":  ("jobs.evaluate:main",  "score results against references"),
-    "bench":     ("jobs.bench:main",     "measure the engine and the data plane on this machine"),
+    "evaluate":  ("jobs.evaluate:main",  "score a checkpoint on labelled shards, exit by exit"),
+    "bench":     ("jobs.bench:main",     "measure the engine on this machine"),
     "report":    ("jobs.report:main",    "turn the tables of a run into a report"),
-    "convert":   ("jobs.convert:main",   "convert a Hugging Face model into a multi-exit checkpoint"),
-    "submit":    ("jobs.submit:main",    "submit a run to a Ray cluster"),
+    "scenes":    ("jobs.scenes.__main__:main", "make the synthetic corpus that the shipped checkpoint is trained on"),
 }  # fmt: skip
 
 

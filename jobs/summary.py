@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.report.numbers import RunNumbers
+    from pipeline.report.schema import RunNumbers
 
 _NUM_SCORED = 2000
 

@@ -52,7 +52,6 @@ def _stop_requests() -> list[int]:
 
 def _reporter(output: Path) -> Report:
     """Print one line per report and append it to `<output>/log.jsonl`."""
-    output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     first_step: list[int] = []
 

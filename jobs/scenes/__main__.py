@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -12,8 +13,8 @@ from conf.errors import UserError
 from jobs.scenes.config import ScenesConfig
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m jobs.scenes", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="deed scenes", description=__doc__)
     parser.add_argument("--config", type=Path, help="YAML file with the fields of ScenesConfig")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
     options = parser.parse_args(arguments)

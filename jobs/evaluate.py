@@ -1,0 +1,79 @@
+"""`deed evaluate`: score a checkpoint on labelled shards, every exit alone and with early exit."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from actors.scoring import Scores
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="deed evaluate", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file with the fields of EvaluateConfig")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    options = parser.parse_args(arguments)
+
+    from conf.evaluation import EvaluateConfig
+    from conf.load import load_config
+
+    config = load_config(options.config, options.set, EvaluateConfig)
+
+    import torch
+
+    from actors.evaluation import caption_and_question_items, first_samples
+    from actors.model.checkpoint import load_checkpoint
+    from actors.scoring import static_exit, sweep
+
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    checkpoint = load_checkpoint(config.checkpoint)
+    samples = first_samples(config.shards, config.num_images)
+    items = [
+        item
+        for sample in samples
+        for item in caption_and_question_items(sample, config.caption_prompt, config.questions_per_image)
+    ]
+    exits = checkpoint.config.exits
+    engines = []
+    if config.static_exits:
+        engines = [(f"exit {layer} alone", static_exit(config.engine, layer, exits[-1])) for layer in exits[:-1]]
+    if config.engine.thresholds or checkpoint.config.thresholds:
+        engines.append(("early exit", config.engine))
+    print(f"{len(samples)} images, {len(items)} prompts, checkpoint {checkpoint.config.name} {checkpoint.sha256[:12]}")
+    print(HEADER)
+    rows = sweep(checkpoint, samples, items, engines, lambda row: print(line(row), flush=True))
+    if config.output:
+        document = {
+            "schema_version": 1,
+            "weights_sha256": checkpoint.sha256,
+            "num_images": len(samples),
+            "num_prompts": len(items),
+            "caption_prompt": config.caption_prompt,
+            "thresholds": config.engine.thresholds or checkpoint.config.thresholds,
+            "rows": [row.as_dict() for row in rows],
+        }
+        path = Path(config.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1) + "\n")
+        print(f"numbers: {path}")
+    return 0
+
+
+HEADER = (
+    f"{'':<14} {'depth':>6} {'name F1':>8} {'CIDEr-D':>8} {'BLEU-4':>7} {'ROUGE-L':>8} "
+    f"{'answers':>8} {'easy':>7} {'hard':>7} {'= full':>7} {'tokens =':>9}"
+)
+
+
+def line(row: "Scores") -> str:
+    """One row of the table under HEADER; shares in percent, depth in layers."""
+    equal_outputs = "" if row.equal_outputs is None else f"{row.equal_outputs:.1%}"
+    equal_tokens = "" if row.equal_tokens is None else f"{row.equal_tokens:.1%}"
+    return (
+        f"{row.label:<14} {row.mean_depth:>6.2f} {row.caption_f1:>8.1%} {row.caption_cider_d:>8.2f} "
+        f"{row.caption_bleu_4:>7.1%} {row.caption_rouge_l:>8.1%} {row.vqa_accuracy:>8.1%} "
+        f"{row.vqa_easy:>7.1%} {row.vqa_hard:>7.1%} {equal_outputs:>7} {equal_tokens:>9}"
+    )
