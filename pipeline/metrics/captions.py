@@ -24,6 +24,7 @@ def tokenize(text: str) -> list[str]:
 
 
 Ngram = tuple[str, ...]
+Vectors = tuple[list[dict[Ngram, float]], list[float], int]  # weights by n, their norms, length of the text
 _MAX_N = 4
 _TINY, _SMALL = 1e-15, 1e-9  # as in the reference implementation of BLEU: no division by zero, no guess scores 0
 
@@ -43,26 +44,28 @@ def cider_d_scores(predictions: Sequence[str], references: Sequence[Sequence[str
     images_with = Counter(ngram for counts in counted for ngram in set().union(*counts))
     log_images = math.log(len(counted)) if counted else 0.0
 
-    def weighted(counts: Counter[Ngram]) -> tuple[list[dict[Ngram, float]], list[float], int]:
+    def weighted(counts: Counter[Ngram]) -> Vectors:
         vectors: list[dict[Ngram, float]] = [{} for _ in range(_MAX_N)]
         for ngram, count in counts.items():
             vectors[len(ngram) - 1][ngram] = count * (log_images - math.log(max(1, images_with[ngram])))
         norms = [math.sqrt(sum(weight * weight for weight in vector.values())) for vector in vectors]
         return vectors, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2)  # length in bigrams
 
-    def similarity(ours: Counter[Ngram], theirs: Counter[Ngram]) -> float:
-        (hyp, hyp_norms, hyp_length), (ref, ref_norms, ref_length) = weighted(ours), weighted(theirs)
-        total = 0.0
-        for n in range(_MAX_N):
-            dot = sum(min(weight, ref[n].get(ngram, 0.0)) * ref[n].get(ngram, 0.0) for ngram, weight in hyp[n].items())
-            total += dot / (hyp_norms[n] * ref_norms[n]) if hyp_norms[n] and ref_norms[n] else dot
-        return total / _MAX_N * math.exp(-((hyp_length - ref_length) ** 2) / (2 * 6.0**2))
-
     scores = []
     for prediction, counts in zip(predictions, counted, strict=True):
-        ours = _ngrams(tokenize(prediction))
-        scores.append(10 * sum(similarity(ours, theirs) for theirs in counts) / len(counts))
+        ours = weighted(_ngrams(tokenize(prediction)))
+        scores.append(10 * sum(_similarity(ours, weighted(theirs)) for theirs in counts) / len(counts))
     return scores
+
+
+def _similarity(ours: Vectors, theirs: Vectors) -> float:
+    """Cosine of the clipped vectors, averaged over n, damped where the lengths differ."""
+    (hyp, hyp_norms, hyp_length), (ref, ref_norms, ref_length) = ours, theirs
+    total = 0.0
+    for n in range(_MAX_N):
+        dot = sum(min(weight, ref[n].get(ngram, 0.0)) * ref[n].get(ngram, 0.0) for ngram, weight in hyp[n].items())
+        total += dot / (hyp_norms[n] * ref_norms[n]) if hyp_norms[n] and ref_norms[n] else dot
+    return total / _MAX_N * math.exp(-((hyp_length - ref_length) ** 2) / (2 * 6.0**2))
 
 
 def bleu_4(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -7,10 +7,11 @@ from typing import Any
 from pipeline.report.compare import Comparison, SharedRow, compare_rows
 from pipeline.report.folder import RunFolder
 from pipeline.report.gallery import GalleryItem, RowKey, choose_items, find_items, num_layers_of
-from pipeline.report.numbers import RunNumbers, numbers_of
+from pipeline.report.numbers import numbers_of
 from pipeline.report.picks import Tag
 from pipeline.report.quality import Reference, quality_of
 from pipeline.report.scan import RunScan, scan_run
+from pipeline.report.schema import RunNumbers, is_full_depth
 
 SampleKey = tuple[str, str]  # shard, key in the shard
 Prompt = str | None
@@ -39,7 +40,9 @@ def build_report(
 ) -> Report:
     """Read the runs. References and previews come from the sources, which only the caller knows how to read."""
     folders = [RunFolder(url) for url in urls]
-    scans = [scan_run(folder, num_examples=num_items, num_sampled=max(num_sampled, num_items)) for folder in folders]
+    scans = [
+        scan_run(folder, num_examples=-(-num_items // 4), num_sampled=max(num_sampled, num_items)) for folder in folders
+    ]
     samples = [_sampled_rows(folder, scan) for folder, scan in zip(folders, scans, strict=True)]
     items = choose_items(folders[0], scans[0], num_items)
     runs = []
@@ -100,14 +103,9 @@ def _full_depth(i: int, runs: Sequence[RunNumbers], shared: Sequence[Mapping[Row
     ours = runs[i].identity
     for j, run in enumerate(runs):
         same_model = run.identity.weights_sha256 == ours.weights_sha256 is not None
-        if i != j and same_model and _is_full_depth(run) and not _is_full_depth(runs[i]):
+        if i != j and same_model and is_full_depth(run) and not is_full_depth(runs[i]):
             return _compare(run.name, shared[i], shared[j])
     return runs[i].against_full_depth
-
-
-def _is_full_depth(run: RunNumbers) -> bool:
-    engine = run.identity.config.get("engine") or {}
-    return engine.get("schedule") == "full"
 
 
 def _distinctly_named(runs: Sequence[RunNumbers]) -> list[RunNumbers]:

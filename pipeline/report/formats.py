@@ -25,9 +25,9 @@ def share(value: float | None) -> str:
     if value is None:
         return UNKNOWN
     percent = 100 * value
-    if percent not in (0, 100) and (abs(percent) < 0.1 or 99.9 < percent < 100):
-        return f"{percent:.2g} %" if abs(percent) < 0.1 else f"{percent:.2f} %"
-    return f"{percent:.1f} %"
+    if 0 < abs(percent) < 0.01:
+        return "< 0.01 %" if percent > 0 else "> -0.01 %"
+    return f"{percent:.2f} %" if 0 < abs(percent) < 0.1 or 99.9 < percent < 100 else f"{percent:.1f} %"
 
 
 def seconds(value: float | None) -> str:
@@ -46,7 +46,10 @@ def seconds(value: float | None) -> str:
 
 
 def hours(value_s: float | None) -> str:
-    return UNKNOWN if value_s is None else f"{number(value_s / 3600)} h"
+    """Hours of devices, which may be many; short times as they are."""
+    if value_s is None or abs(value_s) < 360:
+        return seconds(value_s)
+    return f"{number(value_s / 3600)} h"
 
 
 def money(value: float | None, currency: str) -> str:

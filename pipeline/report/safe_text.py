@@ -26,6 +26,8 @@ def _visible(char: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """A value inside Markdown, table cells included: every character means itself."""
-    escaped = re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", visible(text))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """A value inside Markdown, table cells included: it is shown as it is, calls nobody and links nowhere."""
+    escaped = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", visible(text))
+    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("@", "&#64;"), ("://", "&#58;//")):
+        escaped = escaped.replace(char, entity)
+    return escaped

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.formats import count, hours, money, number, seconds, share
-from pipeline.report.numbers import Outcome, RunNumbers
 from pipeline.report.safe_text import visible
+from pipeline.report.schema import Outcome, RunNumbers
 
 _BAR_WIDTH = 32
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -50,7 +50,7 @@ def _headline(outcome: Outcome, url: str) -> Text:
     style = {"complete": "bold green", "running": "bold yellow"}.get(outcome.status, "bold red")
     text = Text.assemble((f" {visible(outcome.status).replace('_', ' ')} ", f"{style} reverse"), "  ")
     failed = f"{count(outcome.rows_error)} failed"
-    text.append(f"{count(outcome.rows_read)} read = {count(outcome.rows_ok)} captioned + {failed}", style="bold")
+    text.append(f"{count(outcome.rows_read)} read = {count(outcome.rows_ok)} done + {failed}", style="bold")
     shards = f"{count(outcome.shards_published)} of {count(outcome.shards)} shards"
     text.append(f"   {shards}   {visible(url)}", style="dim")
     if outcome.shard_errors:

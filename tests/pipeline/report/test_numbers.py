@@ -14,9 +14,10 @@ from conf.schema import JobConfig
 from pipeline.cluster import Fit
 from pipeline.ledger import Ledger
 from pipeline.report.folder import RunFolder
-from pipeline.report.numbers import RunNumbers, numbers_of
+from pipeline.report.numbers import numbers_of
 from pipeline.report.picks import Tag
 from pipeline.report.scan import scan_run
+from pipeline.report.schema import RunNumbers
 from pipeline.run_record import RunRecord
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS, errors_schema, results_schema
@@ -178,7 +179,7 @@ def test_missing_rows_are_noticed(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "run").write()
     (run.path / "results" / "part-001.parquet").unlink()
     checks = {check.name: check.ok for check in read(run.path).outcome.checks}
-    assert checks["results/ holds the captioned rows"] is False
+    assert checks["results/ holds the rows that are done"] is False
 
 
 def test_nulls_everywhere_are_survived(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from pipeline.report.folder import RunFolder
-from pipeline.report.numbers import RunNumbers, numbers_of
+from pipeline.report.numbers import numbers_of
 from pipeline.report.quality import Kind, Reference, quality_of
 from pipeline.report.scan import scan_run
+from pipeline.report.schema import RunNumbers
 from pipeline.report.terminal import bar, print_summary
 from tests.pipeline.report.runs import FakeRun
 
@@ -28,7 +29,7 @@ def printed(run: RunNumbers, width: int = 120, encoding: str = "utf-8") -> str:
 
 def test_it_says_what_happened(tmp_path: Path) -> None:
     text = printed(numbers(FakeRun(tmp_path / "run").write()))
-    assert "206 read = 200 captioned + 6 failed" in text
+    assert "206 read = 200 done + 6 failed" in text
     for word in (
         "images/s",
         "p50",

@@ -1,0 +1,214 @@
+"""Numbers -> labelled facts by section, the same for every form of the report; what is unknown is said so."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from pipeline.report.compare import Comparison
+from pipeline.report.formats import UNKNOWN, count, hours, money, number, seconds, share, size
+from pipeline.report.schema import RunNumbers, is_full_depth
+
+NOT_MEASURED = "not measured"
+
+
+class Better(str, Enum):
+    """Which direction is an improvement, where one is."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True)
+class Fact:
+    label: str
+    text: str  # the value, formatted
+    note: str = ""
+    value: float | None = None  # for comparing runs; None where that makes no sense
+    better: Better | None = None
+    is_share: bool = False  # changes are told in points, not relative
+
+
+@dataclass(frozen=True)
+class Section:
+    id: str
+    title: str
+    lead: str  # one sentence that says what the section is about
+    facts: tuple[Fact, ...]
+
+
+def sections_of(run: RunNumbers) -> tuple[Section, ...]:
+    return tuple(Section(name, title, lead, tuple(facts(run))) for name, title, lead, facts in _SECTIONS)
+
+
+def _outcome(run: RunNumbers) -> Iterator[Fact]:
+    outcome = run.outcome
+    failed = outcome.rows_error / outcome.rows_read if outcome.rows_read else None
+    shards = f"{count(outcome.shards_published)} of {count(outcome.shards)}"
+    yield Fact("status", outcome.status.replace("_", " "), outcome.message or "")
+    yield Fact("shards published", shards)
+    yield Fact("rows read", count(outcome.rows_read), _samples(run), outcome.rows_read)
+    yield Fact("rows done", count(outcome.rows_ok), "", outcome.rows_ok, Better.HIGHER)
+    yield Fact("rows failed", count(outcome.rows_error), _of(share(failed), "read"), outcome.rows_error, Better.LOWER)
+    if outcome.shard_errors:
+        yield Fact(
+            "damaged shards", count(outcome.shard_errors), "the rows that could be read were", outcome.shard_errors
+        )
+    yield _part("cut at the length limit", outcome.rows_truncated, outcome.rows_ok)
+    yield _part("stopped repeating themselves", outcome.rows_looped, outcome.rows_ok)
+    yield Fact("failed rows tried more than once", count(outcome.rows_retried))
+    invocations = run.identity.num_invocations
+    if invocations is not None and invocations > 1:
+        yield Fact("starts of the command", count(invocations), "each continued where the one before stopped")
+
+
+def _samples(run: RunNumbers) -> str:
+    samples = run.outcome.samples
+    return "" if samples is None or samples == run.outcome.rows_read else f"of {count(samples)} images"
+
+
+def _of(text: str, whole: str) -> str:
+    return "" if text == UNKNOWN else f"{text} of those {whole}"
+
+
+def _part(label: str, rows: int, whole: int) -> Fact:
+    return Fact(label, count(rows), _of(share(rows / whole), "done") if whole else "", rows, Better.LOWER)
+
+
+def _cost(run: RunNumbers) -> Iterator[Fact]:
+    cost, time = run.cost, run.device_time
+    currency = cost.currency
+    if cost.price_per_hour is None:
+        price, note = UNKNOWN, "set cost.price_per_hour, cost.source and cost.date to get money"
+    else:
+        price, note = (
+            f"{money(cost.price_per_hour, currency)} an hour",
+            ", ".join((cost.source or "source unknown", cost.date or "date unknown")),
+        )
+    yield _better("per 1,000 images", money(cost.per_1000_images, currency), cost.per_1000_images, Better.LOWER)
+    yield _better("per million tokens", money(cost.per_million_tokens, currency), cost.per_million_tokens, Better.LOWER)
+    yield _better("in all", money(cost.total, currency), cost.total, Better.LOWER)
+    yield Fact("price of all reserved hardware", price, note, cost.price_per_hour)
+    error = cost.device_s_per_image_error
+    interval = "" if error is None else f"± {seconds(error)} (95 %)"
+    per_image = cost.device_s_per_image
+    yield _better("device time per image", seconds(per_image), per_image, Better.LOWER, interval)
+    yield _better(
+        "device time reserved", hours(time.allocated_s), time.allocated_s, Better.LOWER, "one device per engine"
+    )
+    yield _better("device time busy", hours(time.busy_s), time.busy_s, Better.LOWER)
+    yield _higher_share("utilization", time.utilization, "busy / reserved")
+    yield _better("starting the models", hours(time.load_s), time.load_s, Better.LOWER, "inside the total")
+    energy = run.identity.energy or {}
+    watt_hours = energy.get("wh")
+    yield Fact("energy", UNKNOWN if watt_hours is None else f"{number(watt_hours)} Wh", str(energy.get("source") or ""))
+
+
+def reconciliation(run: RunNumbers) -> str:
+    """The line that shows whether device time adds up."""
+    time = run.device_time
+    if time.allocated_s is None or time.idle_s is None or time.gap is None:
+        return "Device time cannot be reconciled: " + (
+            "the run has not ended." if time.allocated_s is None else "there are no engine statistics."
+        )
+    parts = (
+        f"{seconds(time.attributed_s)} charged to rows + {seconds(time.idle_s)} idle + {seconds(time.load_s)} loading"
+    )
+    line = f"{parts} = {seconds(time.allocated_s)} reserved, {share(time.gap)} apart."
+    if time.closes:
+        return line
+    if time.idle_s < 0:
+        return f"{line} This does not add up: engines report more work than time was reserved."
+    return (
+        f"{line} This does not add up: {seconds(time.unattributed_s)} of work belong to rows that failed or ran twice."
+    )
+
+
+def _speed(run: RunNumbers) -> Iterator[Fact]:
+    speed = run.speed
+    yield _better(
+        "images per second", number(speed.images_per_s), speed.images_per_s, Better.HIGHER, "start-up included"
+    )
+    steady = speed.images_per_s_steady
+    yield _better("once warm", number(steady), steady, Better.HIGHER, "between the first and the last engine window")
+    yield _better("per engine", number(speed.images_per_s_per_actor), speed.images_per_s_per_actor, Better.HIGHER)
+    yield _better("tokens per second", number(speed.tokens_per_s), speed.tokens_per_s, Better.HIGHER)
+    yield Fact(
+        "tokens per image",
+        number(run.tokens.mean),
+        f"p50 {count(run.tokens.p50)}, p99 {count(run.tokens.p99)}",
+        run.tokens.mean,
+    )
+    yield _better("wall time", seconds(speed.wall_s), speed.wall_s, Better.LOWER)
+    yield Fact(
+        "engines", count(speed.num_actors), ", ".join(run.identity.devices) or "device unknown", speed.num_actors
+    )
+    yield _higher_share("slots in use", speed.occupancy, "mean while busy")
+    yield Fact(
+        "decoder's share of the work",
+        share(speed.decoder_share),
+        "the most that early exit could ever save",
+        speed.decoder_share,
+    )
+    yield Fact("attention caches", size(speed.kv_cache_bytes), "per engine", speed.kv_cache_bytes)
+
+
+def _latency(run: RunNumbers) -> Iterator[Fact]:
+    whole, first = run.latency["e2e_s"], run.latency["ttft_s"]
+    for name in ("p50", "p90", "p99"):
+        value = getattr(whole, name)
+        yield _better(name, seconds(value), value, Better.LOWER)
+    yield _better("first token, p50", seconds(first.p50), first.p50, Better.LOWER)
+
+
+def _exits(run: RunNumbers) -> Iterator[Fact]:
+    exits, full = run.exits, run.against_full_depth
+    depth = UNKNOWN if exits.mean_depth is None else f"{number(exits.mean_depth)} of {count(exits.num_layers)}"
+    yield _better("mean depth", depth, exits.mean_depth, Better.LOWER, "decoder layers a token")
+    yield _higher_share("decoder layers saved", exits.layers_saved, "against full depth, counted")
+    if is_full_depth(run):
+        yield Fact("device time saved", "none", "this run is the full depth")
+        yield Fact("texts equal to full depth", "all", "this run is the full depth")
+    elif full is None:
+        note = "give a run with engine.schedule=full to compare with"
+        yield _higher_share("device time saved", None, "on the same rows", NOT_MEASURED)
+        yield _higher_share("texts equal to full depth", None, note, NOT_MEASURED)
+    else:
+        rows = f"on the same {count(full.num_rows)} rows, against {full.other}"
+        yield _higher_share("device time saved", full.device_time_saved, rows, NOT_MEASURED)
+        yield _higher_share("texts equal to full depth", full.equal_texts, interval_of(full))
+    forced = run.speed.involuntary_exits
+    yield _better("tokens forced out by batching", count(forced), forced, Better.LOWER)
+
+
+def interval_of(comparison: Comparison) -> str:
+    return f"{share(comparison.equal_low)} to {share(comparison.equal_high)} with 95 % confidence"
+
+
+def _quality(run: RunNumbers) -> Iterator[Fact]:
+    if run.quality is None:
+        return
+    for score in run.quality.scores:
+        rows = f"{count(score.num_rows)} {score.kind.value}s"
+        interval = "" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f} (95 %)"
+        note = ", ".join(part for part in (rows, interval, score.note) if part)
+        yield Fact(f"{score.name} ({score.kind.value}s)", f"{score.value:.3f}", note, score.value, Better.HIGHER)
+
+
+def _better(label: str, text: str, value: float | None, better: Better, note: str = "") -> Fact:
+    return Fact(label, text, note, value, better)
+
+
+def _higher_share(label: str, value: float | None, note: str = "", unknown: str = UNKNOWN) -> Fact:
+    return Fact(label, unknown if value is None else share(value), note, value, Better.HIGHER, is_share=True)
+
+
+# fmt: off
+_SECTIONS: tuple[tuple[str, str, str, Callable[[RunNumbers], Iterator[Fact]]], ...] = (
+    ("outcome", "Outcome",    "What was read, what came out of it, and whether the counts agree.",        _outcome),
+    ("cost",    "Cost",       "Money and device time; rows that are done pay for those that failed.",     _cost),
+    ("speed",   "Speed",      "How fast rows went through, and what the engines did meanwhile.",          _speed),
+    ("latency", "Latency",    "From entering the engine to the last token, waiting for a slot included.", _latency),
+    ("exits",   "Early exit", "How many decoder layers the tokens used, and what leaving early changed.", _exits),
+    ("quality", "Quality",    "A fair sample of the texts against the references in the source.",         _quality),
+)
+# fmt: on
