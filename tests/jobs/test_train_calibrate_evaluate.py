@@ -36,7 +36,7 @@ def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.Captu
                 "max_points_lost": 100,
                 "num_slots": 4,
             }
-        )  # fmt: skip
+        )
     )
     assert main(["calibrate", "--config", str(settings)]) == 0
     thresholds = read_model_config(checkpoint).thresholds
@@ -56,7 +56,7 @@ def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.Captu
                 "num_threads": 1,
                 "engine": {"generation": {"max_new_tokens": 30}},
             }
-        )  # fmt: skip
+        )
     )
     assert main(["evaluate", "--config", str(settings)]) == 0
     rows = {row["label"]: row for row in json.loads(numbers.read_text())["rows"]}
