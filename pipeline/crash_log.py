@@ -62,11 +62,11 @@ class CrashLog:
 
     def enter(self, shard: str, chunk: int, piece: Piece) -> None:
         """This piece, and nothing else, is about to run in its worker."""
-        self._cases[shard, chunk].running = (piece[0], piece[1])
+        self._cases.setdefault((shard, chunk), _Case()).running = (piece[0], piece[1])
 
     def leave(self, shard: str, chunk: int) -> None:
         """The piece that was running survived."""
-        case = self._cases[shard, chunk]
+        case = self._cases.setdefault((shard, chunk), _Case())  # new if the log itself has died since
         if case.running in case.suspects:
             case.suspects.remove(case.running)
             case.cleared.append(case.running)

@@ -44,6 +44,7 @@ from pipeline.plan import Shard
 from pipeline.publisher import RayPublisher
 from pipeline.readers import make_reader
 from pipeline.run_record import RunRecord, Status
+from pipeline.second_chance import reopen, shards_to_retry
 from pipeline.sink import RESULTS
 from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
@@ -71,7 +72,7 @@ def run(
 ) -> dict[str, Any]:
     """Do what is left of this run; gives the content of run.json. UserErrors are raised before anything is written."""
     storage, reader = Storage(config.output.path), make_reader(config.source)
-    settings = content_settings(config, info)
+    settings, passthrough = content_settings(config, info), config.source.passthrough
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
     shards = reader.shards({shard.url: name for name, shard in known.items()})
@@ -80,8 +81,9 @@ def run(
             raise UserError(f"output {storage.url!r} holds a run already and output.on_existing=fail")
         check_settings(storage, settings)
         check_plan(known, shards)
-        if (finished := finished_record(storage, shards)) is not None:
-            return finished
+    retried = [] if overwrite else shards_to_retry(storage, shards, config.output.retry_errors)
+    if not overwrite and not retried and (finished := finished_record(storage, shards)) is not None:
+        return finished
     with ray_cluster():
         import ray
 
@@ -91,13 +93,16 @@ def run(
                 clear_output(storage)
             save_settings(storage, settings)
             save_plan(storage, known, shards)
-            ledger = Ledger.from_storage(storage, [shard.name for shard in shards])
+            for shard in retried:
+                reopen(storage, reader, shard, config.output.retry_errors, config.source.chunk_rows, passthrough)
+            ledger = Ledger.from_storage(storage, [shard.name for shard in shards], {shard.name for shard in retried})
             with RunRecord(storage, config, info, settings, fit, ledger) as record:
-                crash_log = ray.remote(num_cpus=0)(CrashLog).remote()
+                # It may die with its node; a new one has forgotten everything, which costs deaths but no rows.
+                crash_log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CrashLog).remote()
                 index = IndexShard(reader, storage, config.source.chunk_rows)
-                prepare = PrepareChunk.from_config(config, reader, info.image_size)
-                actor_args = (captioner.make_backend, storage, crash_log, record.invocation, config.source.passthrough)
-                publisher = RayPublisher(storage, config.source.passthrough)
+                prepare = PrepareChunk.from_config(config, reader, info.image_size, crash_log)
+                actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough)
+                publisher = RayPublisher(storage, passthrough)
                 Driver(config, storage, ledger, shards, record, publisher, on_progress, lease.check).finish(
                     lambda tasks: summaries(tasks, index, prepare, captioner.actor_class, actor_args, config, fit)
                 )

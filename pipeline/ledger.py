@@ -6,7 +6,7 @@ decides when a shard is worth auditing, and the audit decides.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,7 +105,7 @@ def known_shards(storage: Storage) -> dict[str, Shard]:
     return {row["name"]: Shard(row["name"], row["url"], row["size_bytes"]) for row in rows}
 
 
-def check_plan(known: Mapping[str, Shard], shards: Iterable[Shard]) -> None:
+def check_plan(known: Mapping[str, Shard], shards: Sequence[Shard]) -> None:
     """UserError if a shard of this output has been replaced by another file of the same name since."""
     for shard in shards:
         before = known.get(shard.name)
@@ -114,6 +114,13 @@ def check_plan(known: Mapping[str, Shard], shards: Iterable[Shard]) -> None:
                 f"shard {shard.name!r} ({shard.url}) has changed since this output was begun "
                 f"({before.size_bytes} bytes then, {shard.size_bytes} now); "
                 "choose another output.path or set output.on_existing=overwrite"
+            )
+    sources, names = {shard.url for shard in shards}, {shard.name for shard in shards}
+    for before in known.values():
+        if before.url in sources and before.name not in names:
+            raise UserError(
+                f"{before.url} has changed since this output was begun: its shard {before.name!r} is no longer a part "
+                "of it; choose another output.path or set output.on_existing=overwrite"
             )
 
 
@@ -151,10 +158,14 @@ class Ledger:
                 self.published.add(name)
 
     @classmethod
-    def from_storage(cls, storage: Storage, shard_names: Iterable[str]) -> "Ledger":
-        """Read the state of an output and remove what killed runs left behind. Needs the lease."""
+    def from_storage(cls, storage: Storage, shard_names: Iterable[str], reopened: Set[str] = frozenset()) -> "Ledger":
+        """Read the state of an output and remove what killed runs left behind. Needs the lease.
+
+        Shards that are `reopened` (pipeline.second_chance) are worked on although they are published.
+        """
         remove_temporaries(storage)
-        ledger = cls(shard_names, [name.removesuffix(".parquet") for name in storage.names(RESULTS)])
+        published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
+        ledger = cls(shard_names, sorted(published - reopened))
         stale: set[str] = set()
         indexed: list[str] = []
         for path in storage.walk(STAGING):

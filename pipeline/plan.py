@@ -16,9 +16,12 @@ import fsspec
 import pyarrow as pa
 
 from conf.errors import UserError
+from pipeline.retrying import Exhausted, retry
 
 _LISTING_THREADS = 32
-_ARCHIVE_SUFFIX = re.compile(r"(\.tar|\.tgz|\.parquet|\.csv|\.jsonl|\.ndjson)?(\.gz|\.zst|\.bz2|\.xz)?$", re.IGNORECASE)
+_ARCHIVE_SUFFIX = re.compile(
+    r"(\.tar|\.tgz|\.parquet|\.csv|\.tsv|\.jsonl|\.ndjson)?(\.gz|\.zst|\.bz2|\.xz)?$", re.IGNORECASE
+)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -47,7 +50,9 @@ class Shard:
     name: str
     url: str
     size_bytes: int
-    members: tuple[str, ...] = ()  # image folders: the files of this shard, relative to url
+    members: tuple[
+        str, ...
+    ] = ()  # image folders: its files, relative to url; manifests: where its records begin and end
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +150,28 @@ def find_files(paths: Sequence[str]) -> list[tuple[str, int]]:
 def _files_of_path(path: str) -> list[tuple[str, int]]:
     fs, inner = resolve(path)
     try:
-        if any(character in inner for character in "*?["):
-            details: dict[str, dict[str, Any]] = fs.glob(inner, detail=True)
-            found = [(name, info) for name, info in details.items() if info["type"] != "directory"]
-            if not found:
-                raise UserError(f"no shard matches {path!r}")
-        else:
-            info = fs.info(inner)
-            if info["type"] == "directory":
-                raise UserError(f"{path!r} is a folder; name the shards in it, for example {path.rstrip('/')}/*.tar")
-            found = [(inner, info)]
+        return [
+            (unresolve(fs, name), int(info.get("size") or 0)) for name, info in retry(lambda: _list(fs, inner, path))
+        ]
     except FileNotFoundError:
         raise UserError(f"shard not found: {path!r}") from None
     except PermissionError as error:
         raise UserError(f"not allowed to read {path!r}: {error}") from None
-    return [(unresolve(fs, name), int(info.get("size") or 0)) for name, info in found]
+    except Exhausted as error:
+        raise UserError(f"cannot list {path!r}: {error}") from None
+
+
+def _list(fs: fsspec.AbstractFileSystem, inner: str, path: str) -> list[tuple[str, dict[str, Any]]]:
+    if any(character in inner for character in "*?["):
+        details: dict[str, dict[str, Any]] = fs.glob(inner, detail=True)
+        found = [(name, info) for name, info in details.items() if info["type"] != "directory"]
+        if not found:
+            raise UserError(f"no shard matches {path!r}")
+        return found
+    info = fs.info(inner)
+    if info["type"] == "directory":
+        raise UserError(f"{path!r} is a folder; name the shards in it, for example {path.rstrip('/')}/*.tar")
+    return [(inner, info)]
 
 
 def resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:

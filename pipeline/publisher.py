@@ -15,7 +15,7 @@ class RayPublisher:
     def __init__(self, storage: Storage, passthrough: Sequence[str]) -> None:
         import ray
 
-        self._task: Any = ray.remote(num_cpus=0, max_retries=3)(publish_shard)
+        self._task: Any = ray.remote(num_cpus=0, max_retries=10)(publish_shard)
         self._storage, self._passthrough = storage, tuple(passthrough)
         self._under_way: dict[Any, str] = {}  # reference to the result -> shard
 

@@ -6,8 +6,9 @@ retries whole chunks and never splits or merges them.
 
 import json
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,12 +16,19 @@ import numpy as np
 import pyarrow as pa
 
 from conf.schema import JobConfig, PromptConfig
+from pipeline.crash_log import ORDINARY_ATTEMPTS
+from pipeline.isolated import image_to_pixels_isolated
 from pipeline.plan import Sample, Shard, ShardIndex, sample_id
-from pipeline.preprocess import ImageProblem, image_to_pixels
+from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
 from pipeline.readers import RawSample, Reader, ReadFailure
+from pipeline.retrying import backoff_s, is_transient
 from pipeline.sink import load_index, save_index
 from pipeline.storage import Storage
 from pipeline.tables import SOURCE_PREFIX, prepared_schema
+from pipeline.words import word_lines
+
+Decode = Callable[..., Pixels | ImageProblem]
+_READ_ATTEMPTS = 5  # in a row, of what is left of a chunk
 
 TASK_SCHEMA = pa.schema(  # one shard, or some of its chunks, still to be done
     [("shard", pa.string()), ("chunks", pa.list_(pa.int32())), ("num_chunks", pa.int32()), ("index", pa.large_binary())]
@@ -61,9 +69,8 @@ class IndexShard:
             todo = [chunk_index for chunk_index in range(index.num_chunks) if chunk_index not in staged]
             if not todo:
                 todo = [index.num_chunks - 1]  # doing one again is how the driver learns the number of chunks
-            spans = [[chunk_index] for chunk_index in todo] if self.reader.random_access(shard) else [todo]
             whole = index.to_table()
-            for span in spans:
+            for span in self.reader.spans(shard, index, todo):
                 pieces = [whole.slice(c * index.chunk_rows, index.chunk_rows) for c in span]
                 row = {
                     "shard": json.dumps(asdict(_without_members(shard))),
@@ -76,7 +83,11 @@ class IndexShard:
 
 @dataclass(frozen=True)
 class PrepareChunk:
-    """Chunk -> RGB pixels and prompts. Whatever is wrong with a sample becomes an error row of its chunk."""
+    """Chunk -> RGB pixels and prompts. Whatever is wrong with a sample becomes an error row of its chunk.
+
+    `crash_log` is a handle of a Ray actor of CrashLog: a chunk that has killed its task twice is decoded image by image
+    in processes of their own. Without one every image is decoded here.
+    """
 
     reader: Reader
     prompt: PromptConfig
@@ -84,12 +95,13 @@ class PrepareChunk:
     passthrough: tuple[str, ...]
     image_size: int
     max_pixels: int
+    crash_log: Any = None
 
     @classmethod
-    def from_config(cls, config: JobConfig, reader: Reader, image_size: int) -> "PrepareChunk":
+    def from_config(cls, config: JobConfig, reader: Reader, image_size: int, crash_log: Any) -> "PrepareChunk":
         source = config.source
         max_pixels = config.preprocess.max_pixels
-        return cls(reader, source.prompt, source.id_column, source.passthrough, image_size, max_pixels)
+        return cls(reader, source.prompt, source.id_column, source.passthrough, image_size, max_pixels, crash_log)
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         for task in tasks.to_pylist():
@@ -100,8 +112,10 @@ class PrepareChunk:
             for chunk_index in task["chunks"]:
                 rows: list[dict[str, Any]] = []
                 images: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+                decode = self._begin(shard, chunk_index)
                 for _ in range(samples_of_chunk[chunk_index]):
-                    rows.extend(self._rows_of_sample(shard, next(raw_samples), images))
+                    rows.extend(self._rows_of_sample(shard, next(raw_samples), images, decode))
+                self._done(shard, chunk_index)
                 chunk = {
                     "shard": shard.name,
                     "chunk": chunk_index,
@@ -112,20 +126,27 @@ class PrepareChunk:
                 yield pa.Table.from_pylist([chunk], schema=CHUNK_SCHEMA)
 
     def _read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
-        """The reader's samples; if storage fails half-way, the rest of them as errors."""
-        done = 0
-        try:
-            for raw in self.reader.read(shard, samples):
-                done += 1
-                yield raw
-        except ReadFailure as failure:
-            for sample in samples[done:]:
-                yield RawSample(sample, None, {}, "storage_error", f"{shard.name}/{sample.key}: {failure}")
-        else:
-            assert done == len(samples), f"{shard.name}: the reader gave {done} of {len(samples)} samples"
+        """The reader's samples. If storage fails half-way it is asked again; what it never gives is errors."""
+        done = failures = 0
+        while True:
+            try:
+                for raw in self.reader.read(shard, samples[done:]):
+                    done, failures = done + 1, 0
+                    yield raw
+                assert done == len(samples), f"{shard.name}: the reader gave {done} of {len(samples)} samples"
+                return
+            except ReadFailure as failure:
+                failures += 1
+                if failures < _READ_ATTEMPTS and is_transient(failure.__cause__):
+                    time.sleep(backoff_s(failures))
+                    continue
+                for sample in samples[done:]:
+                    message = f"{shard.name}/{sample.key}: {failure}"
+                    yield RawSample(sample, None, {}, "storage_error", message, failures)
+                return
 
     def _rows_of_sample(
-        self, shard: Shard, raw: RawSample, images: list[np.ndarray[Any, np.dtype[np.uint8]]]
+        self, shard: Shard, raw: RawSample, images: list[np.ndarray[Any, np.dtype[np.uint8]]], decode: Decode
     ) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {
             "row": raw.sample.row,
@@ -135,14 +156,15 @@ class PrepareChunk:
         }
         row.update(_passthrough(self.passthrough, raw.fields))
         if raw.image is None:
-            yield {**row, "stage": "read", "error_type": raw.error_type, "message": raw.message}
+            failed = {"stage": "read", "error_type": raw.error_type, "message": raw.message, "attempts": raw.attempts}
+            yield {**row, **failed}
             return
         try:
             prompts = make_prompts(self.prompt, raw.fields)
         except LookupError as error:
             yield {**row, "stage": "read", "error_type": "no_prompt", "message": f"{row['sample_id']}: {error.args[0]}"}
             return
-        decoded = image_to_pixels(raw.image, image_size=self.image_size, max_pixels=self.max_pixels)
+        decoded = decode(raw.image, image_size=self.image_size, max_pixels=self.max_pixels)
         row.update(width=decoded.width, height=decoded.height)
         if isinstance(decoded, ImageProblem):
             message = f"{row['sample_id']}: {decoded.message}"
@@ -154,6 +176,18 @@ class PrepareChunk:
             passed = _passthrough(self.passthrough, {**raw.fields, **item})
             yield {**row, **passed, "prompt_index": prompt_index, "prompt": prompt}
 
+    def _begin(self, shard: Shard, chunk_index: int) -> Decode:
+        if self.crash_log is None:
+            return image_to_pixels
+        import ray
+
+        attempt = ray.get(self.crash_log.begin.remote(f"{shard.name} (preprocess)", chunk_index, 0))
+        return image_to_pixels_isolated if attempt.number > ORDINARY_ATTEMPTS else image_to_pixels
+
+    def _done(self, shard: Shard, chunk_index: int) -> None:
+        if self.crash_log is not None:
+            self.crash_log.done.remote(f"{shard.name} (preprocess)", chunk_index)
+
     def _identity(self, shard: Shard, raw: RawSample) -> str:
         given = raw.fields.get(self.id_column) if self.id_column is not None else None
         return sample_id(shard.name, raw.sample.key) if given is None else str(given)
@@ -161,8 +195,9 @@ class PrepareChunk:
 
 def make_prompts(config: PromptConfig, fields: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """(prompt, fields of its own) for each prompt of a sample; LookupError says which field is missing."""
+    words = "" if config.words_field is None else word_lines(fields, config.words_field)
     if config.list_field is None:
-        return [(_fill(config.template, fields), {})]
+        return [(_fill(config.template, fields) + words, {})]
     items = fields.get(config.list_field)
     if not isinstance(items, list) or not items:
         raise LookupError(f"field {config.list_field!r} is not a list with at least one prompt")
@@ -170,7 +205,7 @@ def make_prompts(config: PromptConfig, fields: Mapping[str, Any]) -> list[tuple[
     for item in items:
         own = item if isinstance(item, Mapping) else {config.list_field: item}
         template = config.template if "{" in config.template else f"{{{config.list_field}}}"
-        prompts.append((_fill(template, {**fields, **own}), own))
+        prompts.append((_fill(template, {**fields, **own}) + words, own))
     return prompts
 
 

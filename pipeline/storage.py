@@ -4,15 +4,21 @@ import contextlib
 import io
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.plan import resolve, unresolve
+from pipeline.retrying import retry
+
+Result = TypeVar("Result")
 
 _TEMPORARY = ".tmp-"  # hidden while being written: readers of Parquet folders skip names that start with a dot
+_ATTEMPTS = 8  # of each request to a remote store: it may be away for half a minute
 
 
 class Storage:
@@ -39,7 +45,7 @@ class Storage:
         """Replace or create a file in one atomic step: a rename locally, a single PUT on object storage."""
         path = self.path(name)
         if not self.is_local:
-            self._fs.pipe_file(path, data)
+            self._retry(lambda: self._fs.pipe_file(path, data))
             return
         temporary = os.path.join(os.path.dirname(path), f"{_TEMPORARY}{uuid.uuid4().hex}")
         for attempt in (1, 2):  # a folder may be removed by a clean-up between makedirs and open
@@ -53,12 +59,16 @@ class Storage:
         os.replace(temporary, path)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file only if nobody has: False when it exists already. Remote stores check first, which can race."""
+        """Write a file only if nobody has: False when it exists already. Atomic where the store has conditional PUTs
+        (S3 and most that speak it); elsewhere it checks first, which can race."""
         path = self.path(name)
         if not self.is_local:
-            if self._fs.exists(path):
+            if self.exists(name):
                 return False
-            self._fs.pipe_file(path, data)
+            try:
+                self._retry(lambda: self._fs.pipe_file(path, data, mode="create"))
+            except FileExistsError:
+                return self.read(name) == data  # equal: it was us, and the answer to an earlier attempt was lost
             return True
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = os.path.join(os.path.dirname(path), f"{_TEMPORARY}{uuid.uuid4().hex}")
@@ -73,7 +83,7 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         """The whole file; FileNotFoundError when there is none. Never served from a listing cache."""
-        return bytes(self._fs.cat_file(self.path(name)))
+        return self._retry(lambda: bytes(self._fs.cat_file(self.path(name))))
 
     def write_table(self, name: str, table: pa.Table) -> None:
         buffer = io.BytesIO()
@@ -85,12 +95,16 @@ class Storage:
 
     def read_metadata(self, name: str) -> dict[bytes, bytes]:
         """Key-value metadata of a Parquet file, without reading its rows."""
-        with self._fs.open(self.path(name), "rb") as stream:
-            return dict(pq.ParquetFile(stream).schema_arrow.metadata or {})
+
+        def read() -> dict[bytes, bytes]:
+            with self._fs.open(self.path(name), "rb") as stream:
+                return dict(pq.ParquetFile(stream).schema_arrow.metadata or {})
+
+        return self._retry(read)
 
     def exists(self, name: str = "") -> bool:
         self._fs.invalidate_cache()
-        return bool(self._fs.exists(self.path(name)))
+        return self._retry(lambda: bool(self._fs.exists(self.path(name))))
 
     def names(self, folder: str) -> list[str]:
         """File names directly in a folder, sorted; none if it does not exist."""
@@ -101,7 +115,7 @@ class Storage:
         self._fs.invalidate_cache()
         prefix = self.path(folder).rstrip("/") + "/"
         try:
-            found = self._fs.find(prefix.rstrip("/"))
+            found = self._retry(lambda: self._fs.find(prefix.rstrip("/")))
         except FileNotFoundError:
             return []
         return sorted(path.removeprefix(prefix) for path in found if path.startswith(prefix))
@@ -110,13 +124,16 @@ class Storage:
         """Delete files; those already gone are fine."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(self.path(name))
+                self._retry(partial(self._fs.rm_file, self.path(name)))
 
     def remove_folder(self, folder: str) -> None:
         """Delete a folder and everything in it; one that is not there is fine."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.invalidate_cache()
-            self._fs.rm(self.path(folder), recursive=True)
+            self._retry(lambda: self._fs.rm(self.path(folder), recursive=True))
+
+    def _retry(self, call: Callable[[], Result]) -> Result:
+        return call() if self.is_local else retry(call, attempts=_ATTEMPTS)
 
 
 def is_temporary(name: str) -> bool:

@@ -112,6 +112,7 @@ _PREPARED = [                                       # what preprocessing hands t
     ("stage",           pa.string()),
     ("error_type",      pa.string()),
     ("message",         pa.string()),
+    ("attempts",        pa.int32()),                # at reading; null where that was not what failed
 ]
 # fmt: on
 

@@ -1,12 +1,12 @@
 """One reader per kind of source, all with the same three methods: `shards`, `index`, `read`."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from conf.errors import UserError
 from conf.schema import SourceConfig, SourceKind
-from pipeline.plan import Sample, Shard, ShardProblem
+from pipeline.plan import Sample, Shard, ShardIndex, ShardProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class RawSample:
     fields: dict[str, Any] = field(default_factory=dict)
     error_type: str | None = None
     message: str | None = None
+    attempts: int = 1
 
 
 class ReadFailure(Exception):
@@ -30,8 +31,9 @@ class Reader(Protocol):
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
         """Every shard of the source, sorted; a source that is not there is a UserError."""
 
-    def random_access(self, shard: Shard) -> bool:
-        """False where a chunk can only be reached by reading everything before it (compressed archives)."""
+    def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
+        """The chunks still to do, in the groups in which they are read: one by one where each can be reached by itself,
+        together where they share what has to be read (a compressed archive, a row group)."""
 
     def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
         """All samples of the shard in input order. Never raises for bad data: that is a ShardProblem."""
@@ -44,15 +46,24 @@ class Reader(Protocol):
 def make_reader(source: SourceConfig) -> Reader:
     """The reader of a source's kind."""
     from pipeline.readers.images import ImageFolderReader
+    from pipeline.readers.manifest import ManifestReader
+    from pipeline.readers.parquet import ParquetReader
     from pipeline.readers.webdataset import WebDatasetReader
 
+    fields = field_names(source)
     if source.kind is SourceKind.WEBDATASET:
-        return WebDatasetReader(source.paths, wants_fields=wants_fields(source))
+        return WebDatasetReader(source.paths, wants_fields=bool(fields))
     if source.kind is SourceKind.IMAGES:
-        return ImageFolderReader(source.paths)
-    raise UserError(f"source.kind={source.kind.value} is not supported yet; use webdataset or images")
+        return ImageFolderReader(source.paths, wants_fields=bool(fields))
+    if source.kind is SourceKind.PARQUET:
+        return ParquetReader(source.paths, source.image_column, fields)
+    return ManifestReader(source.paths, source.uri_column, fields, source.fetch)
 
 
-def wants_fields(source: SourceConfig) -> bool:
-    """Whether anything beside the image is needed: if not, JSON and text members are never fetched."""
-    return bool(source.passthrough or source.id_column or source.prompt.list_field or "{" in source.prompt.template)
+def field_names(source: SourceConfig) -> tuple[str, ...]:
+    """The fields needed beside the image, "*" for all; what is not named here is never fetched."""
+    prompt = source.prompt
+    asked = re.findall(r"\{([^{}]+)\}", prompt.template)
+    words = () if prompt.words_field is None else (prompt.words_field.partition(".")[0], "image_size")
+    named = (*source.passthrough, source.id_column, prompt.list_field, *asked, *words)
+    return tuple(dict.fromkeys(name for name in named if name))

@@ -1,38 +1,48 @@
 """Folders of image files, recursively: a sample's key is its path inside the folder.
 
 The sorted file list is cut into shards of a fixed number of files, so that a million loose files are published in
-pieces. The list is taken once, when the run starts.
+pieces. The list is taken once, when the run starts. A file metadata.jsonl, .csv or .parquet at the top of the folder
+gives fields to the images named in its column `file_name`.
 """
 
 import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from conf.errors import UserError
-from pipeline.plan import Part, Sample, Shard, ShardProblem, name_shards, resolve, unresolve
-from pipeline.readers import RawSample
+from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards, resolve, unresolve
+from pipeline.readers import RawSample, ReadFailure
+from pipeline.readers.records import BadRecord, places, read_records
 from pipeline.readers.webdataset import IMAGE_SUFFIXES
+from pipeline.retrying import Exhausted, retry
 
 FILES_PER_SHARD = 10_000
+FILE_NAME_COLUMN = "file_name"
+_METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _READ_THREADS = 8
 
 
 @dataclass(frozen=True)
 class ImageFolderReader:
-    """Reads every image file below the given folders; other files are ignored."""
+    """Reads every image file below the given folders; `wants_fields` says whether their metadata are needed."""
 
     paths: tuple[str, ...]
+    wants_fields: bool = False
 
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
         shards: list[Shard] = []
         folders: dict[str, list[tuple[str, int]]] = {}
         for path in self.paths:
             fs, inner = resolve(path)
-            if not fs.isdir(inner):
-                raise UserError(f"image folder not found: {path!r}")
             root = inner.rstrip("/")
-            found = fs.find(root, detail=True)
+            try:
+                found = retry(lambda fs=fs, root=root: fs.find(root, detail=True))  # type: ignore[misc]
+            except Exhausted as error:
+                raise UserError(f"cannot list {path!r}: {error}") from None
+            if not found and not fs.isdir(inner):
+                raise UserError(f"image folder not found: {path!r}")
             files = [(posixpath.relpath(name, root), int(info.get("size") or 0)) for name, info in found.items()]
             images = sorted(pair for pair in files if pair[0].rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES)
             if not images:
@@ -47,24 +57,75 @@ class ImageFolderReader:
                 shards.append(Shard(name, folder, sum(size for _, size in group), members))
         return shards
 
-    def random_access(self, shard: Shard) -> bool:
-        return True
+    def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
+        return [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
-        return [Sample(row, name, (Part(name, 0, -1),)) for row, name in enumerate(shard.members)], []
+        records: dict[str, Part] = {}
+        problems: list[ShardProblem] = []
+        if self.wants_fields:
+            try:
+                records = _find_metadata(shard)
+            except Exception as error:  # storage and decompressor errors have no common base class
+                message = f"{shard.name}: its metadata cannot be read: {type(error).__name__}: {error}"
+                problems.append(ShardProblem("unreadable_metadata", message))
+        return [
+            Sample(row, name, (Part(name, 0, -1), *((records[name],) if name in records else ())))
+            for row, name in enumerate(shard.members)
+        ], problems
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         fs, root = resolve(shard.url)
+        fields = _read_metadata(shard, samples)
 
         def fetch(sample: Sample) -> RawSample:
+            own, place = fields.get(sample.row, {}), f"{shard.url}/{sample.key}"
+            if isinstance(own, BadRecord):
+                return RawSample(sample, None, {}, "bad_record", f"{place}: its metadata: {own}")
             try:
-                return RawSample(sample, bytes(fs.cat_file(f"{root.rstrip('/')}/{sample.key}")))
+                data = retry(lambda: bytes(fs.cat_file(f"{root.rstrip('/')}/{sample.key}")))
+                return RawSample(sample, data, own)
             except FileNotFoundError:
-                return RawSample(sample, None, {}, "missing_file", f"{shard.url}/{sample.key} is gone")
+                return RawSample(sample, None, own, "missing_file", f"{place} is gone")
+            except Exhausted as error:
+                return RawSample(sample, None, own, "unreadable_file", f"{place}: {error}", error.attempts)
             except Exception as error:  # each storage back end has its own exceptions
-                message = f"{shard.url}/{sample.key}: {type(error).__name__}: {error}"
-                return RawSample(sample, None, {}, "unreadable_file", message)
+                return RawSample(sample, None, own, "unreadable_file", f"{place}: {type(error).__name__}: {error}")
 
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             for first in range(0, len(samples), _READ_THREADS):
                 yield from pool.map(fetch, samples[first : first + _READ_THREADS])
+
+
+def _find_metadata(shard: Shard) -> dict[str, Part]:
+    """image -> the place of its record, named after the metadata file; nothing if the folder has none."""
+    fs, root = resolve(shard.url)
+    name = next((n for n in _METADATA_NAMES if retry(lambda n=n: fs.exists(f"{root}/{n}"))), None)  # type: ignore[misc]
+    if name is None:
+        return {}
+    url = f"{shard.url.rstrip('/')}/{name}"
+    found = retry(lambda: list(places(url)))
+    members = set(shard.members)
+    records: dict[str, Part] = {}
+    for place, record in zip(found, read_records(url, found, [FILE_NAME_COLUMN]), strict=True):
+        if isinstance(record, BadRecord) or not isinstance(record.get(FILE_NAME_COLUMN), str):
+            continue
+        image = posixpath.normpath(record[FILE_NAME_COLUMN])
+        if image in members:
+            records[image] = Part(name, place.offset, place.size)
+    return records
+
+
+def _read_metadata(shard: Shard, samples: Sequence[Sample]) -> dict[int, Any]:
+    """Row -> its record, for the samples that have one."""
+    have = [(sample.parts[1], sample.row) for sample in samples if len(sample.parts) > 1]
+    have.sort(key=lambda pair: pair[0].offset)
+    if not have:
+        return {}
+    url = f"{shard.url.rstrip('/')}/{have[0][0].name}"
+    places_in_order = [part for part, _ in have]
+    try:
+        records = list(read_records(url, places_in_order))
+    except Exception as error:  # storage and decompressor errors have no common base class
+        raise ReadFailure(f"{url}: {type(error).__name__}: {error}") from error
+    return {row: record for (_, row), record in zip(have, records, strict=True)}

@@ -5,14 +5,16 @@ first dot of the file name), wherever in the archive they are. If `key.jpg` occu
 sample `key~2`. An archive without its end marker was cut: complete samples are kept, the cut is one ShardProblem.
 """
 
+import gzip
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from pipeline.plan import Part, Sample, Shard, ShardProblem, find_files, name_shards, resolve
+from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards, resolve
 from pipeline.readers import RawSample, ReadFailure
+from pipeline.retrying import is_transient, retry
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2"})
 _BLOCK = 512
@@ -46,24 +48,26 @@ class WebDatasetReader:
         names = name_shards([url for url, _ in files], known_names)
         return [Shard(names[url], url, size) for url, size in files]
 
-    def random_access(self, shard: Shard) -> bool:
-        return not shard.url.endswith((".gz", ".tgz", ".zst"))
+    def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
+        return [list(todo)] if _is_compressed(shard) else [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
         members: list[Member] = []
         problem: ShardProblem | None = None
         cut = False
-        try:
+
+        def list_members() -> None:
+            members.clear()
             with _open_stream(shard.url) as stream:
-                for member in iter_members(stream):
+                for member in iter_members(stream):  # one by one: what comes before a cut is kept
                     members.append(member)
+
+        try:
+            retry(list_members, transient=_is_storage_trouble)
         except (CutArchive, EOFError) as error:
             cut = True
             problem = ShardProblem("truncated_shard", f"{shard.name}: {error or 'compressed data ends early'}")
-        except (tarfile.HeaderError, OSError, ValueError) as error:
-            cut = bool(members)
-            problem = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
-        except Exception as error:  # zlib.error, ZstdError: decompressors have no common base class
+        except Exception as error:  # storage back ends and decompressors have no common base class
             cut = bool(members)
             problem = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
         samples = group_by_key(members)
@@ -79,7 +83,7 @@ class WebDatasetReader:
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         needed = {sample.row: self._needed_parts(sample) for sample in samples}
         try:
-            if self.random_access(shard):
+            if not _is_compressed(shard):
                 blobs = _read_ranges(shard.url, [part for parts in needed.values() for part in parts])
                 for sample in samples:
                     yield self._assemble(shard, sample, {part.name: blobs[part] for part in needed[sample.row]})
@@ -113,6 +117,14 @@ class WebDatasetReader:
             else:
                 fields.setdefault(part.name, data[part.name].decode("utf-8", errors="replace"))
         return RawSample(sample, data[image.name], fields)
+
+
+def _is_compressed(shard: Shard) -> bool:
+    return shard.url.endswith((".gz", ".tgz", ".zst"))
+
+
+def _is_storage_trouble(error: Exception) -> bool:
+    return is_transient(error) and not isinstance(error, gzip.BadGzipFile)  # which is an OSError
 
 
 def _is_image(part_name: str) -> bool:
@@ -257,8 +269,6 @@ def _open_stream(url: str) -> Any:
     fs, inner = resolve(url)
     raw = fs.open(inner, "rb")
     if url.endswith((".gz", ".tgz")):
-        import gzip
-
         return _Decompressed(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
     if url.endswith(".zst"):
         try:
@@ -283,6 +293,8 @@ def _read_ranges(url: str, parts: Sequence[Part]) -> dict[Part, bytes]:
     blobs: dict[Part, bytes] = {}
     for start, end, together in runs:
         data = fs.cat_file(inner, start=start, end=end) if end > start else b""
+        if len(data) < end - start:
+            raise OSError(f"{url} gave {len(data)} of {end - start} bytes at {start}")
         for part in together:
             blobs[part] = bytes(data[part.offset - start : part.offset - start + part.size])
     return blobs

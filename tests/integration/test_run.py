@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,9 +20,14 @@ from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline.cluster import ray_cluster
+from pipeline.crash_log import CrashLog
 from pipeline.dataflow import CaptionerSpec, run
 from pipeline.driver import Progress
+from pipeline.plan import Shard
+from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.run_record import TooManyErrors
+from pipeline.stages import IndexShard, PrepareChunk, shard_task
+from pipeline.storage import Storage
 from pipeline.tables import results_schema
 from tests.fake_engine import POISON_KILL, POISON_RAISE
 from tests.integration.corpus import check_exactly_once, expected_text, fake_spec, make_config
@@ -180,6 +187,22 @@ def test_folders_of_images(tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "out" / "results").to_pylist()
     assert all(row["text"] == expected_text(int(Path(row["key"]).stem)) for row in rows)
     assert rows[0]["sample_id"] == "in/d0/000000.png"
+
+
+def test_a_chunk_that_killed_its_task_twice_is_decoded_in_processes_of_their_own(tmp_path: Path) -> None:
+    import ray as ray_module
+
+    path = write_tar(tmp_path / "in" / "s.tar", [*sample_members(0), ("bad.jpg", b"no image")])
+    shard = Shard("s", str(path), 1)
+    config, reader = make_config(tmp_path), WebDatasetReader((str(path),))
+    (tasks,) = IndexShard(reader, Storage(str(tmp_path / "out")), 4)(pa.Table.from_pylist([shard_task(shard, ())]))
+    log = ray_module.remote(num_cpus=0)(CrashLog).remote()
+    (plain,) = PrepareChunk.from_config(config, reader, 32, log)(tasks)
+    for _ in range(2):
+        ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
+    (careful,) = PrepareChunk.from_config(config, reader, 32, log)(tasks)
+    assert careful.equals(plain)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > 0.05, "no process of its own was started"
 
 
 @pytest.mark.parametrize(

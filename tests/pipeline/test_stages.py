@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from conf.schema import PromptConfig
-from pipeline.plan import Sample, Shard, ShardProblem
+from pipeline.plan import Sample, Shard, ShardIndex, ShardProblem
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.sink import load_index
@@ -164,8 +164,8 @@ class FailingReader:
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
         return []
 
-    def random_access(self, shard: Shard) -> bool:
-        return True
+    def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
+        return [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
         return [Sample(row, f"k{row}", ()) for row in range(5)], []

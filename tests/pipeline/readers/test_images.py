@@ -1,13 +1,17 @@
 """Folders of images: identity is the path inside the folder, large folders are published in pieces."""
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import UserError
-from conf.schema import SourceConfig, SourceKind
+from conf.schema import FetchConfig, SourceConfig, SourceKind
 from pipeline.readers import images, make_reader
 from pipeline.readers.images import ImageFolderReader
+from pipeline.readers.manifest import ManifestReader
 from tests.shards import image_bytes
 
 
@@ -57,5 +61,38 @@ def test_readers_are_chosen_by_kind(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(image_bytes((1, 2, 3)))
     source = SourceConfig(kind=SourceKind.IMAGES, paths=(str(tmp_path),))
     assert isinstance(make_reader(source), ImageFolderReader)
-    with pytest.raises(UserError, match="manifest is not supported yet"):
-        make_reader(SourceConfig(kind=SourceKind.MANIFEST, paths=("x",)))
+    manifest = SourceConfig(kind=SourceKind.MANIFEST, paths=("m.csv",), uri_column="u", fetch={"attempts": 2})
+    assert make_reader(manifest) == ManifestReader(("m.csv",), "u", (), FetchConfig(attempts=2))
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet"])
+def test_metadata_at_the_top_gives_fields_to_the_images_it_names(folder: Path, name: str) -> None:
+    rows = [
+        {"file_name": "deep/d.PNG", "question": "what, d?"},
+        {"file_name": "nowhere.png", "question": "?"},
+        {"file_name": "./a.jpg", "question": "a?"},
+    ]
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), folder / name)
+    elif name.endswith("csv"):
+        lines = [f'{row["file_name"]},"{row["question"]}"' for row in rows]
+        (folder / name).write_text("\n".join(["file_name,question", *lines]))
+    else:
+        (folder / name).write_text("\n".join(json.dumps(row) for row in rows))
+    reader = ImageFolderReader((str(folder),), wants_fields=True)
+    (shard,) = reader.shards({})
+    samples, problems = reader.index(shard)
+    assert problems == []
+    read = {raw.sample.key: raw.fields.get("question") for raw in reader.read(shard, samples)}
+    assert read == {"a.jpg": "a?", "b.png": None, "deep/d.PNG": "what, d?", "deep/er/c.webp": None}
+    plain = ImageFolderReader((str(folder),))
+    assert all(not raw.fields for raw in plain.read(shard, plain.index(shard)[0]))
+
+
+def test_broken_metadata_is_a_problem_of_the_shard_not_of_its_images(folder: Path) -> None:
+    (folder / "metadata.parquet").write_bytes(b"no parquet")
+    reader = ImageFolderReader((str(folder),), wants_fields=True)
+    (shard,) = reader.shards({})
+    samples, (problem,) = reader.index(shard)
+    assert problem.error_type == "unreadable_metadata"
+    assert [raw.image is not None for raw in reader.read(shard, samples)] == [True] * 4

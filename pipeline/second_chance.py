@@ -1,0 +1,93 @@
+"""Failed rows tried again: a published shard is opened once more, with everything staged that need not be done again.
+
+What is tried again is whole chunks, those that hold a row that failed; the rows of all others are put back into staging
+as they were published. Until the shard is published again, its first publication stays where it is.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from conf.schema import RetryErrors
+from pipeline.plan import Shard, ShardIndex
+from pipeline.readers import Reader
+from pipeline.sink import (
+    ERRORS,
+    RESULTS,
+    STAGING,
+    published_name,
+    read_counts,
+    rows_table,
+    save_index,
+    stage_chunk,
+)
+from pipeline.storage import Storage
+
+_THREADS = 8
+# What another day may mend: storage and networks that were down, objects that arrive late, workers that died.
+_TRANSIENT = frozenset(
+    {
+        "storage_error",
+        "unreadable_file",
+        "unreadable_shard",
+        "unreadable_metadata",
+        "fetch_failed",
+        "missing_file",
+        "not_allowed",
+        "worker_crash",
+        "decoder_crash",
+        "decoder_hang",
+    }
+)
+
+
+def shards_to_retry(storage: Storage, shards: Sequence[Shard], which: RetryErrors) -> list[Shard]:
+    """The published shards with rows that failed in a way that is to be tried again."""
+    if which is RetryErrors.NONE:
+        return []
+    published = set(storage.names(RESULTS))
+
+    def has_some(shard: Shard) -> bool:
+        if f"{shard.name}.parquet" not in published:
+            return False
+        counts = read_counts(storage, shard.name)
+        return counts.num_errors + counts.num_shard_errors > 0 and any(
+            _again(row, which) for row in _rows(storage, ERRORS, shard.name)
+        )
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [shard for shard, some in zip(shards, pool.map(has_some, shards), strict=True) if some]
+
+
+def reopen(
+    storage: Storage, reader: Reader, shard: Shard, which: RetryErrors, chunk_rows: int, passthrough: Sequence[str]
+) -> None:
+    """Index the shard anew and stage the chunks in which nothing is to be tried again."""
+    storage.remove_folder(f"{STAGING}/{shard.name}")
+    samples, problems = reader.index(shard)
+    index = ShardIndex(tuple(samples), tuple(problems), chunk_rows)
+    errors = [row for row in _rows(storage, ERRORS, shard.name) if row["key"] is not None]
+    failed = {row["key"] for row in errors if _again(row, which)}
+    by_key: dict[str, list[dict[str, Any]]] = {}
+    for row in [*_rows(storage, RESULTS, shard.name), *errors]:
+        by_key.setdefault(row["key"], []).append(row)
+    for chunk_index in range(index.num_chunks):
+        chunk = index.chunk_samples(chunk_index)
+        if not chunk or any(sample.key in failed or sample.key not in by_key for sample in chunk):
+            continue
+        rows = [
+            {**row, "row": sample.row, "num_prompts": len(by_key[sample.key])}
+            for sample in chunk
+            for row in by_key[sample.key]
+        ]
+        stage_chunk(storage, shard.name, chunk_index, rows_table(rows, passthrough))
+    save_index(storage, shard.name, index)  # last: without it nothing that is staged counts
+
+
+def _again(row: dict[str, Any], which: RetryErrors) -> bool:
+    return which is RetryErrors.ALL or row["error_type"] in _TRANSIENT
+
+
+def _rows(storage: Storage, folder: str, shard_name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = storage.read_table(published_name(folder, shard_name)).to_pylist()
+    return rows
