@@ -1,0 +1,49 @@
+"""Published results in the forms other tools read. Every row of results/ is in an export exactly once, in order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from pipeline.exports.rows import Published
+
+
+class Form(str, Enum):
+    WEBDATASET = "webdataset"
+    COCO = "coco"
+    COCO_RESULTS = "coco-results"
+    VQA = "vqa"
+    JSONL = "jsonl"
+    CSV = "csv"
+    IMAGEFOLDER = "imagefolder"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose; see `deed export --help`."""
+
+    columns: tuple[str, ...] | None = None  # jsonl and csv: which, none: all
+    id_column: str | None = None  # coco and vqa: the results column with the image's number
+    question_id_column: str | None = None  # vqa
+    suffix: str = "deed"  # webdataset: in front of txt and json in the members' names
+
+
+Export = Callable[[Published, str, Options], int]  # (results, where to, options) -> rows written
+
+
+def export(published: Published, form: Form, out: str, options: Options) -> int:
+    """Write one export; gives the number of result rows in it."""
+    from pipeline.exports import coco, imagefolder, text_files, vqa, webdataset
+
+    exports: dict[Form, Export] = {
+        Form.WEBDATASET: webdataset.write,
+        Form.COCO: coco.write_captions,
+        Form.COCO_RESULTS: coco.write_results,
+        Form.VQA: vqa.write,
+        Form.JSONL: text_files.write_jsonl,
+        Form.CSV: text_files.write_csv,
+        Form.IMAGEFOLDER: imagefolder.write,
+    }
+    return exports[form](published, out, options)
+
+
+__all__ = ["Export", "Form", "Options", "Published", "export"]

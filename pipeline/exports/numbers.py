@@ -1,0 +1,28 @@
+"""Whole numbers for formats that identify images and questions by them: taken from a column, or counted."""
+
+from typing import Any
+
+from conf.errors import UserError
+
+
+class Numbers:
+    """key -> number: the value of the row's `column` if there is one, else 1, 2, 3 in order of first appearance."""
+
+    def __init__(self, column: str | None) -> None:
+        self._column = column
+        self._given: dict[str, int] = {}
+
+    def __call__(self, key: str, row: dict[str, Any]) -> tuple[int, bool]:
+        """(number, whether the key is new)."""
+        known = self._given.get(key)
+        if known is not None:
+            return known, False
+        number = len(self._given) + 1 if self._column is None else self._parse(row[self._column], key)
+        self._given[key] = number
+        return number, True
+
+    def _parse(self, value: Any, key: str) -> int:
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            raise UserError(f"column {self._column!r} of {key} is {value!r}, not a whole number") from None

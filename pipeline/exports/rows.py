@@ -1,0 +1,94 @@
+"""The published results of a run, shard by shard, and whole files written beside or on any storage."""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from conf.errors import UserError
+from pipeline.ledger import RUN_NAME
+from pipeline.plan import resolve
+from pipeline.run_record import Status
+from pipeline.sink import RESULTS, published_name
+from pipeline.storage import Storage
+
+_BATCH_ROWS = 2048
+
+
+class Published:
+    """The results of one run; reads a batch of rows at a time, of the columns asked for."""
+
+    def __init__(self, url: str) -> None:
+        self.storage = Storage(url)
+        names = [name for name in self.storage.names(RESULTS) if name.endswith(".parquet") and not name.startswith(".")]
+        self.shards = [name.removesuffix(".parquet") for name in names]
+        if not self.shards:
+            raise UserError(f"{url!r} holds no results of a run")
+        self.columns: tuple[str, ...] = tuple(self._schema().names)
+
+    def record(self) -> dict[str, Any] | None:
+        """run.json, or None while the run is still going for the first time."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            content: dict[str, Any] = json.loads(self.storage.read(RUN_NAME))
+            return content
+        return None
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.record() or {}).get("status") == Status.COMPLETE.value
+
+    def check_columns(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in self.columns]
+        if unknown:
+            raise UserError(f"the results have no column {unknown[0]!r}, only {', '.join(self.columns)}")
+
+    def rows(self, shard: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """One shard's rows, in input order."""
+        fs, root = resolve(self.storage.url)
+        with fs.open(f"{root}/{published_name(RESULTS, shard)}", "rb") as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(_BATCH_ROWS, columns=list(columns)):
+                yield from batch.to_pylist()
+
+    def all_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for shard in self.shards:
+            yield from self.rows(shard, columns)
+
+    def _schema(self) -> pa.Schema:
+        fs, root = resolve(self.storage.url)
+        with fs.open(f"{root}/{published_name(RESULTS, self.shards[0])}", "rb") as stream:
+            return pq.ParquetFile(stream).schema_arrow
+
+
+@contextmanager
+def whole_file(url: str) -> Iterator[IO[bytes]]:
+    """A file for writing that appears when the context ends well, and not at all when it does not."""
+    fs, inner = resolve(url)
+    if _is_local(fs):
+        os.makedirs(os.path.dirname(inner) or ".", exist_ok=True)
+        temporary = f"{inner}.{uuid.uuid4().hex[:8]}.partial"
+        try:
+            with open(temporary, "wb") as stream:
+                yield stream
+            os.replace(temporary, inner)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        return
+    stream = fs.open(inner, "wb")
+    try:
+        yield stream
+    except BaseException:
+        stream.discard()
+        raise
+    stream.close()  # an upload in parts becomes an object here
+
+
+def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol))

@@ -1,0 +1,47 @@
+"""WebDataset sidecars: for each input shard a tar with the same keys in the same order, to be read beside the original.
+
+A sample has `key.deed.txt` (the text of its first prompt) and `key.deed.json` (all its prompts, texts and confidences);
+the suffix keeps them apart from the original's members when both are put together.
+"""
+
+import io
+import itertools
+import json
+import posixpath
+import tarfile
+from typing import Any
+
+from conf.errors import UserError
+from pipeline.exports import Options
+from pipeline.exports.rows import Published, whole_file
+
+_COLUMNS = ("key", "sample_id", "prompt_index", "prompt", "text", "mean_confidence", "mean_depth", "num_tokens")
+
+
+def write(published: Published, out: str, options: Options) -> int:
+    if "/" in options.suffix or options.suffix.startswith("."):
+        raise UserError(f"a suffix goes between key and type, like deed in key.deed.txt; got {options.suffix!r}")
+    infix = f".{options.suffix}" if options.suffix else ""
+    count = 0
+    for shard in published.shards:
+        with (
+            whole_file(posixpath.join(out, f"{shard}.tar")) as stream,
+            tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            rows = published.rows(shard, _COLUMNS)
+            for key, group in itertools.groupby(rows, lambda row: row["key"]):
+                answers: list[dict[str, Any]] = [dict(row) for row in group]
+                sample_id = answers[0]["sample_id"]
+                for answer in answers:
+                    del answer["key"], answer["sample_id"]
+                _add(tar, f"{key}{infix}.txt", answers[0]["text"].encode())
+                content = {"sample_id": sample_id, "answers": answers}
+                _add(tar, f"{key}{infix}.json", json.dumps(content, ensure_ascii=False).encode())
+                count += len(answers)
+    return count
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    tar.addfile(header, io.BytesIO(data))
