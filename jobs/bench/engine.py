@@ -21,8 +21,7 @@ VARIANTS = ("full", "inplace", "consensus", "pool")
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="deed bench", description=__doc__)
-    parser.add_argument("what", choices=["engine"], help="what to measure")
+    parser = argparse.ArgumentParser(prog="deed bench engine", description=__doc__)
     parser.add_argument(
         "--config", required=True, help="YAML file with the fields of BenchConfig, e.g. conf/bench.yaml"
     )

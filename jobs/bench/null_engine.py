@@ -1,0 +1,123 @@
+"""An engine without a model, for measuring and breaking the rest: it answers at once with the image's mean colour.
+
+The colour of an image's first pixel can ask for trouble: POISON_KILL ends the process, POISON_RAISE raises.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from conf.checkpoint_info import CheckpointInfo
+
+if TYPE_CHECKING:
+    from actors.captioner import Backend
+    from actors.engine.request import Completion, Request
+
+POISON_KILL, POISON_RAISE = (255, 0, 1), (255, 0, 2)
+_ROWS_PER_STEP = 64
+
+
+def null_info(image_size: int) -> CheckpointInfo:
+    return CheckpointInfo(image_size, 2, (1, 2), (0.5,), "null", "null", 64)
+
+
+def null_text(pixels_HWC: np.ndarray[Any, Any]) -> str:
+    """What the engine says of an image."""
+    return f"mean {int(pixels_HWC.mean())}"
+
+
+class NullEngine:
+    """Every request is done in the step after it came, each step takes `step_s`."""
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+        self._queue: deque[tuple[Request, float]] = deque()
+        self._start_s, self._busy_s, self._num_completed, self._num_steps = time.perf_counter(), 0.0, 0, 0
+
+    def add(self, request: "Request") -> None:
+        self._queue.append((request, time.perf_counter()))
+
+    def has_work(self) -> bool:
+        return bool(self._queue)
+
+    def step(self) -> "list[Completion]":
+        start_s = time.perf_counter()
+        time.sleep(self._step_s)
+        batch = [self._queue.popleft() for _ in range(min(_ROWS_PER_STEP, len(self._queue)))]
+        done = [_complete(request, enqueued_s) for request, enqueued_s in batch]
+        self._busy_s += time.perf_counter() - start_s
+        self._num_completed += len(done)
+        self._num_steps += 1
+        return done
+
+    def take_stats(self) -> SimpleNamespace:
+        now_s = time.perf_counter()
+        nothing = dict.fromkeys(("encode_s", "decode_s", "gate_s", "host_s", "occupancy"), 0.0)
+        none = dict.fromkeys(("num_tokens", "kv_cache_bytes", "involuntary_exits"), 0)
+        segments = dict.fromkeys(("segment_visits", "segment_rows", "segment_positions", "segment_s"), (0, 0))
+        stats = SimpleNamespace(
+            start_s=self._start_s,
+            end_s=now_s,
+            busy_s=self._busy_s,
+            num_completed=self._num_completed,
+            num_steps=self._num_steps,
+            **nothing,
+            **none,
+            **segments,
+        )
+        self._start_s, self._busy_s, self._num_completed, self._num_steps = now_s, 0.0, 0, 0
+        return stats
+
+
+def _complete(request: "Request", enqueued_s: float) -> "Completion":
+    from actors.engine.request import Completion, FinishReason
+
+    first = tuple(int(value) for value in request.pixels_HWC[0, 0])
+    if first == POISON_KILL:
+        os._exit(9)
+    if first == POISON_RAISE:
+        raise RuntimeError("the engine chokes on this image")
+    now_s = time.perf_counter()
+    token_ids = tuple(null_text(request.pixels_HWC).encode())
+    return Completion(
+        request_id=request.request_id,
+        token_ids=token_ids,
+        exit_layers=(1,) * (len(token_ids) + 1),
+        confidences=(1.0,) * (len(token_ids) + 1),
+        finish_reason=FinishReason.EOS,
+        enqueued_s=enqueued_s,
+        admitted_s=enqueued_s,
+        encoded_s=now_s,
+        first_token_s=now_s,
+        finished_s=now_s,
+        encode_s=0.0,
+        device_s=0.0,
+    )
+
+
+def make_null_backend(image_size: int, step_s: float = 0.0, pid_folder: str | None = None) -> "Backend":
+    """`pid_folder`: where each actor leaves a file named after its process."""
+    from actors.captioner import Backend
+
+    if pid_folder is not None:
+        (Path(pid_folder) / str(os.getpid())).touch()
+    return Backend(partial(NullEngine, step_s), _encode, _decode, _pieces, image_size, "null")
+
+
+def _encode(text: str) -> tuple[int, ...]:
+    return tuple(text.encode())
+
+
+def _decode(token_ids: Sequence[int]) -> str:
+    return bytes(token_ids).decode()
+
+
+def _pieces(token_ids: Sequence[int]) -> list[str]:
+    return [chr(token) for token in token_ids]
