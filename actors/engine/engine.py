@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from actors.engine.exit_judge import ExitJudge
+from actors.engine.processors import Processors
 from actors.engine.request import Completion, Request, Sequence
 from actors.engine.runner import Runner
 from actors.engine.scheduler import Batch, EncodeBatch, Scheduler, SchedulerRules
 from actors.model.model import MultiExitModel
 from conf.errors import UserError
-from conf.schema import EngineConfig, KvPolicy, Schedule
+from conf.schema import EngineConfig, Gate, KvPolicy, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class EngineStats:
     segment_s: tuple[float, ...]
     kv_cache_bytes: int
     involuntary_exits: int
+    num_drafted: int  # tokens of early exits that full depth had to check (lossless)
+    num_accepted: int  # those it confirmed
 
 
 @dataclass(slots=True)
@@ -51,7 +55,6 @@ class _Window:
     gate_s: float = 0.0
     host_s: float = 0.0
     num_steps: int = 0
-    num_tokens: int = 0
     num_completed: int = 0
     occupied: float = 0.0
     visits: list[int] = field(default_factory=list)
@@ -71,6 +74,8 @@ class Engine:
         self, model: MultiExitModel, config: EngineConfig, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         exit_layers, thresholds = resolve_exits(model, config)
+        if config.gate is Gate.CLASSIFIER and len(exit_layers) > 1 and not model.config.gates:
+            raise UserError("engine.gate=classifier is not available: the checkpoint has no gates (see deed train)")
         limit = config.generation.max_new_tokens
         if limit > model.config.decoder.max_positions:
             raise UserError(f"max_new_tokens={limit} is more than the model's {model.config.decoder.max_positions}")
@@ -83,9 +88,10 @@ class Engine:
                 thresholds=thresholds,
                 num_slots=config.num_slots,
                 encode_batch=min(config.encode_batch, config.num_slots),
-                flush_rows=max(1, round(config.flush_fraction * config.num_slots)),
                 max_wait_steps=config.max_wait_steps,
                 max_new_tokens=limit,
+                forced_eos=model.config.generation.forced_eos,
+                max_drafts=config.max_drafts if config.lossless else None,
                 start_id=model.config.start_id,
                 eos_id=model.config.eos_id,
             ),
@@ -95,10 +101,18 @@ class Engine:
             model,
             exit_layers=exit_layers,
             kv=config.kv,
-            gate=config.gate,
+            cross=config.cross,
             num_slots=config.num_slots,
             max_new_tokens=limit,
-            min_new_tokens=config.generation.min_new_tokens,
+            checks_drafts=config.lossless,
+        )
+        self.judge = ExitJudge(
+            model,
+            exit_layers=exit_layers,
+            gate=config.gate,
+            num_slots=config.num_slots,
+            processors=Processors.resolve(model.config, config.generation),
+            checks_drafts=config.lossless,
         )
         self._cuda = self.runner.device.type == "cuda"
         self._window = _Window(clock(), len(exit_layers))
@@ -142,14 +156,15 @@ class Engine:
         window, segment = self._window, batch.segment
         weights = [len(sequence.pending(segment)) for sequence in batch.sequences]
         run_s = self._clock()
-        rows, h_BD = self.runner.run(batch)
+        states = self.runner.run(batch)
         self._wait_for_device()
         gate_s = self._clock()
-        decision = self.runner.decide(batch, h_BD)
+        verdict = self.judge.judge(batch, states)
+        leaves = self.scheduler.exits(batch, verdict.confidences)
+        decision = self.judge.emit(batch, states, verdict, leaves)
         decided_s = self._clock()
-        leaves = self.scheduler.exits(batch, decision)
         if self.runner.kv is not KvPolicy.JIT and segment < self.scheduler.num_segments - 1 and any(leaves):
-            self.runner.fill_skipped(batch, rows, h_BD, leaves)
+            self.runner.fill_skipped(batch, states.h_BD, leaves)
         finished = self.scheduler.commit(batch, decision, leaves)
         end_s = self._clock()
         window.decode_s += gate_s - run_s
@@ -159,7 +174,6 @@ class Engine:
         window.rows[segment] += len(batch.sequences)
         window.positions[segment] += sum(weights)
         window.seconds[segment] += end_s - start_s
-        window.num_tokens += sum(leaves)
         window.num_completed += len(finished)
         self._attribute(batch.sequences, weights, end_s - start_s)
         return [sequence.completion(end_s) for sequence in finished]
@@ -178,6 +192,7 @@ class Engine:
     def take_stats(self) -> EngineStats:
         """Return the counters since the last call and start new ones."""
         window, now_s = self._window, self._clock()
+        counts = self.scheduler.take_counts()
         self._window = _Window(now_s, window.num_segments)
         return EngineStats(
             start_s=window.start_s,
@@ -188,7 +203,7 @@ class Engine:
             gate_s=window.gate_s,
             host_s=window.host_s,
             num_steps=window.num_steps,
-            num_tokens=window.num_tokens,
+            num_tokens=counts.tokens,
             num_completed=window.num_completed,
             occupancy=window.occupied / max(1, window.num_steps),
             segment_visits=tuple(window.visits),
@@ -196,7 +211,9 @@ class Engine:
             segment_positions=tuple(window.positions),
             segment_s=tuple(window.seconds),
             kv_cache_bytes=self.runner.cache.capacity_bytes,
-            involuntary_exits=0,
+            involuntary_exits=counts.involuntary,
+            num_drafted=counts.drafted,
+            num_accepted=counts.accepted,
         )
 
 
@@ -211,8 +228,9 @@ def resolve_exits(model: MultiExitModel, config: EngineConfig) -> tuple[tuple[in
     if exits[-1] != trained[-1]:
         raise UserError(f"exits must end with the full depth {trained[-1]}, got {list(exits)}")
     thresholds = config.thresholds
-    if thresholds is None and model.config.thresholds is not None:
-        calibrated = dict(zip(trained, model.config.thresholds, strict=False))
+    own = model.config.gate_thresholds if config.gate is Gate.CLASSIFIER else model.config.thresholds
+    if thresholds is None and own is not None:
+        calibrated = dict(zip(trained, own, strict=False))
         thresholds = tuple(calibrated[layer] for layer in exits[:-1])
     if thresholds is None or len(thresholds) != len(exits) - 1:
         raise UserError(f"exits {list(exits)} need {len(exits) - 1} thresholds; give engine.thresholds or calibrate")

@@ -1,24 +1,67 @@
-"""Logits at an exit -> the token it would emit and the confidence that decides whether it may.
+"""What an exit says -> the token it would emit and the confidence that decides whether it may.
 
 Names as in CALM (arXiv 2207.07061, section 3.5). DEED's own formula was not available to us; `softmax_max` is our
-reading.
+reading. `shortlist` is ours: the first exit scores the whole vocabulary once per token, later exits only the
+candidates it left, and full depth the whole vocabulary again, so that what goes all the way is exact.
+
+Shape suffixes: B rows, D width, V vocabulary, K candidates.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from conf.errors import UserError
 from conf.schema import Gate
+
+SHORTLIST_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """Candidates of a token, and the log of the unnormalised mass the first exit saw outside of them."""
+
+    ids_BK: Tensor
+    rest_B: Tensor
+
+    @classmethod
+    def take(cls, logits_BV: Tensor) -> "Shortlist":
+        """The likeliest candidates of the first exit's logits."""
+        logits_BV = logits_BV.float()
+        ids_BK = logits_BV.topk(min(SHORTLIST_SIZE, logits_BV.shape[-1]), dim=-1).indices
+        rest_B = logits_BV.scatter(-1, ids_BK, float("-inf")).logsumexp(-1)
+        return cls(ids_BK, rest_B)
+
+    def score(self, logits_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the candidates at a later exit -> token ids [B] and confidences [B]."""
+        logits_BK = logits_BK.float()
+        top_B, place_B = logits_BK.max(-1)
+        token_B = self.ids_BK.gather(-1, place_B[:, None])[:, 0]
+        return token_B, (top_B - torch.logaddexp(logits_BK.logsumexp(-1), self.rest_B)).exp()
+
+
+def needs_tokens(gate: Gate) -> bool:
+    """Whether the confidence comes from token scores; otherwise the head runs for the rows that leave alone."""
+    return gate not in (Gate.SATURATION, Gate.CLASSIFIER)
 
 
 def score(logits_BV: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
     """Return token ids [B] and confidences [B] in float32; the scores are what is left after processors."""
     logits_BV = logits_BV.float()
-    if gate is Gate.SOFTMAX_MAX:
-        top_B, token_B = logits_BV.max(-1)
-        return token_B, (top_B - logits_BV.logsumexp(-1)).exp()
     if gate is Gate.SOFTMAX_DIFF:
         top_B2, token_B2 = logits_BV.topk(2, dim=-1)
         probability_B2 = (top_B2 - torch.logsumexp(logits_BV, -1, keepdim=True)).exp()
         return token_B2[:, 0], probability_B2[:, 0] - probability_B2[:, 1]
-    raise UserError(f"engine.gate={gate.value} is not available, use softmax_max or softmax_diff")
+    if gate in (Gate.SOFTMAX_MAX, Gate.SHORTLIST):
+        top_B, token_B = logits_BV.max(-1)
+        return token_B, (top_B - logits_BV.logsumexp(-1)).exp()
+    raise UserError(
+        f"engine.gate={gate.value} is not available, use softmax_max, softmax_diff, saturation or shortlist"
+    )
+
+
+def saturation(h_BD: Tensor, before_BD: Tensor) -> Tensor:
+    """How little the exit's layer changed its input: cosine similarity [B]."""
+    return F.cosine_similarity(h_BD.float(), before_BD.float(), dim=-1)

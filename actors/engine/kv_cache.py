@@ -1,9 +1,9 @@
 """Slot-indexed device memory: attention K/V of every layer, encoder states, hidden states at the frontier.
 
 Rows never move: a sequence keeps its slot from admission to the end, and regrouping only changes which slot numbers a
-batch names. Cross-attention K/V of a layer are written when a sequence first visits its segment.
+batch names. K and V of a position lie side by side, so that one copy writes them and one gather reads them.
 
-Shape suffixes: L layers, S slots, T positions, C encoder positions, H heads, E head width, D width.
+Shape suffixes: L layers, S slots, T positions, C encoder positions, I inner width of attention, D width.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,22 @@ from conf.model import DecoderConfig
 class SlotCache:
     """Allocated once; `max_context` encoder positions and `max_positions` output positions per slot."""
 
-    self_k_LSHTE: Tensor
-    self_v_LSHTE: Tensor
-    cross_k_LSHCE: Tensor
-    cross_v_LSHCE: Tensor
+    self_kv_LST2I: Tensor
+    cross_kv_LSC2I: Tensor | None  # None: cross-attention reads the encoder states themselves
     context_SCD: Tensor  # encoder states
     context_mask_SC: Tensor  # True = real
     hidden_STD: Tensor  # output of the last segment a position has run
 
     @classmethod
     def allocate(
-        cls, config: DecoderConfig, num_slots: int, max_positions: int, max_context: int, like: Tensor
-    ) -> "SlotCache":
+        cls, config: DecoderConfig, num_slots: int, max_positions: int, max_context: int, *,
+        projected_cross: bool, like: Tensor,
+    ) -> "SlotCache":  # fmt: skip
         """`like` gives device and dtype."""
-        layers, heads, width = config.num_layers, config.num_heads, config.d_head
+        layers, width = config.num_layers, 2 * config.d_inner
         return cls(
-            self_k_LSHTE=like.new_zeros(layers, num_slots, heads, max_positions, width),
-            self_v_LSHTE=like.new_zeros(layers, num_slots, heads, max_positions, width),
-            cross_k_LSHCE=like.new_zeros(layers, num_slots, heads, max_context, width),
-            cross_v_LSHCE=like.new_zeros(layers, num_slots, heads, max_context, width),
+            self_kv_LST2I=like.new_zeros(layers, num_slots, max_positions, width),
+            cross_kv_LSC2I=like.new_zeros(layers, num_slots, max_context, width) if projected_cross else None,
             context_SCD=like.new_zeros(num_slots, max_context, config.d_cross),
             context_mask_SC=torch.zeros(num_slots, max_context, dtype=torch.bool, device=like.device),
             hidden_STD=like.new_zeros(num_slots, max_positions, config.d_model),
@@ -44,6 +41,5 @@ class SlotCache:
 
     @property
     def capacity_bytes(self) -> int:
-        tensors = (self.self_k_LSHTE, self.self_v_LSHTE, self.cross_k_LSHCE, self.cross_v_LSHCE,
-                   self.context_SCD, self.context_mask_SC, self.hidden_STD)  # fmt: skip
-        return sum(tensor.nbytes for tensor in tensors)
+        tensors = (self.self_kv_LST2I, self.cross_kv_LSC2I, self.context_SCD, self.context_mask_SC, self.hidden_STD)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.engine.exit_policy import score
+from actors.engine.exit_policy import Shortlist, saturation, score
+from actors.engine.processors import Processors
 from actors.engine.request import Request
 from actors.model.model import MultiExitModel
 from conf.schema import Gate
@@ -34,26 +35,56 @@ def generate(
     gate: Gate,
     max_new_tokens: int,
     min_new_tokens: int = 0,
+    processors: Processors | None = None,
 ) -> Trace:
     """Decode one request greedily with step-level early exit."""
+    processors = processors or Processors(model.config.eos_id, min_new_tokens)
     states, mask = encode_one(model, request)
     inputs = [model.config.start_id]
     steps: list[tuple[int, int, float]] = []
     while len(steps) < max_new_tokens:
-        hidden = teacher_forced(model, inputs, states, mask)
-        for exit_layer, threshold in zip(exit_layers, (*thresholds, 0.0), strict=True):
-            logits_V = model.decoder.exit_logits(exit_layer, hidden[exit_layer - 1][0, -1]).clone()
-            if len(steps) < min_new_tokens:
-                logits_V[model.config.eos_id] = float("-inf")
-            token_B, confidence_B = score(logits_V[None], gate)
-            if exit_layer == exit_layers[-1] or float(confidence_B) >= threshold:
-                break
-        steps.append((int(token_B), exit_layer, float(confidence_B)))
+        said = verdicts(model, inputs, states, mask, exit_layers=exit_layers, gate=gate, processors=processors)
+        now = [
+            (exit_layer, tokens[-1], confidences[-1])
+            for exit_layer, (tokens, confidences) in zip(exit_layers, said, strict=True)
+        ]
+        sure = [confidence >= threshold for (_, _, confidence), threshold in zip(now, thresholds, strict=False)]
+        exit_layer, token_id, confidence = now[[*sure, True].index(True)]
+        steps.append((token_id, exit_layer, confidence))
         if steps[-1][0] == model.config.eos_id:
             break
         inputs.append(steps[-1][0])
     ids, layers, confidences = zip(*steps, strict=True)
     return Trace(ids, layers, confidences)
+
+
+def verdicts(
+    model: MultiExitModel, inputs: list[int], states: torch.Tensor, mask: torch.Tensor, *,
+    exit_layers: tuple[int, ...], gate: Gate, processors: Processors,
+) -> list[tuple[list[int], list[float]]]:  # fmt: skip
+    """What every exit would emit at every position of `inputs`, and how sure it is: (tokens, confidences) per exit."""
+    hidden = teacher_forced(model, inputs, states, mask)
+    positions = torch.arange(len(inputs), device=states.device)
+    before = [model.decoder.embed(torch.tensor(inputs, device=states.device), positions), *(h[0] for h in hidden)]
+    shortlist: Shortlist | None = None
+    said: list[tuple[list[int], list[float]]] = []
+    for exit_layer in exit_layers:
+        h_TD = hidden[exit_layer - 1][0]
+        logits_TV = model.decoder.exit_logits(exit_layer, h_TD).clone()
+        processors.apply(logits_TV, [inputs[: step + 1] for step in range(len(inputs))])
+        if gate is Gate.SATURATION:
+            token_T, confidence_T = logits_TV.argmax(-1), saturation(h_TD, before[exit_layer - 1])
+        elif gate is Gate.CLASSIFIER:
+            last = exit_layer == exit_layers[-1]
+            odds_T = h_TD.new_full((len(inputs),), float("inf")) if last else model.decoder.gate_logit(exit_layer, h_TD)
+            token_T, confidence_T = logits_TV.argmax(-1), odds_T.sigmoid()
+        elif shortlist is not None and exit_layer != exit_layers[-1]:
+            token_T, confidence_T = shortlist.score(logits_TV.gather(-1, shortlist.ids_BK))
+        else:
+            token_T, confidence_T = score(logits_TV, gate)
+            shortlist = Shortlist.take(logits_TV) if gate is Gate.SHORTLIST else None
+        said.append((token_T.tolist(), confidence_T.tolist()))
+    return said
 
 
 def encode_one(model: MultiExitModel, request: Request) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.engine.exit_policy import score
-from actors.engine.reference import encode_one, teacher_forced
+from actors.engine.processors import Processors
+from actors.engine.reference import encode_one, verdicts
 from actors.engine.request import Completion, FinishReason, Request
 from actors.model.model import MultiExitModel
 from conf.schema import Gate
@@ -51,26 +51,25 @@ def replay(
     thresholds: tuple[float, ...],
     gate: Gate,
     min_new_tokens: int = 0,
+    processors: Processors | None = None,
     tolerance: float = 1e-4,
 ) -> Replay:
     """Replay one completion. A confidence within `tolerance` of its threshold counts as either side of it."""
     ended = completion.finish_reason is FinishReason.EOS
     emitted = [*completion.token_ids, *([model.config.eos_id] if ended else [])]
-    hidden = teacher_forced(model, [model.config.start_id, *emitted[:-1]], *encode_one(model, request))
-    verdicts = []
-    for exit_layer in exit_layers:
-        logits_TV = model.decoder.exit_logits(exit_layer, hidden[exit_layer - 1][0]).clone()
-        logits_TV[:min_new_tokens, model.config.eos_id] = float("-inf")
-        token_T, confidence_T = score(logits_TV, gate)
-        verdicts.append((token_T.tolist(), confidence_T.tolist()))
+    inputs = [model.config.start_id, *emitted[:-1]]
+    processors = processors or Processors(model.config.eos_id, min_new_tokens)
+    said = verdicts(
+        model, inputs, *encode_one(model, request), exit_layers=exit_layers, gate=gate, processors=processors
+    )
     same_token = same_exit = 0
     largest = 0.0
     for step, (token_id, exit_layer) in enumerate(zip(emitted, completion.exit_layers, strict=True)):
         index = exit_layers.index(exit_layer)
-        tokens, confidences = verdicts[index]
+        tokens, confidences = said[index]
         same_token += tokens[step] == token_id
         largest = max(largest, abs(confidences[step] - completion.confidences[step]))
-        stayed = all(verdicts[j][1][step] < thresholds[j] + tolerance for j in range(index))
+        stayed = all(said[j][1][step] < thresholds[j] + tolerance for j in range(index))
         left = index == len(exit_layers) - 1 or confidences[step] >= thresholds[index] - tolerance
         same_exit += stayed and left
     return Replay(len(emitted), same_token, same_exit, largest)

@@ -1,10 +1,7 @@
-"""Batches -> tensors: encode newcomers, run one decoder segment, score its exit.
+"""Batches -> hidden states: encode newcomers, run one decoder segment.
 
-A visit is ragged: sequence s brings its q_s pending positions as packed rows, and only the last one, the current
-token, is scored. Attention pads the rows of one visit to [B, Q]; everything else runs packed.
-
-Shape suffixes: B sequences, N packed rows, Q most rows a sequence brings, T output positions, C encoder positions,
-H heads, E head width, D width, V vocabulary.
+Shape suffixes: B sequences, N packed rows, R attention rows, Q most rows a sequence brings (see visit.py), T output
+positions, C encoder positions, H heads, E head width, I = H * E, D width.
 """
 
 import itertools
@@ -14,26 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.engine.exit_policy import score
+from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
-from actors.engine.scheduler import Batch, Decision, EncodeBatch
+from actors.engine.scheduler import Batch, EncodeBatch
+from actors.engine.visit import Visit, plan_visit
 from actors.model.blocks import DecoderLayer, attend
 from actors.model.model import MultiExitModel
-from conf.schema import Gate, KvPolicy
+from conf.schema import CrossAttention, KvPolicy
 
 
-@dataclass(slots=True)
-class Rows:
-    """Index tensors of one visit, all on the device."""
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """Additive masks of one visit, in the model's dtype."""
 
-    slot_B: Tensor
-    slot_N: Tensor
-    position_N: Tensor
-    last_B: Tensor  # packed row of every sequence's current token
-    padded_BQ: Tensor | None  # packed row at every padded place; None when every sequence brings one row
-    place_N: Tensor | None  # flat padded place of every packed row
-    query_position_BQ: Tensor
-    num_keys: int
+    self_RhQT: Tensor  # h: 1, or H with a relative position bias
+    cross_RhqC: Tensor  # h and q: 1, or H and Q with a position bias
+    blocked_R11C: Tensor  # the part of it that says what is no encoder state
+
+
+def _by_row(mask_RhqC: Tensor) -> Tensor:
+    """The same mask where every head of every position is a row: [R, 1, 1 or Q * H, C]."""
+    heads, positions = mask_RhqC.shape[1:3]
+    return mask_RhqC if heads == positions == 1 else mask_RhqC.transpose(1, 2).flatten(1, 2)[:, None]
 
 
 class Runner:
@@ -45,20 +44,23 @@ class Runner:
         *,
         exit_layers: tuple[int, ...],
         kv: KvPolicy,
-        gate: Gate,
+        cross: CrossAttention,
         num_slots: int,
         max_new_tokens: int,
-        min_new_tokens: int,
+        checks_drafts: bool = False,
     ) -> None:
         self.model, self.decoder = model, model.decoder
-        self.exit_layers, self.kv, self.gate = exit_layers, kv, gate
-        self.min_new_tokens = min_new_tokens
+        self.exit_layers, self.kv = exit_layers, kv
+        self.checks_drafts = checks_drafts  # full depth says the tokens of all pending positions
         self.segments = tuple(itertools.pairwise((0, *exit_layers)))
+        self.absorbed = absorbs(cross, max_new_tokens, model.config.decoder.d_head)
+        self.max_positions = max_new_tokens
         embedding = model.decoder.embedding.weight
         self.device, self.dtype = embedding.device, embedding.dtype
         self.cache = SlotCache.allocate(
-            model.config.decoder, num_slots, max_new_tokens, model.max_context, like=embedding.detach()
-        )
+            model.config.decoder, num_slots, max_new_tokens, model.max_context,
+            projected_cross=not self.absorbed, like=embedding.detach(),
+        )  # fmt: skip
         self.cross_rows_built = 0  # (sequence, layer) pairs whose cross-attention K/V were projected
 
     def layer(self, index: int) -> DecoderLayer:
@@ -91,127 +93,159 @@ class Runner:
         self.cache.context_mask_SC[slots] = False
         self.cache.context_mask_SC[slots, :width] = mask_BC
 
+    def _plan(self, batch: Batch, *, current_only: bool = False) -> Visit:
+        return plan_visit(
+            batch.sequences, batch.segment,
+            max_positions=self.max_positions, device=self.device, current_only=current_only,
+        )  # fmt: skip
+
     @torch.inference_mode()
-    def run(self, batch: Batch) -> tuple[Rows, Tensor]:
-        """Run the segment on all pending positions; return the index tensors and the current tokens' h [B, D]."""
+    def run(self, batch: Batch) -> ExitStates:
+        """Run the segment on all pending positions; return the current tokens' hidden states.
+
+        Where full depth checks drafts, its last segment returns those of all pending positions.
+        """
         first_layer, end_layer = self.segments[batch.segment]
-        rows = self._rows(batch)
-        self._build_cross(batch, first_layer, end_layer)
+        last_segment = batch.segment == len(self.segments) - 1
+        visit = self._plan(batch)
+        hidden_ND = self.cache.hidden_STD.flatten(0, 1)
         if batch.segment == 0:
             token_N = self._index([sequence.input_id for sequence in batch.sequences])  # one row each by construction
-            h_ND = self.decoder.embed(token_N, rows.position_N)
+            h_ND = self.decoder.embed(token_N, visit.position_N)
         else:
-            h_ND = self.cache.hidden_STD[rows.slot_N, rows.position_N]
-        context_mask_BC = self.cache.context_mask_SC[rows.slot_B]
-        cross_mask = context_mask_BC[:, None, None, :]
-        self_mask = self._self_mask(rows)
+            h_ND = hidden_ND.index_select(0, visit.flat_N)
+        context_RCD = self._context(batch, visit, first_layer, end_layer)
+        masks = self._masks(visit)
+        before_ND = h_ND
         for index in range(first_layer, end_layer):
-            h_ND = self._layer(index, h_ND, rows, self_mask, cross_mask)
-        if batch.segment < len(self.segments) - 1:
-            self.cache.hidden_STD[rows.slot_N, rows.position_N] = h_ND
-        return rows, h_ND[rows.last_B]
+            before_ND = h_ND
+            if last_segment and index == end_layer - 1 and visit.last_N is not None and not self.checks_drafts:
+                # Nothing will ever read what earlier positions put out here: they leave their K and V, no more.
+                self._write_kv(index, visit, torch.cat(self._flat_kv(index, h_ND), dim=-1))
+                h_ND, visit = h_ND[visit.last_N], self._plan(batch, current_only=True)
+                masks = _Masks(self._self_mask(visit), self._cross_mask(visit, masks.blocked_R11C), masks.blocked_R11C)
+                q_NHE = self.layer(index).self_q(h_ND)
+                return ExitStates(self._attend_and_mix(index, h_ND, q_NHE, visit, masks, context_RCD), h_ND)
+            h_ND = self._layer(index, h_ND, visit, masks, context_RCD)
+        if not last_segment:
+            hidden_ND.index_copy_(0, visit.flat_N, h_ND)
+        if visit.last_N is None or (last_segment and self.checks_drafts):
+            return ExitStates(h_ND, before_ND)
+        return ExitStates(h_ND[visit.last_N], before_ND[visit.last_N])
 
-    def _rows(self, batch: Batch) -> Rows:
-        slots: list[int] = []
-        positions: list[int] = []
-        lengths: list[int] = []
-        slot_of: list[int] = []
-        for sequence in batch.sequences:
-            assert sequence.slot is not None
-            pending = sequence.pending(batch.segment)
-            slot_of.append(sequence.slot)
-            lengths.append(len(pending))
-            slots += [sequence.slot] * len(pending)
-            positions += pending
-        most = max(lengths)
-        ends = list(itertools.accumulate(lengths))
-        num_keys = max(sequence.position for sequence in batch.sequences) + 1
-        position_N = self._index(positions)
-        last_B = self._index([end - 1 for end in ends])
-        if most == 1:
-            return Rows(self._index(slot_of), self._index(slots), position_N, last_B, None, None,
-                        position_N[:, None], num_keys)  # fmt: skip
-        padded = np.zeros((len(lengths), most), dtype=np.int64)
-        places = np.empty(len(positions), dtype=np.int64)
-        for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
-            padded[row, :length] = np.arange(end - length, end)
-            padded[row, length:] = end - 1  # padding repeats the current token, so that no row attends to nothing
-            places[end - length : end] = row * most + np.arange(length)
-        padded_BQ = torch.from_numpy(padded).to(self.device)
-        return Rows(self._index(slot_of), self._index(slots), position_N, last_B, padded_BQ,
-                    torch.from_numpy(places).to(self.device), position_N[padded_BQ], num_keys)  # fmt: skip
+    def _context(self, batch: Batch, visit: Visit, first_layer: int, end_layer: int) -> Tensor | None:
+        """Encoder states of the visit's slots where cross-attention reads them; else see that its K/V are there."""
+        if self.absorbed:
+            return visit.read(self.cache.context_SCD, self.cache.context_SCD.shape[1])
+        self._build_cross(batch, first_layer, end_layer)
+        return None
 
-    def _self_mask(self, rows: Rows) -> Tensor:
-        """[B, 1 or H, Q, T]: causal by position, plus the relative bias where the model has one."""
-        keys_T = torch.arange(rows.num_keys, device=self.device)
-        visible = keys_T[None, None, None, :] <= rows.query_position_BQ[:, None, :, None]
-        bias = self.decoder.self_bias(rows.query_position_BQ, keys_T.expand(len(rows.slot_B), -1))
-        return visible if bias is None else bias.masked_fill(~visible, float("-inf"))
+    def _masks(self, visit: Visit) -> _Masks:
+        visible_RC = visit.read(self.cache.context_mask_SC, self.cache.context_mask_SC.shape[1])
+        blocked_RC = torch.zeros(visible_RC.shape, dtype=self.dtype, device=self.device)
+        blocked_RC.masked_fill_(~visible_RC, float("-inf"))
+        blocked_R11C = blocked_RC[:, None, None, :]
+        return _Masks(self._self_mask(visit), self._cross_mask(visit, blocked_R11C), blocked_R11C)
 
-    def _layer(self, index: int, h_ND: Tensor, rows: Rows, self_mask: Tensor, cross_mask: Tensor) -> Tensor:
-        layer, cache = self.layer(index), self.cache
-        q_NHE, k_NHE, v_NHE = layer.self_qkv(h_ND)
-        self_k_SHTE, self_v_SHTE = cache.self_k_LSHTE[index], cache.self_v_LSHTE[index]
-        self_k_SHTE[rows.slot_N, :, rows.position_N] = k_NHE
-        self_v_SHTE[rows.slot_N, :, rows.position_N] = v_NHE
-        k_BHTE = self_k_SHTE[:, :, : rows.num_keys][rows.slot_B]
-        v_BHTE = self_v_SHTE[:, :, : rows.num_keys][rows.slot_B]
-        h_ND = layer.after_self(h_ND, self._attend(q_NHE, k_BHTE, v_BHTE, self_mask, rows, layer.scale))
-        cross_k_BHCE, cross_v_BHCE = cache.cross_k_LSHCE[index][rows.slot_B], cache.cross_v_LSHCE[index][rows.slot_B]
-        context = self._attend(layer.cross_q(h_ND), cross_k_BHCE, cross_v_BHCE, cross_mask, rows, layer.scale)
-        return layer.after_cross(h_ND, context)
+    def _cross_mask(self, visit: Visit, blocked_R11C: Tensor) -> Tensor:
+        """[R, 1 or H, 1 or Q, C]: what is no encoder state, plus the position bias where the model has one."""
+        bias = self.decoder.cross_bias(visit.query_position_RQ, blocked_R11C.shape[-1])
+        return blocked_R11C if bias is None else blocked_R11C + bias
 
-    @staticmethod
-    def _attend(q_NHE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, mask: Tensor, rows: Rows, scale: float) -> Tensor:
-        """Packed queries against their sequences' keys -> packed context [N, I]."""
-        q_BQHE = q_NHE[:, None] if rows.padded_BQ is None else q_NHE[rows.padded_BQ]
-        context_BQI = attend(q_BQHE, k_BHTE.transpose(1, 2), v_BHTE.transpose(1, 2), mask, scale)
-        return context_BQI[:, 0] if rows.place_N is None else context_BQI.flatten(0, 1)[rows.place_N]
+    def _self_mask(self, visit: Visit) -> Tensor:
+        """[R, 1 or H, Q, T]: causal by position, plus the relative bias where the model has one."""
+        keys_T = torch.arange(visit.num_keys, device=self.device)
+        hidden = keys_T[None, None, None, :] > visit.query_position_RQ[:, None, :, None]
+        bias = self.decoder.self_bias(visit.query_position_RQ, keys_T[None])
+        if bias is None:
+            bias = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+        return bias.masked_fill_(hidden, float("-inf"))
+
+    def _flat_kv(self, index: int, h_ND: Tensor) -> tuple[Tensor, Tensor]:
+        k_NHE, v_NHE = self.layer(index).self_kv(h_ND)
+        return k_NHE.flatten(1), v_NHE.flatten(1)
+
+    def _write_kv(self, index: int, visit: Visit, kv_N2I: Tensor) -> None:
+        self.cache.self_kv_LST2I[index].flatten(0, 1).index_copy_(0, visit.flat_N, kv_N2I)
+
+    def _layer(self, index: int, h_ND: Tensor, visit: Visit, masks: _Masks, context_RCD: Tensor | None) -> Tensor:
+        layer = self.layer(index)
+        qkv_N3I = layer.self_qkv_fused(h_ND)
+        d_inner = qkv_N3I.shape[-1] // 3
+        self._write_kv(index, visit, qkv_N3I[:, d_inner:])
+        q_NHE = layer.heads(qkv_N3I[:, :d_inner])
+        return self._attend_and_mix(index, h_ND, q_NHE, visit, masks, context_RCD)
+
+    def _attend_and_mix(
+        self, index: int, h_ND: Tensor, q_NHE: Tensor, visit: Visit, masks: _Masks, context_RCD: Tensor | None
+    ) -> Tensor:
+        """The layer from its self-attention on; K and V of the packed rows are in the cache."""
+        layer = self.layer(index)
+        kv_RT2I = visit.read(self.cache.self_kv_LST2I[index], visit.num_keys)
+        k_RTHE, v_RTHE = (layer.heads(part) for part in kv_RT2I.chunk(2, dim=-1))
+        self_mask = masks.self_RhQT
+        if self.decoder.absolute_bias is not None:
+            keys_1T = torch.arange(visit.num_keys, device=self.device)[None]
+            self_mask = self_mask + self.decoder.absolute_bias.layer_scores(index, visit.query_position_RQ, keys_1T)
+        h_ND = layer.after_self(h_ND, visit.pack(attend(visit.pad(q_NHE), k_RTHE, v_RTHE, self_mask, layer.scale)))
+        q_NHE = layer.cross_q(h_ND)
+        if context_RCD is not None:
+            q_RQHD = visit.pad(layer.absorb_key(q_NHE))
+            read_RXD = torch.nn.functional.scaled_dot_product_attention(  # every head of every position is a row here
+                q_RQHD.flatten(1, 2)[:, None], context_RCD[:, None], context_RCD[:, None],
+                attn_mask=_by_row(masks.cross_RhqC), scale=layer.scale,
+            )[:, 0]  # fmt: skip
+            return layer.after_cross(h_ND, layer.absorb_value(visit.pack(read_RXD.view(q_RQHD.shape))))
+        assert self.cache.cross_kv_LSC2I is not None
+        cross_kv_RC2I = visit.read(self.cache.cross_kv_LSC2I[index], self.cache.context_SCD.shape[1])
+        k_RCHE, v_RCHE = (layer.heads(part) for part in cross_kv_RC2I.chunk(2, dim=-1))
+        context_RQI = attend(visit.pad(q_NHE), k_RCHE, v_RCHE, masks.cross_RhqC, layer.scale)
+        return layer.after_cross(h_ND, visit.pack(context_RQI))
 
     def _build_cross(self, batch: Batch, first_layer: int, end_layer: int) -> None:
         """Project cross-attention K/V for the sequences that visit this segment for the first time."""
         newcomers = [sequence for sequence in batch.sequences if sequence.cross_segments <= batch.segment]
         if not newcomers:
             return
+        assert self.cache.cross_kv_LSC2I is not None
         slots = self._index([sequence.slot for sequence in newcomers if sequence.slot is not None])
         context_BCD = self.cache.context_SCD[slots]
         for index in range(first_layer, end_layer):
-            k_BCHE, v_BCHE = self.layer(index).cross_kv(context_BCD)
-            self.cache.cross_k_LSHCE[index, slots] = k_BCHE.transpose(1, 2)
-            self.cache.cross_v_LSHCE[index, slots] = v_BCHE.transpose(1, 2)
+            self.cache.cross_kv_LSC2I[index].index_copy_(0, slots, self.layer(index).cross_kv_proj(context_BCD))
         for sequence in newcomers:
             sequence.cross_segments = batch.segment + 1
         self.cross_rows_built += len(newcomers) * (end_layer - first_layer)
 
     @torch.inference_mode()
-    def decide(self, batch: Batch, h_BD: Tensor) -> Decision:
-        """Score the exit of the batch's segment: the token it would emit and how sure it is."""
-        logits_BV = self.decoder.exit_logits(self.exit_layers[batch.segment], h_BD)
-        if self.min_new_tokens:
-            young = [row for row, sequence in enumerate(batch.sequences) if sequence.position < self.min_new_tokens]
-            logits_BV[self._index(young), self.model.config.eos_id] = float("-inf")
-        token_B, confidence_B = score(logits_BV, self.gate)
-        return Decision(token_B.tolist(), confidence_B.tolist())  # sync: tokens and confidences to host
-
-    @torch.inference_mode()
-    def fill_skipped(self, batch: Batch, rows: Rows, h_BD: Tensor, leaves: list[bool]) -> None:
+    def fill_skipped(self, batch: Batch, h_BD: Tensor, leaves: list[bool]) -> None:
         """`project` and `copy`: give the layers that leaving rows skipped something to attend to.
 
         project: each skipped layer projects the exit's hidden state (CALM's state propagation, arXiv 2207.07061).
         copy: K and V of the last layer that ran, repeated.
         """
+        leaving = [sequence for sequence, leave in zip(batch.sequences, leaves, strict=True) if leave]
         chosen = self._index([row for row, leave in enumerate(leaves) if leave])
+        flat = self._index([(s.slot or 0) * self.max_positions + s.position for s in leaving])
         exit_layer = self.exit_layers[batch.segment]
-        slot, position = rows.slot_B[chosen], rows.position_N[rows.last_B[chosen]]
+        kv_LN2I = self.cache.self_kv_LST2I.flatten(1, 2)
         for index in range(exit_layer, self.exit_layers[-1]):
             if self.kv is KvPolicy.PROJECT:
-                k, v = self.layer(index).self_kv(h_BD[chosen])
+                kv_N2I = torch.cat(self._flat_kv(index, h_BD[chosen]), dim=-1)
             else:
-                k = self.cache.self_k_LSHTE[exit_layer - 1][slot, :, position]
-                v = self.cache.self_v_LSHTE[exit_layer - 1][slot, :, position]
-            self.cache.self_k_LSHTE[index][slot, :, position] = k
-            self.cache.self_v_LSHTE[index][slot, :, position] = v
-        for sequence, leave in zip(batch.sequences, leaves, strict=True):
-            if leave:
-                filled = sequence.position + 1
-                sequence.computed[batch.segment + 1 :] = [filled] * (len(sequence.computed) - batch.segment - 1)
+                kv_N2I = kv_LN2I[exit_layer - 1, flat]
+            kv_LN2I[index].index_copy_(0, flat, kv_N2I)
+        for sequence in leaving:
+            filled = sequence.position + 1
+            sequence.computed[batch.segment + 1 :] = [filled] * (len(sequence.computed) - batch.segment - 1)
+
+
+def absorbs(cross: CrossAttention, max_new_tokens: int, d_head: int) -> bool:
+    """Whether cross-attention reads the encoder states themselves, with the K and V projections moved to the query.
+
+    Scores are q (W_k x) = (W_k' q) x, so K and V need not exist. Projecting them costs 2 D^2 per encoder position and
+    layer, once; going without costs 2 D (D / d_head) per encoder position, layer and output position. That pays for
+    outputs shorter than d_head positions, and longer ones where few positions reach a layer.
+    """
+    if cross is CrossAttention.AUTO:
+        return max_new_tokens <= 2 * d_head  # outputs end well before the limit, and skip deep layers
+    return cross is CrossAttention.ABSORBED

@@ -1,7 +1,8 @@
 """Who runs next: admission, one queue per segment, and when a deep queue is worth a visit. Pure Python, no torch.
 
-A row is never forced out of the model: a queue decides only *when* its rows run, so involuntary exits are zero for
-every schedule but `consensus`, where rows may be kept in longer than they ask for, never let out earlier.
+A row is never forced out of the model: a queue decides only *when* its rows run. `consensus` may keep rows in longer
+than they ask for, never let them out earlier. Where early exits are drafts (`lossless`), a row that would end, or has
+drafted enough, goes on to full depth, which says the tokens of all its pending positions.
 """
 
 import itertools
@@ -36,7 +37,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the exit of a segment said, one entry per sequence of the batch; all plain Python values."""
+    """What the exit of a segment said, one entry per sequence of the batch; all plain Python values.
+
+    The token of a row that stays is never read. Where full depth checks drafts, there is one entry per pending
+    position of every sequence instead.
+    """
 
     token_ids: list[int]
     confidences: list[float]
@@ -51,11 +56,22 @@ class SchedulerRules:
     thresholds: tuple[float, ...]
     num_slots: int
     encode_batch: int
-    flush_rows: int  # rows that make a visit to a deep segment worth its fixed cost
     max_wait_steps: int
     max_new_tokens: int
     start_id: int
     eos_id: int
+    forced_eos: bool = False  # the last allowed step would emit the end token, so it is not run at all
+    max_drafts: int | None = None  # early exits are drafts, and full depth checks them at the latest after so many
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was emitted since the counts were last taken."""
+
+    tokens: int = 0  # decoding steps, less the drafts that were taken back
+    drafted: int = 0  # by early exits, where full depth checks them
+    accepted: int = 0  # drafts that full depth confirmed
+    involuntary: int = 0  # rows let out below their threshold; must stay 0
 
 
 class Scheduler:
@@ -68,9 +84,12 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._queues: list[deque[Sequence]] = [deque() for _ in rules.exit_layers]
         self._step = 0
+        self._counts = Counts()
 
     def add(self, request: Request) -> None:
         limit = min(self.rules.max_new_tokens, request.max_new_tokens or self.rules.max_new_tokens)
+        if self.rules.forced_eos:
+            limit = max(1, limit - 1)
         self._waiting.append(Sequence(request, self._clock(), [0] * self.num_segments, limit))
 
     def has_work(self) -> bool:
@@ -90,9 +109,11 @@ class Scheduler:
             return EncodeBatch(tuple(self._admit() for _ in range(min(free, worth))))
         segment = self._choose_segment()
         queue = self._queues[segment]
-        rows = tuple(queue)
+        rows = sorted(
+            queue, key=lambda sequence: sequence.slot or 0
+        )  # neighbours in memory are neighbours in the batch
         queue.clear()
-        return Batch(segment, rows)
+        return Batch(segment, tuple(rows))
 
     def _admit(self) -> Sequence:
         sequence = self._waiting.popleft()
@@ -109,11 +130,10 @@ class Scheduler:
             oldest = self._queues[segment][0]
             if segment > 0 and self._step - oldest.waiting_since > self.rules.max_wait_steps:
                 return segment
-        # The deepest queue that is full enough; else the fullest shallow work there is.
-        for segment in reversed(occupied):
-            if segment > 0 and len(self._queues[segment]) >= self.rules.flush_rows:
-                return segment
-        return occupied[0]
+        # A visit costs floor + slope * rows, and both grow with the segment's layers, so that the share of a visit
+        # that is floor depends on the rows alone: the longest queue wastes least. Of equals the deepest, which frees
+        # slots soonest.
+        return max(occupied, key=lambda segment: (len(self._queues[segment]), segment))
 
     def encoded(self, batch: EncodeBatch) -> None:
         """The batch has its encoder states; its sequences may decode."""
@@ -122,12 +142,12 @@ class Scheduler:
             sequence.encoded_s = now_s
             self._enqueue(sequence, 0)
 
-    def exits(self, batch: Batch, decision: Decision) -> list[bool]:
+    def exits(self, batch: Batch, confidences: Rows[float]) -> list[bool]:
         """Return which rows leave at this segment's exit."""
         if batch.segment == self.num_segments - 1:
             return [True] * len(batch.sequences)
         threshold = self.rules.thresholds[batch.segment]
-        leaves = [confidence >= threshold for confidence in decision.confidences]
+        leaves = [confidence >= threshold for confidence in confidences]
         if self.rules.schedule is Schedule.CONSENSUS:
             return [all(leaves)] * len(leaves)
         return leaves
@@ -135,13 +155,19 @@ class Scheduler:
     def commit(self, batch: Batch, decision: Decision, leaves: Rows[bool]) -> list[Sequence]:
         """Record what was computed, move every row to its next place, return the sequences that finished."""
         finished = []
+        last = batch.segment == self.num_segments - 1
+        if last and self.rules.max_drafts is not None:
+            decision = self._check_drafts(batch, decision)
         for sequence, token_id, confidence, leave in zip(
             batch.sequences, decision.token_ids, decision.confidences, leaves, strict=True
         ):
             sequence.computed[batch.segment] = sequence.position + 1
-            if not leave:
+            if not leave or (not last and self._must_be_checked(sequence, token_id)):
                 self._enqueue(sequence, batch.segment + 1)
                 continue
+            if not last:
+                self._counts.drafted += self.rules.max_drafts is not None
+                self._counts.involuntary += confidence < self.rules.thresholds[batch.segment]
             self._emit(sequence, token_id, confidence, self.rules.exit_layers[batch.segment])
             if sequence.finish_reason is None:
                 self._enqueue(sequence, 0)
@@ -151,9 +177,45 @@ class Scheduler:
                 finished.append(sequence)
         return finished
 
+    def _must_be_checked(self, sequence: Sequence, token_id: int) -> bool:
+        """Drafts must be checked before the sequence may end, and when there are enough of them."""
+        if self.rules.max_drafts is None:
+            return False
+        ends = token_id == self.rules.eos_id or sequence.position + 1 == sequence.limit
+        return ends or len(sequence.pending(self.num_segments - 1)) > self.rules.max_drafts
+
+    def _check_drafts(self, batch: Batch, said: Decision) -> Decision:
+        """Full depth's tokens of all pending positions -> one per sequence, that of the first position it disagrees at.
+
+        What was drafted after that position is taken back, and the sequence goes on from there.
+        """
+        token_ids, confidences, start = [], [], 0
+        for sequence in batch.sequences:
+            pending = sequence.pending(batch.segment)
+            first, wrong = pending.start, sequence.position
+            for position in pending[:-1]:
+                if said.token_ids[start + position - first] != sequence.token_ids[position]:
+                    wrong = position
+                    break
+            self._counts.accepted += wrong - first
+            self._take_back(sequence, wrong)
+            token_ids.append(said.token_ids[start + wrong - first])
+            confidences.append(said.confidences[start + wrong - first])
+            start += len(pending)
+        return Decision(token_ids, confidences)
+
+    def _take_back(self, sequence: Sequence, position: int) -> None:
+        """Make `position` the current one again; caches beyond it are written anew before anything reads them."""
+        self._counts.tokens -= sequence.position - position
+        for emitted in (sequence.token_ids, sequence.exit_layers, sequence.confidences):
+            del emitted[position:]
+        sequence.position = position
+        sequence.computed = [min(computed, position + 1) for computed in sequence.computed]
+
     def _emit(self, sequence: Sequence, token_id: int, confidence: float, exit_layer: int) -> None:
         if not sequence.exit_layers:
             sequence.first_token_s = self._clock()
+        self._counts.tokens += 1
         sequence.exit_layers.append(exit_layer)
         sequence.confidences.append(confidence)
         if token_id == self.rules.eos_id:
@@ -168,6 +230,11 @@ class Scheduler:
     def _enqueue(self, sequence: Sequence, segment: int) -> None:
         sequence.segment, sequence.waiting_since = segment, self._step
         self._queues[segment].append(sequence)
+
+    def take_counts(self) -> Counts:
+        """Return the counts since the last call and start new ones."""
+        counts, self._counts = self._counts, Counts()
+        return counts
 
     def check_integrity(self) -> None:
         """Between steps: slots add up, and every staircase falls and is no longer than its sequence."""

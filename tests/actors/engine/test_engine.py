@@ -12,7 +12,7 @@ from actors.engine.replay import NOTHING, replay
 from actors.engine.request import FinishReason
 from actors.model.model import MultiExitModel
 from conf.errors import UserError
-from conf.schema import Gate, KvPolicy, Schedule
+from conf.schema import CrossAttention, Gate, KvPolicy, Schedule
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
 
 MODELS = {variant: tiny_model(variant) for variant in VARIANTS}
@@ -63,9 +63,10 @@ def _telling_thresholds(model: MultiExitModel, exits: tuple[int, ...]) -> tuple[
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("schedule", [Schedule.POOL, Schedule.INPLACE, Schedule.FULL])
-def test_engine_equals_reference(variant: str, schedule: Schedule) -> None:
+@pytest.mark.parametrize("cross", [CrossAttention.PROJECTED, CrossAttention.ABSORBED])
+def test_engine_equals_reference(variant: str, schedule: Schedule, cross: CrossAttention) -> None:
     thresholds = _telling_thresholds(MODELS[variant], (1, 2, 3, 4, 5))
-    depths = _check(MODELS[variant], (1, 2, 3, 4, 5), thresholds, 24, 1, schedule=schedule)
+    depths = _check(MODELS[variant], (1, 2, 3, 4, 5), thresholds, 24, 1, schedule=schedule, cross=cross)
     assert depths == {5} if schedule is Schedule.FULL else len(depths) >= 4
 
 
@@ -83,10 +84,10 @@ def test_slots_do_not_change_anything(num_slots: int) -> None:
     threshold=st.floats(0.05, 0.95),
     arrivals=st.lists(st.integers(0, 6), min_size=8, max_size=8),
     schedule=st.sampled_from([Schedule.POOL, Schedule.INPLACE]),
-    gate=st.sampled_from([Gate.SOFTMAX_MAX, Gate.SOFTMAX_DIFF]),
-    flush_fraction=st.floats(0.01, 1),
+    gate=st.sampled_from([Gate.SOFTMAX_MAX, Gate.SOFTMAX_DIFF, Gate.SATURATION, Gate.SHORTLIST]),
     max_wait_steps=st.integers(1, 20),
     min_new_tokens=st.integers(0, 3),
+    cross=st.sampled_from([CrossAttention.PROJECTED, CrossAttention.ABSORBED]),
 )
 def test_any_traffic_equals_reference(seed: int, exits: tuple[int, ...], threshold: float, arrivals: list[int],
                                       min_new_tokens: int, **engine: object) -> None:  # fmt: skip
@@ -138,10 +139,10 @@ def test_thresholds_zero_and_above_one_are_the_two_extremes() -> None:
 
 def test_deep_cross_attention_is_built_only_for_those_who_go_deep() -> None:
     model, work = MODELS["pre_rms"], requests(12, 4)
-    shallow = Engine(model, config(exits=(2, 5), thresholds=(0.0,)))
+    shallow = Engine(model, config(exits=(2, 5), thresholds=(0.0,), cross="projected"))
     run(shallow, work)
     assert shallow.runner.cross_rows_built == 12 * 2
-    deep = Engine(model, config(exits=(2, 5), thresholds=(1.01,)))
+    deep = Engine(model, config(exits=(2, 5), thresholds=(1.01,), cross="projected"))
     run(deep, work)
     assert deep.runner.cross_rows_built == 12 * 5
 

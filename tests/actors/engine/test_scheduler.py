@@ -17,7 +17,7 @@ PIXELS = np.zeros((1, 1, 3), np.uint8)
 def rules(**changes: object) -> SchedulerRules:
     values: dict[str, object] = {
         "schedule": Schedule.POOL, "exit_layers": (2, 4, 6), "thresholds": (0.5, 0.5), "num_slots": 4,
-        "encode_batch": 2, "flush_rows": 2, "max_wait_steps": 5, "max_new_tokens": 20, "start_id": 1, "eos_id": EOS,
+        "encode_batch": 2, "max_wait_steps": 5, "max_new_tokens": 20, "start_id": 1, "eos_id": EOS,
     }  # fmt: skip
     return SchedulerRules(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -41,7 +41,7 @@ def drive(scheduler: Scheduler, depths: dict[int, list[int]]) -> tuple[dict[int,
             tokens.append(EOS if step == len(script) - 1 else 5)
             confidences.append(1.0 if batch.segment == script[step] else 0.0)
         decision = Decision(tokens, confidences)
-        for sequence in scheduler.commit(batch, decision, scheduler.exits(batch, decision)):
+        for sequence in scheduler.commit(batch, decision, scheduler.exits(batch, confidences)):
             done[sequence.request.request_id] = sequence.completion(0.0)
     scheduler.check_integrity()
     return done, batches
@@ -54,7 +54,6 @@ SCRIPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_siz
     scripts=SCRIPTS,
     num_slots=st.integers(1, 6),
     encode_batch=st.integers(1, 4),
-    flush_rows=st.integers(1, 6),
     max_wait_steps=st.integers(1, 8),
     schedule=st.sampled_from([Schedule.POOL, Schedule.INPLACE]),
 )
@@ -92,7 +91,7 @@ def test_a_segment_runs_exactly_the_positions_some_later_step_needs(scripts: lis
 
 
 def test_deep_rows_wait_for_company_but_not_for_ever() -> None:
-    scheduler = Scheduler(rules(num_slots=3, encode_batch=3, flush_rows=2, max_wait_steps=4), clock=lambda: 0.0)
+    scheduler = Scheduler(rules(num_slots=3, encode_batch=3, max_wait_steps=4), clock=lambda: 0.0)
     scripts = {0: [2] * 3, 1: [0] * 30, 2: [0] * 30}
     for request_id in scripts:
         scheduler.add(Request(request_id, PIXELS, (3,), max_new_tokens=30))
@@ -117,8 +116,8 @@ def test_consensus_waits_until_everyone_is_sure() -> None:
     scheduler.encoded(scheduler.next_batch())  # type: ignore[arg-type]
     both = scheduler.next_batch()
     assert isinstance(both, Batch)
-    assert scheduler.exits(both, Decision([5, 5], [0.9, 0.1])) == [False, False]
-    assert scheduler.exits(both, Decision([5, 5], [0.9, 0.6])) == [True, True]
+    assert scheduler.exits(both, [0.9, 0.1]) == [False, False]
+    assert scheduler.exits(both, [0.9, 0.6]) == [True, True]
 
 
 def test_a_request_may_ask_for_fewer_tokens() -> None:

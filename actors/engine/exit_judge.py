@@ -1,0 +1,130 @@
+"""Hidden states at an exit -> how sure the gate is of every row, and the tokens of the rows that leave.
+
+Shape suffixes: B rows, D width, V vocabulary, K candidates, S slots.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from actors.engine.exit_policy import SHORTLIST_SIZE, Shortlist, needs_tokens, saturation, score
+from actors.engine.processors import Processors
+from actors.engine.request import Sequence as Running
+from actors.engine.scheduler import Batch, Decision
+from actors.model.model import MultiExitModel
+from conf.schema import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStates:
+    """Hidden states [B, D] of the current tokens: at the exit, and before the exit's last layer.
+
+    Where full depth checks drafts, B is all pending positions of all sequences.
+    """
+
+    h_BD: Tensor
+    before_BD: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a gate said of every row; no tokens where it did not need them."""
+
+    confidences: list[float]
+    token_ids: list[int] | None
+
+
+class ExitJudge:
+    """The gate of an engine; holds the shortlists of its slots, knows nothing of queues and thresholds."""
+
+    def __init__(
+        self, model: MultiExitModel, *, exit_layers: tuple[int, ...], gate: Gate, num_slots: int,
+        processors: Processors, checks_drafts: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.decoder = model, model.decoder
+        self.exit_layers, self.gate, self.processors = exit_layers, gate, processors
+        self.checks_drafts = checks_drafts
+        self.device = model.decoder.embedding.weight.device
+        self.shortlists: Shortlist | None = None  # one per slot
+        if gate is Gate.SHORTLIST:
+            size = min(SHORTLIST_SIZE, model.config.decoder.vocab_size)
+            ids_SK = torch.zeros(num_slots, size, dtype=torch.int64, device=self.device)
+            self.shortlists = Shortlist(ids_SK, torch.zeros(num_slots, device=self.device))
+
+    @torch.inference_mode()
+    def judge(self, batch: Batch, states: ExitStates) -> Verdict:
+        """How sure the exit of the batch's segment is of every current token, and which token it is, where known."""
+        last = batch.segment == len(self.exit_layers) - 1
+        if last and self.checks_drafts:
+            return self._full_depth(batch, states.h_BD)
+        if self.gate is Gate.CLASSIFIER:
+            return Verdict(self._learned(batch.segment, states.h_BD, last).tolist(), None)
+        if not needs_tokens(self.gate):
+            return Verdict(saturation(states.h_BD, states.before_BD).tolist(), None)
+        narrow = self._shortlists(batch) if batch.segment > 0 and not last else None
+        if narrow is not None and self.processors.idle:
+            logits_BK = self.decoder.exit_logits_of(self.exit_layers[batch.segment], states.h_BD, narrow.ids_BK)
+            token_B, confidence_B = narrow.score(logits_BK)
+        else:
+            logits_BV = self._logits(batch, states.h_BD, batch.sequences)
+            if narrow is not None:  # processors read and write whole rows
+                token_B, confidence_B = narrow.score(logits_BV.gather(-1, narrow.ids_BK))
+            else:
+                token_B, confidence_B = score(logits_BV, self.gate)
+            if batch.segment == 0 and not last:
+                self._keep_shortlists(batch, logits_BV)
+        return Verdict(confidence_B.tolist(), token_B.tolist())  # sync: tokens and confidences to host
+
+    @torch.inference_mode()
+    def emit(self, batch: Batch, states: ExitStates, verdict: Verdict, leaves: list[bool]) -> Decision:
+        """The tokens of the rows that leave; the head runs now, for them alone, where the gate did without it."""
+        if verdict.token_ids is not None:
+            return Decision(verdict.token_ids, verdict.confidences)
+        token_ids = [0] * len(leaves)
+        if leaving := [row for row, leave in enumerate(leaves) if leave]:
+            logits_BV = self._logits(batch, states.h_BD[self._index(leaving)], [batch.sequences[i] for i in leaving])
+            for row, token_id in zip(leaving, logits_BV.argmax(-1).tolist(), strict=True):
+                token_ids[row] = token_id
+        return Decision(token_ids, verdict.confidences)
+
+    def _full_depth(self, batch: Batch, h_BD: Tensor) -> Verdict:
+        """Tokens of all pending positions, each after its own history."""
+        logits_BV = self.decoder.exit_logits(self.exit_layers[-1], h_BD)
+        if not self.processors.idle:
+            start_id = self.model.config.start_id
+            pending = ((s, position) for s in batch.sequences for position in s.pending(batch.segment))
+            self.processors.apply(logits_BV, [(start_id, *s.token_ids[:position]) for s, position in pending])
+        token_B, confidence_B = score(logits_BV, Gate.SOFTMAX_MAX)
+        return Verdict(confidence_B.tolist(), token_B.tolist())
+
+    def _learned(self, segment: int, h_BD: Tensor, last: bool) -> Tensor:
+        """The learned gate's confidence [B]; full depth has none and needs none."""
+        if last:
+            return h_BD.new_ones(len(h_BD))
+        return self.decoder.gate_logit(self.exit_layers[segment], h_BD).float().sigmoid()
+
+    def _logits(self, batch: Batch, h_BD: Tensor, sequences: Sequence[Running]) -> Tensor:
+        logits_BV = self.decoder.exit_logits(self.exit_layers[batch.segment], h_BD)
+        if not self.processors.idle:
+            start_id = self.model.config.start_id
+            self.processors.apply(logits_BV, [(start_id, *sequence.token_ids) for sequence in sequences])
+        return logits_BV
+
+    def _shortlists(self, batch: Batch) -> Shortlist | None:
+        if self.shortlists is None:
+            return None
+        slots = self._slots(batch)
+        return Shortlist(self.shortlists.ids_BK[slots], self.shortlists.rest_B[slots])
+
+    def _keep_shortlists(self, batch: Batch, logits_BV: Tensor) -> None:
+        if self.shortlists is not None:
+            taken, slots = Shortlist.take(logits_BV), self._slots(batch)
+            self.shortlists.ids_BK[slots], self.shortlists.rest_B[slots] = taken.ids_BK, taken.rest_B
+
+    def _slots(self, batch: Batch) -> Tensor:
+        return self._index([sequence.slot for sequence in batch.sequences if sequence.slot is not None])
+
+    def _index(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
