@@ -7,8 +7,9 @@ from pathlib import Path
 
 from conf.errors import UserError
 from conf.model import TOKENIZER_FILE, WEIGHTS_FILE, read_model_config, weights_sha256
-from conf.schema import EngineConfig, Schedule
+from conf.schema import EngineConfig, Gate, Schedule
 
+_NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds"}
 _MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 
 
@@ -23,13 +24,15 @@ class CheckpointInfo:
     weights_sha256: str
     architecture_sha256: str  # of everything else in config.json that can change an output
     max_new_tokens: int
+    gates: bool = False  # learned exit gates are there
+    gate_thresholds: tuple[float, ...] | None = None
 
 
 def read_checkpoint_info(path: str) -> CheckpointInfo:
     """Read config.json and hash the weights; UserError in one sentence on anything wrong."""
     config = read_model_config(path)
     _check_files(Path(path))
-    architecture = config.model_dump(mode="json", exclude={"name", "exits", "thresholds"})
+    architecture = config.model_dump(mode="json", exclude=_NOT_ARCHITECTURE)
     return CheckpointInfo(
         image_size=config.image_size,
         num_layers=config.decoder.num_layers,
@@ -38,6 +41,8 @@ def read_checkpoint_info(path: str) -> CheckpointInfo:
         weights_sha256=weights_sha256(path),
         architecture_sha256=hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest(),
         max_new_tokens=config.decoder.max_positions,
+        gates=config.gates,
+        gate_thresholds=config.gate_thresholds,
     )
 
 
@@ -74,9 +79,14 @@ def resolve_engine(engine: EngineConfig, info: CheckpointInfo) -> EngineConfig:
     limit = engine.generation.max_new_tokens
     if limit > info.max_new_tokens:
         raise UserError(f"engine.generation.max_new_tokens={limit} is more than the checkpoint's {info.max_new_tokens}")
+    if engine.gate is Gate.CLASSIFIER and engine.schedule is not Schedule.FULL and not info.gates:
+        raise UserError(
+            "engine.gate=classifier needs a checkpoint with learned gates; deed train, mode=frozen, adds them"
+        )
     thresholds = engine.thresholds
-    if thresholds is None and info.thresholds is not None:
-        calibrated = dict(zip(info.exits[:-1], info.thresholds, strict=True))
+    own = info.gate_thresholds if engine.gate is Gate.CLASSIFIER else info.thresholds
+    if thresholds is None and own is not None:
+        calibrated = dict(zip(info.exits[:-1], own, strict=True))
         thresholds = tuple(calibrated[layer] for layer in exits[:-1])
     if thresholds is None and engine.schedule is not Schedule.FULL and len(exits) > 1:
         raise UserError(

@@ -7,9 +7,9 @@ family is a set of values and not a class.
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from conf.errors import UserError
 from conf.schema import Section
@@ -26,6 +26,13 @@ class RelativeBias(Section):
 
     num_buckets: Count = 32
     max_distance: Count = 128
+
+
+class AbsoluteBias(Section):
+    """OFA: scores get the product of projected positions, in self- and cross-attention, and a table per layer."""
+
+    max_context: Count = Field(description="Encoder positions, counted from the first.")
+    num_distances: Count = Field(32, description="Distances told apart by each layer's table; larger ones are one.")
 
 
 class DecoderConfig(Section):
@@ -47,6 +54,12 @@ class DecoderConfig(Section):
     ffn_bias: bool = False
     ffn: Literal["relu", "gelu", "gelu_new", "gated_gelu_new"] = "gelu"
     relative_bias: RelativeBias | None = None
+    absolute_bias: AbsoluteBias | None = None
+    sublayer_norm: bool = Field(
+        False, description="Norms after both attentions and inside the feed-forward (NormFormer, arXiv 2110.09456)."
+    )
+    head_gains: bool = Field(False, description="A learned factor per attention head (NormFormer).")
+    residual_gain: bool = Field(False, description="A learned factor per channel on the feed-forward's residual.")
     positions: Literal["none", "learned", "sinusoidal"] = "learned"
     max_positions: Count = Field(512, description="Longest output, in tokens.")
     position_offset: int = Field(0, description="Added to a position before the table is read (BART: 2).")
@@ -75,25 +88,118 @@ class ScenesEncoderConfig(Section):
     max_prompt_tokens: Count = 64
 
 
+class LatrEncoderConfig(Section):
+    """LaTr-style: T5 encoder over visual patches, question tokens and words found in the image, with 2-D layout.
+
+    Our reading of arXiv 2112.12494, at the size one trains from nothing.
+    """
+
+    kind: Literal["latr"] = "latr"
+    num_layers: Count
+    d_model: Count
+    num_heads: Count
+    d_ff: Count
+    stem_channels: tuple[int, ...] = (32, 64, 128)
+    relative_bias: RelativeBias = RelativeBias()
+    max_prompt_tokens: Count = Field(64, description="Question and words together.")
+
+
+class OfaEncoderConfig(Section):
+    """OFA-style: BART-like encoder over patches and prompt tokens, with NormFormer norms and position scores.
+
+    Our reading of arXiv 2202.03052, at the size one trains from nothing.
+    """
+
+    kind: Literal["ofa"] = "ofa"
+    num_layers: Count
+    d_model: Count
+    num_heads: Count
+    d_ff: Count
+    stem_channels: tuple[int, ...] = (32, 64, 128)
+    max_prompt_tokens: Count = 64
+
+
+class TransformersEncoderConfig(Section):
+    """An encoder class of the `transformers` library, built from its own configuration (deed convert makes it)."""
+
+    kind: Literal["transformers"] = "transformers"
+    model_type: Literal["t5", "bart", "mbart", "pix2struct", "udop", "florence2", "vision-encoder-decoder"]
+    hf_config: dict[str, Any] = Field(description="config.json of the source, as it was.")
+    image_shape: tuple[Count, Count] | None = Field(
+        None, description="Height and width the encoder reads where that is no square; squares are stretched to it."
+    )
+    max_prompt_tokens: Count = 64
+
+
+def _encoder_kind(value: Any) -> str | None:
+    """`kind` was not written before there was a choice."""
+    return value.get("kind", "scenes") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+EncoderConfig = Annotated[
+    Annotated[ScenesEncoderConfig, Tag("scenes")]
+    | Annotated[LatrEncoderConfig, Tag("latr")]
+    | Annotated[OfaEncoderConfig, Tag("ofa")]
+    | Annotated[TransformersEncoderConfig, Tag("transformers")],
+    Discriminator(_encoder_kind),
+]
+
+
+class TextRules(Section):
+    """How a prompt becomes what the encoder reads."""
+
+    prompt: Literal["tokens", "bytes", "none"] = Field(
+        "tokens", description="bytes: the model draws the text itself; none: the encoder reads no prompt."
+    )
+    words: bool = Field(False, description="Prompt tokens carry places; a prompt may bring words found in the image.")
+    leading_space: bool = Field(True, description="Put a space before a text, so that a word has one spelling.")
+    prefix_ids: tuple[int, ...] = Field((), description="Tokens before every prompt.")
+    suffix_ids: tuple[int, ...] = Field((), description="Tokens after every prompt.")
+    tasks: dict[str, str] = Field({}, description="Task token -> prompt that stands for it; {input} is what follows.")
+
+
+class GenerationDefaults(Section):
+    """How the checkpoint's outputs are meant to be generated; engine.generation overrides what it sets."""
+
+    forced_bos_id: int | None = Field(None, description="Token of the first step, whatever its scores.")
+    forced_eos: bool = Field(
+        False, description="The last allowed step emits the end token, so an output is cut one token earlier."
+    )
+    no_repeat_ngram: Annotated[int, Field(ge=0)] = Field(0, description="No n-gram of this size twice; 0: off.")
+    repetition_penalty: Annotated[float, Field(gt=0)] = Field(1.0, description="CTRL's penalty; 1: off.")
+
+
 class ModelConfig(Section):
     """Everything `load_checkpoint` needs besides the weights."""
 
     format_version: Literal[1] = 1
     name: str
-    family: Literal["scenes"] = "scenes"
+    family: Literal["scenes", "t5", "bart", "latr", "ofa"] = "scenes"
     image_size: Count = Field(description="Side of the square input, pixels.")
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-    encoder: ScenesEncoderConfig
+    encoder: EncoderConfig
     decoder: DecoderConfig
+    text: TextRules = TextRules()
     exits: tuple[int, ...] = Field(description="Layers with a trained exit, increasing; the last is the full depth.")
+    untrained_exits: tuple[int, ...] = Field(
+        (), description="Exits of a converted model that nothing has trained yet: their tokens are guesses."
+    )
     adapters: bool = Field(True, description="An adaptation module before the shared head at every exit but the last.")
+    separate_heads: bool = Field(
+        False, description="A vocabulary head of its own at every exit (ablation) in place of the shared one."
+    )
+    gates: bool = Field(False, description="A learned gate at every exit but the last (engine.gate=classifier).")
     thresholds: tuple[float, ...] | None = Field(
         None, description="Calibrated default thresholds, one per exit but the last."
+    )
+    gate_thresholds: tuple[float, ...] | None = Field(
+        None, description="The same for engine.gate=classifier: what the learned gates were calibrated to."
     )
     pad_id: int = 0
     start_id: int = 1
     eos_id: int = 2
+    generation: GenerationDefaults = GenerationDefaults()
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -105,8 +211,10 @@ class ModelConfig(Section):
             raise ValueError(
                 f"exits must be increasing layers that end with {self.decoder.num_layers}, got {list(self.exits)}"
             )
-        if self.thresholds is not None and len(self.thresholds) != len(self.exits) - 1:
-            raise ValueError(f"thresholds must have {len(self.exits) - 1} values, got {len(self.thresholds)}")
+        for name in ("thresholds", "gate_thresholds"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.exits) - 1:
+                raise ValueError(f"{name} must have {len(self.exits) - 1} values, got {len(values)}")
         return self
 
 

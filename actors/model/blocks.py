@@ -39,6 +39,7 @@ class FeedForward(nn.Module):
         self.expand = nn.Linear(config.d_model, width, bias=config.ffn_bias)
         self.contract = nn.Linear(config.d_ff, config.d_model, bias=config.ffn_bias)
         self.activation = config.ffn.removeprefix("gated_")
+        self.inner_norm = nn.LayerNorm(config.d_ff, eps=config.norm_eps) if config.sublayer_norm else None
 
     def _activate(self, x: Tensor) -> Tensor:
         if self.activation == "relu":
@@ -52,7 +53,7 @@ class FeedForward(nn.Module):
             x = self._activate(gate) * value
         else:
             x = self._activate(x)
-        return self.contract(x)
+        return self.contract(x if self.inner_norm is None else self.inner_norm(x))
 
 
 class DecoderLayer(nn.Module):
@@ -76,15 +77,33 @@ class DecoderLayer(nn.Module):
         self.self_norm = make_norm(config)
         self.cross_norm = make_norm(config)
         self.ffn_norm = make_norm(config)
+        self.self_out_norm = make_norm(config) if config.sublayer_norm else None
+        self.cross_out_norm = make_norm(config) if config.sublayer_norm else None
+        self.self_gains = nn.Parameter(torch.ones(config.num_heads)) if config.head_gains else None
+        self.cross_gains = nn.Parameter(torch.ones(config.num_heads)) if config.head_gains else None
+        self.residual_gain = nn.Parameter(torch.ones(config.d_model)) if config.residual_gain else None
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def heads(self, x: Tensor) -> Tensor:
+        """[..., I] -> [..., H, E]."""
         return x.unflatten(-1, (-1, self.d_head))
 
     def self_qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """h [..., D] -> q, k, v, each [..., H, E]."""
         x = self.self_norm(h) if self.pre_norm else h
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self._heads(q), self._heads(k), self._heads(v)
+        return self.heads(q), self.heads(k), self.heads(v)
+
+    def self_qkv_fused(self, h: Tensor) -> Tensor:
+        """h [..., D] -> q, k and v side by side [..., 3 I]."""
+        fused: Tensor = self.qkv(self.self_norm(h) if self.pre_norm else h)
+        return fused
+
+    def self_q(self, h: Tensor) -> Tensor:
+        """h [..., D] -> q [..., H, E]."""
+        x = self.self_norm(h) if self.pre_norm else h
+        d_inner = self.num_heads * self.d_head
+        bias = None if self.qkv.bias is None else self.qkv.bias[:d_inner]
+        return self.heads(F.linear(x, self.qkv.weight[:d_inner], bias))
 
     def self_kv(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """h [..., D] -> k, v, each [..., H, E]: all that later positions need of a position that stops here."""
@@ -92,29 +111,49 @@ class DecoderLayer(nn.Module):
         d_inner = self.num_heads * self.d_head
         bias = None if self.qkv.bias is None else self.qkv.bias[d_inner:]
         k, v = F.linear(x, self.qkv.weight[d_inner:], bias).chunk(2, dim=-1)
-        return self._heads(k), self._heads(v)
+        return self.heads(k), self.heads(v)
 
     def after_self(self, h: Tensor, context: Tensor) -> Tensor:
         """h [..., D], self-attention output [..., I] -> h [..., D]."""
-        h = h + self.self_out(context)
+        update = self.self_out(self._gained(context, self.self_gains))
+        h = h + (update if self.self_out_norm is None else self.self_out_norm(update))
         return h if self.pre_norm else self.self_norm(h)
+
+    def _gained(self, context: Tensor, gains_H: Tensor | None) -> Tensor:
+        return context if gains_H is None else (self.heads(context) * gains_H[:, None]).flatten(-2)
 
     def cross_q(self, h: Tensor) -> Tensor:
         """h [..., D] -> q [..., H, E]."""
-        return self._heads(self.query(self.cross_norm(h) if self.pre_norm else h))
+        return self.heads(self.query(self.cross_norm(h) if self.pre_norm else h))
 
     def cross_kv(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder states [..., D_cross] -> k, v, each [..., H, E]."""
         k, v = self.cross_kv_proj(states).chunk(2, dim=-1)
-        return self._heads(k), self._heads(v)
+        return self.heads(k), self.heads(v)
+
+    def absorb_key(self, q_NHE: Tensor) -> Tensor:
+        """q [N, H, E] -> [N, H, D_cross] whose products with encoder states are those of q with their keys.
+
+        The bias of the keys adds the same to every score of a query and is left out: softmax does not see it.
+        """
+        key_HED = self.cross_kv_proj.weight[: q_NHE.shape[1] * self.d_head].unflatten(0, (-1, self.d_head))
+        return torch.bmm(q_NHE.transpose(0, 1), key_HED).transpose(0, 1)
+
+    def absorb_value(self, read_NHD: Tensor) -> Tensor:
+        """Encoder states as every head mixed them [N, H, D_cross] -> attention output [N, I]."""
+        d_inner = read_NHD.shape[1] * self.d_head
+        value_HED = self.cross_kv_proj.weight[d_inner:].unflatten(0, (-1, self.d_head))
+        context_NI = torch.bmm(read_NHD.transpose(0, 1), value_HED.mT).transpose(0, 1).flatten(1)
+        return context_NI if self.cross_kv_proj.bias is None else context_NI + self.cross_kv_proj.bias[d_inner:]
 
     def after_cross(self, h: Tensor, context: Tensor) -> Tensor:
         """h [..., D], cross-attention output [..., I] -> the layer's output [..., D]."""
-        h = h + self.cross_out(context)
+        update = self.cross_out(self._gained(context, self.cross_gains))
+        h = h + (update if self.cross_out_norm is None else self.cross_out_norm(update))
         if self.pre_norm:
-            return h + self.ffn(self.ffn_norm(h))
+            return (h if self.residual_gain is None else h * self.residual_gain) + self.ffn(self.ffn_norm(h))
         h = self.cross_norm(h)
-        return self.ffn_norm(h + self.ffn(h))
+        return self.ffn_norm((h if self.residual_gain is None else h * self.residual_gain) + self.ffn(h))
 
 
 class RelativePositionBias(nn.Module):
@@ -135,9 +174,70 @@ class RelativePositionBias(nn.Module):
         return self.table(bucket)
 
 
+class AbsolutePositionBias(nn.Module):
+    """OFA's position scores: what a position asks of another, apart from what stands there.
+
+    Positions have tables and norms of their own and are not added to the tokens; every layer adds a table over
+    distances. Encoder positions are counted from the first, so the encoder's layout must not depend on the batch.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        assert config.absolute_bias is not None
+        bias, width = config.absolute_bias, config.d_model
+        self.scale = config.d_head**-0.5 if config.attn_scale is None else config.attn_scale
+        self.num_heads, self.num_distances = config.num_heads, bias.num_distances
+        self.outputs = nn.Embedding(config.max_positions, width)
+        self.inputs = nn.Embedding(bias.max_context, width)
+        self.outputs_norm, self.inputs_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_query, self.self_key = nn.Linear(width, config.d_inner), nn.Linear(width, config.d_inner)
+        self.cross_query, self.cross_key = nn.Linear(width, config.d_inner), nn.Linear(width, config.d_inner)
+        self.distances = nn.ModuleList(
+            nn.Embedding(bias.num_distances, config.num_heads) for _ in range(config.num_layers)
+        )
+        self.initialise()
+
+    def initialise(self) -> None:
+        """No distance is preferred at first."""
+        for table in self.distances:
+            nn.init.zeros_(table.weight)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def self_scores(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        """Positions [B, T] and [B, S] -> what all layers share of the bias [B, H, T, S]."""
+        q = self._heads(self.self_query(self.outputs_norm(self.outputs(query_positions)))) * self.scale
+        k = self._heads(self.self_key(self.outputs_norm(self.outputs(key_positions))))
+        return q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
+
+    def layer_scores(self, layer: int, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        """What one layer adds to it [B, H, T, S]."""
+        distance = (query_positions[:, :, None] - key_positions[:, None, :]).clamp(0, self.num_distances - 1)
+        scores: Tensor = self.distances[layer](distance)
+        return scores.permute(0, 3, 1, 2)
+
+    def cross_scores(self, query_positions: Tensor, num_context: int) -> Tensor:
+        """Positions [B, T] -> bias [B, H, T, S] over the first `num_context` encoder positions."""
+        q = self._heads(self.cross_query(self.outputs_norm(self.outputs(query_positions)))) * self.scale
+        k = self._heads(self.cross_key(self.inputs_norm(self.inputs.weight[:num_context])))
+        return q.transpose(1, 2) @ k.permute(1, 2, 0)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """q [B, T, H, E], k and v [B, S, H, E], mask broadcastable to [B, H, T, S] (bool or additive) -> [B, T, I]."""
-    context = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale
-    )
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if torch.is_grad_enabled() and q.device.type == "cpu":
+        # The fused kernel's backward pass is four times slower on CPUs than these products (heads of 32, 64 to 160 keys).
+        scores = (q * scale) @ k.mT
+        context = (scores if mask is None else scores + additive(mask, scores.dtype)).softmax(-1).to(v.dtype) @ v
+    else:
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return context.transpose(1, 2).flatten(2)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask (True = may attend) as 0 and -inf; an additive one as it is."""
+    if mask.dtype is not torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))

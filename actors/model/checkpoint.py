@@ -11,12 +11,19 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from actors.model.encoders import tie, tied_names
 from actors.model.model import MultiExitModel
 from actors.model.tokenizer import TextCodec
 from conf.errors import UserError
-from conf.model import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, ModelConfig, read_model_config, weights_sha256
-
-TIED_HEAD = "decoder.head.weight"
+from conf.model import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    ModelConfig,
+    ScenesEncoderConfig,
+    read_model_config,
+    weights_sha256,
+)
 
 
 @dataclass(frozen=True)
@@ -39,48 +46,52 @@ def save_checkpoint(
     """Write a checkpoint directory; floating-point weights are stored as `dtype`."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
+    ties = tied_names(config)
     tensors = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in state.items()
-        if not (name == TIED_HEAD and config.decoder.head_tied)
+        if name not in ties
     }
     save_file(tensors, path / WEIGHTS_FILE)
     (path / CONFIG_FILE).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     tokenizer.save(str(path / TOKENIZER_FILE))
 
 
-def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> Checkpoint:
     """Load a checkpoint directory in eval mode; UserError with one sentence on anything wrong with it."""
     config = read_model_config(path)
     with torch.device("meta"):
         model = MultiExitModel(config)
     expected = dict(model.state_dict())
-    weights = _read_weights(Path(path) / WEIGHTS_FILE, expected, tied=config.decoder.head_tied)
+    weights = _read_weights(Path(path) / WEIGHTS_FILE, expected, tied_names(config))
     model.load_state_dict(
-        {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}, strict=True, assign=True
+        {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in weights.items()},
+        strict=True,
+        assign=True,
     )
-    if config.decoder.head_tied:
-        model.decoder.head.weight = model.decoder.embedding.weight
+    tie(model, config)
     model.encoder.set_pixel_statistics(config)
     model = model.to(device).eval().requires_grad_(False)
     try:
         tokenizer = Tokenizer.from_file(str(Path(path) / TOKENIZER_FILE))
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"tokenizer of checkpoint {str(path)!r} is not readable: {error}") from None
-    if tokenizer.get_vocab_size() > config.decoder.vocab_size:
+    from_scratch = isinstance(config.encoder, ScenesEncoderConfig)  # others bring image tokens that no text has
+    if from_scratch and tokenizer.get_vocab_size() > config.decoder.vocab_size:
         raise UserError(
             f"tokenizer of checkpoint {str(path)!r} has {tokenizer.get_vocab_size()} entries, "
             f"the model only {config.decoder.vocab_size}"
         )
-    return Checkpoint(model, TextCodec(tokenizer), config, weights_sha256(path))
+    codec = TextCodec(tokenizer, config.text, config.decoder.vocab_size, config.encoder.max_prompt_tokens)
+    return Checkpoint(model, codec, config, weights_sha256(path))
 
 
-def _read_weights(path: Path, expected: Mapping[str, Tensor], *, tied: bool) -> dict[str, Tensor]:
+def _read_weights(path: Path, expected: Mapping[str, Tensor], ties: Mapping[str, str]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
             stored = set(file.keys())
-            wanted = {name for name in expected if not (tied and name == TIED_HEAD)}
+            wanted = set(expected) - set(ties)
             if missing := sorted(wanted - stored):
                 raise UserError(f"weights {str(path)!r} lack the tensor {missing[0]!r} ({len(missing)} missing)")
             if extra := sorted(stored - wanted):
@@ -95,6 +106,5 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor], *, tied: bool) -> 
                 f"tensor {name!r} in {str(path)!r} has shape {list(tensor.shape)}, "
                 f"expected {list(expected[name].shape)}"
             )
-    if tied:
-        weights[TIED_HEAD] = weights["decoder.embedding.weight"]
+    weights |= {copy: weights[original] for copy, original in ties.items()}
     return weights

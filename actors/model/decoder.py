@@ -12,14 +12,29 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actors.model.blocks import DecoderLayer, RelativePositionBias, attend, make_norm, sinusoids
+from actors.model.blocks import (
+    AbsolutePositionBias,
+    DecoderLayer,
+    RelativePositionBias,
+    attend,
+    make_norm,
+    sinusoids,
+)
 from conf.model import DecoderConfig
 
 
 class MultiExitDecoder(nn.Module):
     """Decoder layers 0..N-1; "exit layer" e means "after e layers", so e runs from 1 to N."""
 
-    def __init__(self, config: DecoderConfig, exits: Sequence[int], adapters: bool) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        exits: Sequence[int],
+        adapters: bool,
+        *,
+        separate_heads: bool = False,
+        gates: bool = False,
+    ) -> None:
         super().__init__()
         self.config, self.exits = config, tuple(exits)
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -35,6 +50,7 @@ class MultiExitDecoder(nn.Module):
         self.relative_bias = (
             RelativePositionBias(config.relative_bias, config.num_heads) if config.relative_bias else None
         )
+        self.absolute_bias = AbsolutePositionBias(config) if config.absolute_bias else None
         self.final_norm = make_norm(config) if config.final_norm else None
         self.adapters = nn.ModuleDict()
         if adapters:
@@ -45,6 +61,14 @@ class MultiExitDecoder(nn.Module):
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
         if config.head_tied:
             self.head.weight = self.embedding.weight
+        shallow = self.exits[:-1]
+        self.own_heads = nn.ModuleDict()  # the ablation of the shared head
+        if separate_heads:
+            for layer in shallow:
+                self.own_heads[str(layer)] = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
+        self.gates = nn.ModuleDict({str(layer): nn.Linear(config.d_model, 1) for layer in shallow if gates})
+        for parameter in self.gates.parameters():
+            nn.init.zeros_(parameter)
 
     def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """Token ids [...] and positions [...] -> h [..., D]."""
@@ -63,14 +87,45 @@ class MultiExitDecoder(nn.Module):
 
     def exit_logits(self, exit_layer: int, h: Tensor) -> Tensor:
         """h [..., D] after `exit_layer` layers -> logits [..., V]."""
-        return F.linear(self.exit_features(exit_layer, h), self.head.weight, self.head.bias)
+        head = self._head(exit_layer)
+        return F.linear(self.exit_features(exit_layer, h), head.weight, head.bias)
+
+    def _head(self, exit_layer: int) -> nn.Linear:
+        has_own = self.own_heads and exit_layer != self.config.num_layers
+        head = self.own_heads[str(exit_layer)] if has_own else self.head
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def gate_logit(self, exit_layer: int, h: Tensor) -> Tensor:
+        """h [..., D] after `exit_layer` layers -> log-odds [...] that its token is full depth's (CALM's classifier)."""
+        return self.gates[str(exit_layer)](F.layer_norm(h, h.shape[-1:])).squeeze(-1)
+
+    def exit_logits_of(self, exit_layer: int, h_BD: Tensor, token_ids_BK: Tensor) -> Tensor:
+        """h [B, D] after `exit_layer` layers -> logits [B, K] of the given tokens alone."""
+        head = self._head(exit_layer)
+        logits_BK = (head.weight[token_ids_BK] @ self.exit_features(exit_layer, h_BD)[..., None]).squeeze(-1)
+        return logits_BK if head.bias is None else logits_BK + head.bias[token_ids_BK]
 
     def self_bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
         """Additive bias [B, H, T, S] for query positions [B, T] and key positions [B, S]; None without a table."""
+        if self.absolute_bias is not None:
+            return self.absolute_bias.self_scores(query_positions, key_positions)
         if self.relative_bias is None:
             return None
         distance = query_positions[:, :, None] - key_positions[:, None, :]
         return self.relative_bias(distance).permute(0, 3, 1, 2)
+
+    def layer_bias(self, layer: int, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
+        """What one layer adds to `self_bias`; None where all layers share one bias."""
+        if self.absolute_bias is None:
+            return None
+        return self.absolute_bias.layer_scores(layer, query_positions, key_positions)
+
+    def cross_bias(self, query_positions: Tensor, num_context: int) -> Tensor | None:
+        """Additive bias [B, H, T, S] of cross-attention over encoder positions 0..S-1; None without one."""
+        if self.absolute_bias is None:
+            return None
+        return self.absolute_bias.cross_scores(query_positions, num_context)
 
     def forward(
         self, token_ids_BT: Tensor, positions_BT: Tensor, states_BSD: Tensor, self_mask: Tensor, cross_mask: Tensor
@@ -82,10 +137,15 @@ class MultiExitDecoder(nn.Module):
         h = self.embed(token_ids_BT, positions_BT)
         bias = self.self_bias(positions_BT, positions_BT)
         mask = self_mask if bias is None else bias.masked_fill(~self_mask, float("-inf"))
+        cross = self.cross_bias(positions_BT, states_BSD.shape[1])
+        if cross is not None:
+            cross_mask = cross.masked_fill(~cross_mask, float("-inf"))
         hidden = []
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            h = layer.after_self(h, attend(*layer.self_qkv(h), mask, layer.scale))
+            own = self.layer_bias(index, positions_BT, positions_BT)
+            own_mask = mask if own is None else mask + own
+            h = layer.after_self(h, attend(*layer.self_qkv(h), own_mask, layer.scale))
             k, v = layer.cross_kv(states_BSD)
             h = layer.after_cross(h, attend(layer.cross_q(h), k, v, cross_mask, layer.scale))
             hidden.append(h)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actors.model.blocks import sinusoids
+from actors.model.blocks import attend, sinusoids
 from conf.model import ModelConfig, ScenesEncoderConfig
 
 
@@ -55,9 +55,8 @@ class EncoderLayer(nn.Module):
         self.expand, self.contract = nn.Linear(d, config.d_ff, bias=False), nn.Linear(config.d_ff, d, bias=False)
 
     def forward(self, x_BSD: Tensor, mask_B1SS: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.attn_norm(x_BSD)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_B1SS)
-        x_BSD = x_BSD + self.out(context.transpose(1, 2).flatten(2))
+        q, k, v = self.qkv(self.attn_norm(x_BSD)).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        x_BSD = x_BSD + self.out(attend(q, k, v, mask_B1SS, q.shape[-1] ** -0.5))
         return x_BSD + self.contract(F.relu(self.expand(self.ffn_norm(x_BSD))))
 
 

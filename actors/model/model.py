@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from actors.model.decoder import MultiExitDecoder
 from actors.model.encoder import ScenesEncoder
+from actors.model.encoders import make_encoder, tie
 from conf.model import ModelConfig
 
 
@@ -26,7 +27,6 @@ class PackedBatch:
     target_labels: Tensor
     target_positions: Tensor
     target_segments: Tensor
-    objects: Tensor  # [K, 3]: image index in the batch, patch index, name index of every object with a known place
 
 
 class MultiExitModel(nn.Module):
@@ -35,16 +35,23 @@ class MultiExitModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = ScenesEncoder(config)
-        self.decoder = MultiExitDecoder(config.decoder, config.exits, config.adapters)
+        self.encoder = make_encoder(config)
+        self.decoder = MultiExitDecoder(
+            config.decoder, config.exits, config.adapters, separate_heads=config.separate_heads, gates=config.gates
+        )
+        tie(self, config)
 
     @property
     def max_context(self) -> int:
         """Most encoder positions a request can have."""
+        if not isinstance(self.encoder, ScenesEncoder):
+            return int(self.encoder.max_context)
         return self.encoder.patch_positions.shape[0] + self.config.encoder.max_prompt_tokens
 
     def encode(self, pixels_BHWC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
+        if not isinstance(self.encoder, ScenesEncoder):
+            return self.encoder.encode(pixels_BHWC, prompt_ids_BQ, prompt_mask_BQ)
         positions = torch.arange(prompt_ids_BQ.shape[1], device=prompt_ids_BQ.device).expand_as(prompt_ids_BQ)
         segments = torch.where(prompt_mask_BQ, 1, -1)
         states, segments = self.encoder(self.encoder.patches(pixels_BHWC), prompt_ids_BQ, positions, segments)
@@ -55,8 +62,16 @@ class MultiExitModel(nn.Module):
         _, states, segments = self.encode_packed(batch)
         return self.decode_packed(batch, states, segments)
 
+    @property
+    def packs_prompts(self) -> bool:
+        """Whether several prompts of an image can share one encoder pass."""
+        return isinstance(self.encoder, ScenesEncoder)
+
     def encode_packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
         """All prompts of every image in one pass -> stem patches [B, P, D], states [B, S, D], segments [B, S]."""
+        if not self.packs_prompts:
+            states, mask = self.encoder.encode(batch.pixels, batch.prompt_ids, batch.prompt_segments == 1)
+            return states, states, torch.where(mask, 0, -1)
         patches = self.encoder.patches(batch.pixels)
         states, segments = self.encoder(patches, batch.prompt_ids, batch.prompt_positions, batch.prompt_segments)
         return patches, states, segments

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from actors.model.words import pack, split_words
+from conf.model import TextRules
+
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
 
 
@@ -28,23 +31,66 @@ def train_tokenizer(texts: Iterable[str] | Iterator[str], vocab_size: int) -> To
 
 
 class TextCodec:
-    """Encode prompts and targets, decode outputs.
+    """Encode prompts and targets, decode outputs, by the rules a checkpoint carries."""
 
-    Texts get a leading space before encoding, so that a word has one spelling wherever it stands.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        rules: TextRules | None = None,
+        vocab_size: int | None = None,
+        max_prompt_tokens: int | None = None,
+    ) -> None:
+        self.tokenizer, self.rules = tokenizer, rules or TextRules()
+        self.vocab_size = tokenizer.get_vocab_size() if vocab_size is None else vocab_size
+        self.max_prompt_tokens = max_prompt_tokens
 
     def encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(" " + text, add_special_tokens=False).ids)
+        """Text -> ids, nothing added but the leading space that gives a word one spelling wherever it stands."""
+        spaced = " " + text if self.rules.leading_space else text
+        return tuple(self.tokenizer.encode(spaced, add_special_tokens=False).ids)
 
     def encode_prompt(self, text: str, max_tokens: int | None = None) -> tuple[int, ...]:
-        return self.encode(text)[:max_tokens]
+        """What the encoder reads of a prompt; words found in the image are left out from where they do not fit."""
+        rules = self.rules
+        if rules.prompt == "none":
+            return (0,)  # a place holder: the encoder does not look at it
+        if rules.prompt == "bytes":
+            return tuple((text or " ").encode())[:max_tokens]
+        question, words = split_words(text) if rules.words else (text, [])
+        ids = list(self.encode(self._task(question)))
+        if strangers := [token_id for token_id in ids if token_id >= self.vocab_size]:
+            raise ValueError(f"the prompt holds {self.tokenizer.id_to_token(strangers[0])!r}, which no prompt may")
+        around = len(rules.prefix_ids) + len(rules.suffix_ids)
+        ids = [*rules.prefix_ids, *ids[: None if max_tokens is None else max(0, max_tokens - around)]]
+        ids += rules.suffix_ids
+        most = self.max_prompt_tokens if max_tokens is None else max_tokens
+        for word in words:
+            more = pack(self.encode(word.text), word.box, self.vocab_size)
+            if most is not None and len(ids) + len(more) > most:
+                break
+            ids += more
+        return tuple(ids)
+
+    def _task(self, text: str) -> str:
+        """`<TASK>` or `<TASK> what it is about` -> the prompt it stands for."""
+        for task, prompt in self.rules.tasks.items():
+            if text.startswith(task):
+                rest = text.removeprefix(task).strip()
+                if rest and "{input}" not in prompt:
+                    raise ValueError(f"nothing may follow the task {task}, got {rest!r}")
+                return prompt.replace("{input}", rest)
+        return text
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
     def pieces(self, token_ids: Sequence[int]) -> list[str]:
         """The text each token adds, for galleries; joined and stripped they give `decode`."""
-        return [str(self.tokenizer.decode([token_id], skip_special_tokens=True)) for token_id in token_ids]
+        if self.rules.leading_space:  # byte-level: a token's text does not depend on its neighbours
+            return [str(self.tokenizer.decode([token_id], skip_special_tokens=True)) for token_id in token_ids]
+        pieces, before = [], ""
+        for end in range(1, len(token_ids) + 1):
+            text = str(self.tokenizer.decode(list(token_ids[:end]), skip_special_tokens=True))
+            pieces.append(text[len(before) :] if text.startswith(before) else "")
+            before = text if text.startswith(before) else before
+        return pieces

@@ -1,0 +1,62 @@
+"""A model's configuration -> its encoder. Classes of `transformers` are imported only when a model has one."""
+
+import importlib
+
+import torch
+from torch import nn
+
+from conf.model import ModelConfig, TransformersEncoderConfig
+
+# kind of our own -> (module, class)
+_OWN = {
+    "scenes": ("encoder", "ScenesEncoder"),
+    "latr":   ("latr", "LatrEncoder"),
+    "ofa":    ("ofa", "OfaEncoder"),
+}  # fmt: skip
+# model_type -> (module, class)
+_PRETRAINED = {
+    "t5":                     ("text", "TextEncoder"),
+    "bart":                   ("text", "TextEncoder"),
+    "mbart":                  ("text", "TextEncoder"),
+    "pix2struct":             ("pix2struct", "Pix2StructEncoder"),
+    "udop":                   ("udop", "UdopEncoder"),
+    "florence2":              ("florence2", "Florence2Encoder"),
+    "vision-encoder-decoder": ("vision", "VisionEncoder"),
+}  # fmt: skip
+
+
+_SHARES_EMBEDDING = ("t5", "bart", "mbart", "udop", "florence2")
+
+
+def tied_names(config: ModelConfig) -> dict[str, str]:
+    """Parameters that are the same tensor as another: copy -> original. A checkpoint holds only the original."""
+    embedding = "decoder.embedding.weight"
+    ties = {"decoder.head.weight": embedding} if config.decoder.head_tied else {}
+    if getattr(config.encoder, "model_type", None) in _SHARES_EMBEDDING:
+        ties["encoder.stack.embed_tokens.weight"] = embedding
+    if getattr(config.encoder, "model_type", None) == "udop":
+        bias = "relative_attention_bias.weight"
+        ties[f"encoder.stack.relative_bias.biases.0.{bias}"] = f"encoder.stack.block.0.layer.0.SelfAttention.{bias}"
+    if config.encoder.kind in ("latr", "ofa"):
+        ties["encoder.embedding.weight"] = embedding
+    return ties
+
+
+def tie(model: nn.Module, config: ModelConfig) -> None:
+    """Make every copy the very parameter it is a copy of."""
+    for copy, original in tied_names(config).items():
+        module, _, name = copy.rpartition(".")
+        setattr(model.get_submodule(module), name, model.get_parameter(original))
+
+
+def make_encoder(config: ModelConfig) -> nn.Module:
+    """Return the encoder; its weights are to be loaded."""
+    if not isinstance(config.encoder, TransformersEncoderConfig):
+        module, name = _OWN[config.encoder.kind]
+        own: nn.Module = getattr(importlib.import_module(f"actors.model.{module}"), name)(config)
+        return own
+    module, name = _PRETRAINED[config.encoder.model_type]
+    encoder_class = getattr(importlib.import_module(f"actors.model.pretrained.{module}"), name)
+    with torch.device("cpu"):  # even where the rest is built without storage: tables are computed in the constructor
+        encoder: nn.Module = encoder_class(config)
+    return encoder

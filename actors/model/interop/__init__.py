@@ -1,0 +1,1 @@
+"""Checkpoints of `transformers` <-> ours: one small file per family, and the code that applies them."""

@@ -1,0 +1,189 @@
+"""A `transformers` directory -> a multi-exit model, and back. Full depth keeps the original's weights bit for bit."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from actors.model.interop.families import configuration, family_of
+from actors.model.interop.family import Family
+from actors.model.interop.names import to_ours, to_theirs
+from actors.model.interop.source import SIDE_FILES, Source, load_tensors
+from actors.model.interop.special_tokens import special_tokens
+from actors.model.interop.vision_encoder_decoder import trocr_sinusoids
+from actors.model.model import MultiExitModel
+from conf.errors import UserError
+from conf.model import ModelConfig, TransformersEncoderConfig
+
+MAX_PROMPT_TOKENS = 64
+_BILINEAR = 2  # in Pillow's numbers
+_NOT_OURS = ("auto_map", "transformers_version", "_name_or_path")
+_POSITIONS = "decoder.position_table.weight"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """`notes` are sentences for the user."""
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def convert(
+    source: Source,
+    tokenizer: Tokenizer | None,
+    *,
+    name: str,
+    exits: Sequence[int] | None = None,
+    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+    max_new_tokens: int | None = None,
+) -> Converted:
+    """Adapters start as the identity. UserError in one sentence where source and family do not fit."""
+    family, hf = family_of(source.config), configuration(source.config)
+    tensors = load_tensors(source, family.model_class, hf)
+    decoder = family.decoder(hf, tensors)
+    if max_new_tokens is not None and decoder.positions == "none":
+        decoder = decoder.model_copy(update={"max_positions": max_new_tokens})
+    special = special_tokens(source, hf, family.text_config(hf), tokenizer, decoder.vocab_size)
+    layers = tuple(exits) if exits is not None else default_exits(decoder.num_layers)
+    mean, std = pixel_statistics(source.processor)
+    height, width = family.image_shape(hf, source.processor)
+    try:
+        config = ModelConfig(
+            name=name,
+            family=family.name,
+            image_size=max(height, width),
+            pixel_mean=mean,
+            pixel_std=std,
+            encoder=TransformersEncoderConfig(
+                model_type=source.config["model_type"],
+                hf_config={key: value for key, value in source.config.items() if key not in _NOT_OURS},
+                image_shape=None if height == width else (height, width),
+                max_prompt_tokens=max_prompt_tokens,
+            ),
+            text=family.text_rules(hf),
+            decoder=decoder,
+            exits=layers,
+            untrained_exits=layers[:-1],
+            start_id=special.start_id,
+            eos_id=special.eos_id,
+            pad_id=special.pad_id,
+            generation=special.generation,
+        )
+    except ValueError as error:
+        raise UserError(f"the conversion does not fit the source: {_first_reason(error)}") from None
+    notes = (*special.notes, *preprocessing_notes(config, source.processor))
+    return Converted(config, to_state(config, hf, family, tensors), notes)
+
+
+def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors -> the state of our model; UserError for the first that is missing, unknown or of another shape."""
+    expected = MultiExitModel(config).state_dict()
+    names = family.decoder_names(hf, config.decoder)
+    state = to_ours(names, tensors, expected)
+    used = {source for sources in names.values() for source in sources}
+    for theirs, tensor in tensors.items():
+        if theirs in used:
+            continue
+        ours = family.encoder_name(theirs)
+        if ours is not None and ours in expected:
+            if tensor.shape != expected[ours].shape:
+                raise UserError(
+                    f"source tensor {theirs!r} has shape {list(tensor.shape)} where the configuration says "
+                    f"{list(expected[ours].shape)}"
+                )
+            state[ours] = tensor
+        elif theirs not in family.copies and not family.is_ignored(theirs):
+            raise UserError(f"the source tensor {theirs!r} has no place in a {family.name} decoder or its encoder")
+    if config.decoder.positions == "sinusoidal":
+        state[_POSITIONS] = trocr_sinusoids(*expected[_POSITIONS].shape)
+    for layer in config.exits[:-1] if config.adapters else ():
+        state[f"decoder.adapters.{layer}.weight"] = torch.eye(
+            config.decoder.d_model, dtype=state["decoder.embedding.weight"].dtype
+        )
+    if config.decoder.head_tied:
+        state["decoder.head.weight"] = state["decoder.embedding.weight"]
+    if missing := sorted(set(expected) - set(state)):
+        raise UserError(f"the source weights lack the tensors behind {missing[0]!r} ({len(missing)} missing)")
+    return state
+
+
+def _head_name(theirs: Mapping[str, Tensor]) -> str:
+    heads = ("lm_head.weight", "decoder.lm_head.weight", "decoder.output_projection.weight")
+    return next(name for name in heads if name in theirs)
+
+
+def default_exits(num_layers: int) -> tuple[int, ...]:
+    """Quarters of the depth: the shared head costs several layers, so a few exits beat one at every layer."""
+    return tuple(sorted({max(1, round(num_layers * quarter / 4)) for quarter in (1, 2, 3, 4)}))
+
+
+def pixel_statistics(processor: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of pixels in 0..1, as the image processor has them."""
+    if processor.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    half = (0.5, 0.5, 0.5)
+    return tuple(processor.get("image_mean") or half), tuple(processor.get("image_std") or half)
+
+
+def preprocessing_notes(config: ModelConfig, processor: Mapping[str, Any]) -> list[str]:
+    """Where images reach the model otherwise than through the source's own processor."""
+    assert isinstance(config.encoder, TransformersEncoderConfig)
+    notes = []
+    if config.encoder.image_shape is not None:
+        height, width = config.encoder.image_shape
+        notes.append(f"images are stretched to {height} x {width}; the source keeps the aspect ratio or pads")
+    if (resample := processor.get("resample")) not in (None, _BILINEAR):
+        notes.append(f"images are resized bilinearly, the source asks for Pillow's filter {resample}")
+    if processor.get("do_center_crop"):
+        notes.append("images are not cropped to their centre, as the source does")
+    if config.encoder.model_type == "pix2struct":
+        notes.append("images become squares of patches; the source keeps the aspect ratio")
+        if config.text.prompt == "bytes":
+            notes.append("questions are drawn above the image in Pillow's font, the source draws them in Arial")
+    if (
+        config.encoder.model_type == "vision-encoder-decoder"
+        and config.encoder.hf_config["decoder"].get("model_type") == "mbart"
+    ):
+        notes.append(
+            f"outputs start from token {config.start_id} alone; a task prompt for the decoder is not supported"
+        )
+    return notes
+
+
+def export(config: ModelConfig, state: Mapping[str, Tensor], files: Path, out: Path) -> None:
+    """Write the plain model back: what `transformers` loads with from_pretrained. Exits and adapters stay behind."""
+    if not isinstance(config.encoder, TransformersEncoderConfig):
+        raise UserError(f"a model with the {config.encoder.kind} encoder has no class in transformers")
+    raw = config.encoder.hf_config
+    family, hf = family_of(raw), configuration(raw)
+    theirs = to_theirs(family.decoder_names(hf, config.decoder), state)
+    for prefix, ours in family.encoder_prefixes:
+        start = f"encoder.{ours}"
+        theirs |= {prefix + name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
+    import transformers
+
+    model = getattr(transformers, family.model_class)(hf)
+    if not config.decoder.head_tied:  # the library ties what has two values here
+        model.get_output_embeddings().weight = torch.nn.Parameter(theirs[_head_name(theirs)].clone())
+    model.to(state["decoder.embedding.weight"].dtype)
+    report = model.load_state_dict(theirs, strict=False)
+    assert not report.unexpected_keys, report.unexpected_keys
+    if lost := [name for name in report.missing_keys if name not in family.copies and not family.is_ignored(name)]:
+        raise UserError(f"the checkpoint lacks what {lost[0]!r} is made of")
+    model.save_pretrained(out)
+    (out / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    for name in SIDE_FILES:
+        if (files / name).is_file():
+            (out / name).write_bytes((files / name).read_bytes())
+
+
+def _first_reason(error: ValueError) -> str:
+    errors = getattr(error, "errors", None)
+    return str(errors()[0]["msg"]) if callable(errors) else str(error)

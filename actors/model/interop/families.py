@@ -1,0 +1,41 @@
+"""The supported values of `model_type`."""
+
+from typing import Any
+
+from actors.model.interop import bart, florence2, pix2struct, t5, udop, vision_encoder_decoder
+from actors.model.interop.family import Family
+from conf.errors import UserError
+
+FAMILIES: dict[str, Family] = {
+    "t5": t5.FAMILY,
+    "bart": bart.BART,
+    "mbart": bart.MBART,
+    "pix2struct": pix2struct.FAMILY,
+    "udop": udop.FAMILY,
+    "florence2": florence2.FAMILY,
+    "vision-encoder-decoder": vision_encoder_decoder.FAMILY,
+}
+
+
+def family_of(raw: dict[str, Any]) -> Family:
+    """UserError names the families there are."""
+    model_type = raw.get("model_type")
+    if model_type not in FAMILIES:
+        raise UserError(f"model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
+    return FAMILIES[model_type]
+
+
+def configuration(raw: dict[str, Any]) -> Any:
+    """The `transformers` configuration object of a known model_type; UserError where the library refuses it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    family_of(raw)
+    try:
+        hf = CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
+    except Exception as error:  # the library's validators raise many kinds
+        reason = " ".join(str(error).split())
+        raise UserError(f"the source's config.json is not valid: {reason}") from None
+    if raw["model_type"] == "t5":
+        # The library forgets this flag of files it wrote itself: it derives it anew from the tie flag it has set.
+        hf.scale_decoder_outputs = raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings") is not False)
+    return hf

@@ -1,0 +1,59 @@
+"""What the interop needs to know of one model family."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from actors.model.interop.names import NameMap
+from conf.model import DecoderConfig, TextRules
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One `model_type` of `transformers`. `hf` arguments are its configuration object."""
+
+    name: str  # of the decoder's arithmetic: t5, bart
+    model_class: str  # in `transformers`
+    decoder: Callable[[Any, Tensors], DecoderConfig]
+    decoder_names: Callable[[Any, DecoderConfig], NameMap]
+    encoder_prefixes: tuple[tuple[str, str], ...]  # theirs -> ours, after "encoder."
+    copies: tuple[str, ...]  # their tensors that are another one under a second name
+    text_config: Callable[[Any], Any]  # where the special-token ids of the decoder are
+    text_rules: Callable[[Any], TextRules]
+    image_shape: Callable[[Any, Mapping[str, Any]], tuple[int, int]]  # from configuration and image processor
+    prompts: bool = True  # the encoder reads a prompt
+    ignored: tuple[str, ...] = field(default=())  # patterns of tensors that carry nothing
+
+    def encoder_name(self, theirs: str) -> str | None:
+        """Our name of an encoder tensor; None when it belongs elsewhere."""
+        for prefix, ours in self.encoder_prefixes:
+            if theirs.startswith(prefix):
+                return f"encoder.{ours}{theirs.removeprefix(prefix)}"
+        return None
+
+    def is_ignored(self, theirs: str) -> bool:
+        return any(re.fullmatch(pattern, theirs) for pattern in self.ignored)
+
+
+def activation(name: str, gated: bool = False) -> str:
+    """Our name of an activation; UserError for one we do not have."""
+    from conf.errors import UserError
+
+    known = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
+    if name not in known or (gated and known[name] == "relu"):
+        raise UserError(f"activation {'gated ' if gated else ''}{name!r} is not supported")
+    return f"gated_{known[name]}" if gated else known[name]
+
+
+def head_is_tied(theirs: Tensors, head: str, embedding: str) -> bool:
+    """True when there is no head of its own, or an equal one."""
+    return (
+        head not in theirs
+        or theirs[head].data_ptr() == theirs[embedding].data_ptr()
+        or bool(theirs[head].shape == theirs[embedding].shape and (theirs[head] == theirs[embedding]).all())
+    )

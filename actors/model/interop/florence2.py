@@ -1,0 +1,72 @@
+"""Florence-2: DaViT image tokens before the prompt in a BART encoder (Xiao et al. 2024)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from actors.model.interop.bart import bart_decoder, bart_names
+from actors.model.interop.family import Family, Tensors, head_is_tied
+from actors.model.interop.names import NameMap
+from conf.errors import UserError
+from conf.model import DecoderConfig, TextRules
+
+_LANGUAGE, _SHARED = "model.language_model.", "model.language_model.shared.weight"
+IMAGE_SIZE = 768  # of the published checkpoints
+
+# Task tokens and what the model was trained to read in their place.
+TASKS = {
+    "<OCR>": "What is the text in the image?",
+    "<OCR_WITH_REGION>": "What is the text in the image, with regions?",
+    "<CAPTION>": "What does the image describe?",
+    "<DETAILED_CAPTION>": "Describe in detail what is shown in the image.",
+    "<MORE_DETAILED_CAPTION>": "Describe with a paragraph what is shown in the image.",
+    "<OD>": "Locate the objects with category name in the image.",
+    "<DENSE_REGION_CAPTION>": "Locate the objects in the image, with their descriptions.",
+    "<REGION_PROPOSAL>": "Locate the region proposals in the image.",
+    "<CAPTION_TO_PHRASE_GROUNDING>": "Locate the phrases in the caption: {input}",
+    "<REFERRING_EXPRESSION_SEGMENTATION>": "Locate {input} in the image with mask",
+    "<REGION_TO_SEGMENTATION>": "What is the polygon mask of region {input}",
+    "<OPEN_VOCABULARY_DETECTION>": "Locate {input} in the image.",
+    "<REGION_TO_CATEGORY>": "What is the region {input}?",
+    "<REGION_TO_DESCRIPTION>": "What does the region {input} describe?",
+    "<REGION_TO_OCR>": "What text is in the region {input}?",
+}
+
+
+def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
+    return bart_decoder(
+        hf.text_config, pre_norm=False, tied=head_is_tied(theirs, "lm_head.weight", _SHARED), bias=False
+    )
+
+
+def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
+    return bart_names(config, stack=f"{_LANGUAGE}decoder.", embedding=_SHARED, head="lm_head.weight", bias=None)
+
+
+def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
+    size = processor.get("size") or {}
+    side = int(size.get("height", size.get("shortest_edge", IMAGE_SIZE)))
+    if size.get("width", side) != side:
+        raise UserError(f"Florence-2 takes square images, the source's processor says {side} x {size['width']}")
+    return side, side
+
+
+FAMILY = Family(
+    name="bart",
+    model_class="Florence2ForConditionalGeneration",
+    decoder=decoder,
+    decoder_names=decoder_names,
+    encoder_prefixes=(
+        ("model.vision_tower.", "vision."),
+        ("model.multi_modal_projector.", "projector."),
+        (f"{_LANGUAGE}encoder.", "stack."),
+    ),
+    copies=(f"{_LANGUAGE}decoder.embed_tokens.weight", "lm_head.weight"),
+    text_config=lambda hf: hf.text_config,
+    text_rules=lambda hf: TextRules(
+        leading_space=False,
+        prefix_ids=(hf.text_config.bos_token_id,),
+        suffix_ids=(hf.text_config.eos_token_id,),
+        tasks=TASKS,
+    ),
+    image_shape=image_shape,
+)

@@ -1,0 +1,87 @@
+"""Pix2Struct, MatCha, DePlot: image patches to text (Lee et al. 2023). The decoder is T5 v1.1 under other names."""
+
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any
+
+from actors.model.interop.family import Family, Tensors, activation, head_is_tied
+from actors.model.interop.names import NameMap
+from actors.model.interop.t5 import OUTPUT_TOKENS
+from conf.model import DecoderConfig, RelativeBias, TextRules
+
+_EMBEDDING = "decoder.embed_tokens.weight"
+MAX_PATCHES = 2048  # of the published checkpoints
+
+
+def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
+    text = hf.text_config
+    return DecoderConfig(
+        num_layers=text.num_layers,
+        d_model=text.hidden_size,
+        num_heads=text.num_heads,
+        d_head=text.hidden_size // text.num_heads,
+        d_ff=text.d_ff,
+        d_cross=hf.vision_config.hidden_size,
+        vocab_size=text.vocab_size,
+        norm="rms",
+        norm_eps=text.layer_norm_epsilon,
+        attn_scale=1.0,
+        ffn=activation(text.dense_act_fn, gated=True),
+        relative_bias=RelativeBias(
+            num_buckets=text.relative_attention_num_buckets, max_distance=text.relative_attention_max_distance
+        ),
+        positions="none",
+        max_positions=OUTPUT_TOKENS,
+        head_tied=head_is_tied(theirs, "decoder.lm_head.weight", _EMBEDDING),
+    )
+
+
+def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
+    names: NameMap = {
+        "decoder.embedding.weight": (_EMBEDDING,),
+        "decoder.relative_bias.table.weight": (
+            "decoder.layer.0.self_attention.attention.relative_attention_bias.weight",
+        ),
+        "decoder.final_norm.weight": ("decoder.final_layer_norm.weight",),
+    }
+    for i in range(config.num_layers):
+        theirs = f"decoder.layer.{i}."
+        attention, cross = f"{theirs}self_attention.attention.", f"{theirs}encoder_decoder_attention.attention."
+        dense = f"{theirs}mlp.DenseReluDense."
+        for name, parts in {
+            "qkv": (attention + "query", attention + "key", attention + "value"),
+            "self_out": (attention + "output",),
+            "self_norm": (theirs + "self_attention.layer_norm",),
+            "query": (cross + "query",),
+            "cross_kv_proj": (cross + "key", cross + "value"),
+            "cross_out": (cross + "output",),
+            "cross_norm": (theirs + "encoder_decoder_attention.layer_norm",),
+            "ffn.expand": (dense + "wi_0", dense + "wi_1"),
+            "ffn.contract": (dense + "wo",),
+            "ffn_norm": (theirs + "mlp.layer_norm",),
+        }.items():
+            names[f"decoder.layers.{i}.{name}.weight"] = tuple(f"{part}.weight" for part in parts)
+    if not config.head_tied:
+        names["decoder.head.weight"] = ("decoder.lm_head.weight",)
+    return names
+
+
+def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
+    """The largest square of whole patches that the processor's patch budget holds."""
+    patch = isqrt(hf.vision_config.patch_embed_hidden_size // 3)
+    side = isqrt(int(processor.get("max_patches", MAX_PATCHES))) * patch
+    return side, side
+
+
+FAMILY = Family(
+    name="t5",
+    model_class="Pix2StructForConditionalGeneration",
+    decoder=decoder,
+    decoder_names=decoder_names,
+    encoder_prefixes=(("encoder.", "vision."),),
+    copies=("decoder.lm_head.weight",),
+    text_config=lambda hf: hf.text_config,
+    text_rules=lambda hf: TextRules(prompt="bytes" if hf.is_vqa else "none", leading_space=False),
+    image_shape=image_shape,
+    prompts=False,
+)

@@ -1,0 +1,111 @@
+"""Which ids start, end and pad an output, and how outputs are to be generated, from sources that may disagree.
+
+Several published fine-tunes carry ids of another tokenizer in generation_config.json. Ids are believed in this order:
+the tokenizer's own special tokens, the model's configuration, generation_config.json.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from actors.model.interop.source import Source
+from conf.errors import UserError
+from conf.model import GenerationDefaults
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    start_id: int
+    eos_id: int
+    pad_id: int
+    generation: GenerationDefaults
+    notes: tuple[str, ...]  # what was not as it should be, or cannot be followed
+
+
+def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | None, vocab_size: int) -> SpecialTokens:
+    """UserError for an id that is missing or outside the vocabulary."""
+    notes: list[str] = []
+    asked = _generation(source, hf)
+    named = _named_by_tokenizer(source, tokenizer)
+
+    def believe(name: str) -> int | None:
+        votes = [
+            ("the tokenizer", named.get(name)),
+            ("config.json", _first(getattr(text, name, None))),
+            ("generation_config.json", _first(asked.get(name))),
+        ]
+        known = [(who, value) for who, value in votes if value is not None]
+        if not known:
+            return None
+        who, value = known[0]
+        for other, different in known[1:]:
+            if different != value:
+                notes.append(f"{name} is {different} in {other} and {value} in {who}; {value} is used")
+        return value
+
+    eos, pad = believe("eos_token_id"), believe("pad_token_id")
+    start = _first(asked.get("decoder_start_token_id"))
+    for holder in (hf, text):
+        start = _first(getattr(holder, "decoder_start_token_id", None)) if start is None else start
+    if start is None:
+        start = believe("bos_token_id")
+    if eos is None or start is None:
+        raise UserError(f"the source names no {'eos_token_id' if eos is None else 'decoder_start_token_id'}")
+    pad = eos if pad is None else pad
+    for name, value in (("eos_token_id", eos), ("pad_token_id", pad), ("decoder_start_token_id", start)):
+        if not 0 <= value < vocab_size:
+            raise UserError(f"{name}={value} is outside the vocabulary of {vocab_size}")
+    if isinstance(asked.get("eos_token_id"), list) and len(asked["eos_token_id"]) > 1:
+        notes.append(f"the source ends outputs at any of {asked['eos_token_id']}; only {eos} is used")
+    return SpecialTokens(start, eos, pad, _defaults(asked, eos, vocab_size, notes), tuple(notes))
+
+
+def _defaults(asked: dict[str, Any], eos: int, vocab_size: int, notes: list[str]) -> GenerationDefaults:
+    forced_bos, forced_eos = _first(asked.get("forced_bos_token_id")), _first(asked.get("forced_eos_token_id"))
+    if forced_bos is not None and not 0 <= forced_bos < vocab_size:
+        raise UserError(f"forced_bos_token_id={forced_bos} is outside the vocabulary of {vocab_size}")
+    if forced_eos is not None and forced_eos != eos:
+        notes.append(f"forced_eos_token_id={forced_eos} is not the end token {eos} and is left out")
+    if (asked.get("num_beams") or 1) > 1:
+        notes.append(f"the source asks for {asked['num_beams']} beams; decoding here is greedy, texts will differ")
+    if asked.get("do_sample"):
+        notes.append("the source asks for sampling; decoding here is greedy")
+    return GenerationDefaults(
+        forced_bos_id=forced_bos,
+        forced_eos=forced_eos == eos,
+        no_repeat_ngram=asked.get("no_repeat_ngram_size") or 0,
+        repetition_penalty=asked.get("repetition_penalty") or 1.0,
+    )
+
+
+def _generation(source: Source, hf: Any) -> dict[str, Any]:
+    """generation_config.json; older checkpoints keep the same settings in config.json."""
+    if source.generation is not None:
+        return source.generation
+    from transformers.generation.configuration_utils import GenerationConfig
+
+    return dict(GenerationConfig.from_model_config(hf).to_dict())
+
+
+def _named_by_tokenizer(source: Source, tokenizer: Tokenizer | None) -> dict[str, int]:
+    path = source.path / "tokenizer_config.json"
+    if tokenizer is None or not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for name in ("bos", "eos", "pad"):
+        token = settings.get(f"{name}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        token_id = tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if token_id is not None:
+            found[f"{name}_token_id"] = token_id
+    return found
+
+
+def _first(value: Any) -> int | None:
+    return (value[0] if value else None) if isinstance(value, list) else value

@@ -1,0 +1,83 @@
+"""T5, T5 v1.1 and Flan-T5: text to text (Raffel et al. 2020; Shazeer 2020 for the gated feed-forward)."""
+
+from typing import Any
+
+from actors.model.interop.family import Family, Tensors, activation, head_is_tied
+from actors.model.interop.names import NameMap
+from conf.model import DecoderConfig, RelativeBias, TextRules
+
+OUTPUT_TOKENS = 512  # T5 has no longest output; this bounds the caches
+
+
+def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
+    tied = head_is_tied(theirs, "lm_head.weight", "shared.weight")
+    return t5_decoder(hf, tied=tied, scaled=hf.scale_decoder_outputs)
+
+
+def t5_decoder(hf: Any, *, tied: bool, scaled: bool) -> DecoderConfig:
+    """Scaling of the head's input and tying of its weights are two settings: v5 configurations decouple them."""
+    return DecoderConfig(
+        num_layers=hf.num_decoder_layers,
+        d_model=hf.d_model,
+        num_heads=hf.num_heads,
+        d_head=hf.d_kv,
+        d_ff=hf.d_ff,
+        d_cross=hf.d_model,
+        vocab_size=hf.vocab_size,
+        norm="rms",
+        norm_eps=hf.layer_norm_epsilon,
+        attn_scale=1.0,
+        ffn=activation(hf.dense_act_fn, hf.is_gated_act),
+        relative_bias=RelativeBias(
+            num_buckets=hf.relative_attention_num_buckets, max_distance=hf.relative_attention_max_distance
+        ),
+        positions="none",
+        max_positions=OUTPUT_TOKENS,
+        head_tied=tied,
+        head_scale=hf.d_model**-0.5 if scaled else 1.0,
+    )
+
+
+def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
+    names: NameMap = {
+        "decoder.embedding.weight": ("shared.weight",),
+        "decoder.relative_bias.table.weight": ("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",),
+        "decoder.final_norm.weight": ("decoder.final_layer_norm.weight",),
+    }
+    expand = ("wi_0", "wi_1") if config.ffn.startswith("gated") else ("wi",)
+    for i in range(config.num_layers):
+        ours, theirs = f"decoder.layers.{i}.", f"decoder.block.{i}.layer."
+        attention, cross, dense = (
+            f"{theirs}0.SelfAttention.",
+            f"{theirs}1.EncDecAttention.",
+            f"{theirs}2.DenseReluDense.",
+        )
+        for name, parts in {
+            "qkv": (attention + "q", attention + "k", attention + "v"),
+            "self_out": (attention + "o",),
+            "self_norm": (theirs + "0.layer_norm",),
+            "query": (cross + "q",),
+            "cross_kv_proj": (cross + "k", cross + "v"),
+            "cross_out": (cross + "o",),
+            "cross_norm": (theirs + "1.layer_norm",),
+            "ffn.expand": tuple(dense + part for part in expand),
+            "ffn.contract": (dense + "wo",),
+            "ffn_norm": (theirs + "2.layer_norm",),
+        }.items():
+            names[f"{ours}{name}.weight"] = tuple(f"{part}.weight" for part in parts)
+    if not config.head_tied:
+        names["decoder.head.weight"] = ("lm_head.weight",)
+    return names
+
+
+FAMILY = Family(
+    name="t5",
+    model_class="T5ForConditionalGeneration",
+    decoder=decoder,
+    decoder_names=decoder_names,
+    encoder_prefixes=(("encoder.", "stack."),),
+    copies=("decoder.embed_tokens.weight", "lm_head.weight"),
+    text_config=lambda hf: hf,
+    text_rules=lambda hf: TextRules(leading_space=False, suffix_ids=(hf.eos_token_id,)),
+    image_shape=lambda hf, processor: (32, 32),  # no image is read; the smallest one to carry through the pipeline
+)

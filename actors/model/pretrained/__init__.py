@@ -1,0 +1,1 @@
+"""Encoders whose classes come from `transformers`; nothing is downloaded and no code of a checkpoint is run."""

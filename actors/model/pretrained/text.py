@@ -1,0 +1,41 @@
+"""Encoders that read the prompt alone: T5, BART, mBART. The image is not looked at."""
+
+from torch import Tensor, nn
+
+from actors.model.pretrained.encoder import PretrainedEncoder
+from conf.model import ModelConfig
+
+
+class TextEncoder(PretrainedEncoder):
+    """Prompt tokens -> states."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__(model)
+        self.stack = _stack(model.encoder.model_type, model.encoder.hf_config)
+
+    @property
+    def max_context(self) -> int:
+        return self.max_prompt_tokens
+
+    def encode(self, pixels_BXYC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
+        states = self.stack(input_ids=prompt_ids_BQ, attention_mask=prompt_mask_BQ.long()).last_hidden_state
+        return states, prompt_mask_BQ
+
+
+def _stack(model_type: str, raw: dict[str, object]) -> nn.Module:
+    if model_type == "t5":
+        from transformers.models.t5.configuration_t5 import T5Config
+        from transformers.models.t5.modeling_t5 import T5Stack
+
+        config = T5Config.from_dict(raw)
+        config.is_decoder, config.use_cache = False, False
+        return T5Stack(config)
+    if model_type == "bart":
+        from transformers.models.bart.configuration_bart import BartConfig
+        from transformers.models.bart.modeling_bart import BartEncoder
+
+        return BartEncoder(BartConfig.from_dict(raw))
+    from transformers.models.mbart.configuration_mbart import MBartConfig
+    from transformers.models.mbart.modeling_mbart import MBartEncoder
+
+    return MBartEncoder(MBartConfig.from_dict(raw))

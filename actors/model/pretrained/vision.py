@@ -1,0 +1,46 @@
+"""The image side of a VisionEncoderDecoder (ViT, DeiT, BEiT, Swin, Donut's Swin): no prompt is read."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from actors.model.pretrained.encoder import PretrainedEncoder, all_real
+from conf.model import ModelConfig
+
+
+class VisionEncoder(PretrainedEncoder):
+    """Pixels -> states, projected where the source does so."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__(model)
+        from transformers import AutoModel
+        from transformers.models.vision_encoder_decoder.configuration_vision_encoder_decoder import (
+            VisionEncoderDecoderConfig,
+        )
+
+        config = VisionEncoderDecoderConfig.from_dict(model.encoder.hf_config)
+        self.vision = AutoModel.from_config(config.encoder)
+        width, wanted = config.encoder.hidden_size, config.decoder.hidden_size
+        projects = width != wanted and getattr(config.decoder, "cross_attention_hidden_size", None) is None
+        self.project = nn.Linear(width, wanted) if projects else None
+        self.image_shape = model.encoder.image_shape
+        self._context = self._count(model.encoder.image_shape or (model.image_size, model.image_size))
+
+    def _count(self, image_shape: tuple[int, int]) -> int:
+        self.vision.eval()
+        with torch.no_grad():
+            return int(self.vision(pixel_values=torch.zeros(1, 3, *image_shape)).last_hidden_state.shape[1])
+
+    @property
+    def max_context(self) -> int:
+        return self._context
+
+    def encode(self, pixels_BXYC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = next(self.vision.parameters()).dtype
+        pixels = self.normal(pixels_BXYC, dtype)
+        if self.image_shape is not None:
+            pixels = F.interpolate(pixels, self.image_shape, mode="bilinear", antialias=True)
+        states = self.vision(pixel_values=pixels).last_hidden_state
+        if self.project is not None:
+            states = self.project(states)
+        return states, all_real(states)

@@ -1,0 +1,104 @@
+"""`deed convert`: a `transformers` model directory -> a multi-exit checkpoint, or with --to-hf the way back.
+
+Full depth keeps the original's weights bit for bit; exits start with identity adapters and are untrained until
+`deed train` with mode=frozen has trained them. Nothing is downloaded and no code of the source is run.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="deed convert", description=__doc__)
+    parser.add_argument("source", help="directory with config.json and model.safetensors; with --to-hf a checkpoint")
+    parser.add_argument("output", help="directory to write; it must not hold a model yet")
+    parser.add_argument("--to-hf", action="store_true", help="write the plain model of a checkpoint for transformers")
+    parser.add_argument("--exits", help="layers that may emit a token, e.g. 3,6,9,12 (default: quarters of the depth)")
+    parser.add_argument("--max-prompt-tokens", type=int, default=None, help="longest prompt the encoder takes")
+    parser.add_argument("--max-new-tokens", type=int, default=None, help="longest output of a model without positions")
+    parser.add_argument("--name", help="name of the checkpoint (default: the source directory's)")
+    options = parser.parse_args(arguments)
+
+    from conf.errors import UserError
+
+    source, output = Path(options.source), Path(options.output)
+    if (output / "config.json").exists():
+        raise UserError(f"output {str(output)!r} holds a model already")
+    if options.to_hf:
+        return _to_transformers(source, output)
+    return _from_transformers(source, output, options)
+
+
+def _from_transformers(source: Path, output: Path, options: argparse.Namespace) -> int:
+    from actors.model.interop.families import family_of
+    from actors.model.interop.source import SIDE_FILES, read_source, read_tokenizer
+
+    content = read_source(source)
+    family_of(content.config)  # before anything slow is imported
+    _quiet()
+    from actors.model.checkpoint import save_checkpoint
+    from actors.model.interop.conversion import MAX_PROMPT_TOKENS, convert
+
+    tokenizer = read_tokenizer(source)
+    converted = convert(
+        content,
+        tokenizer,
+        name=options.name or source.resolve().name,
+        exits=_layers(options.exits),
+        max_prompt_tokens=options.max_prompt_tokens or MAX_PROMPT_TOKENS,
+        max_new_tokens=options.max_new_tokens,
+    )
+    dtype = converted.state["decoder.embedding.weight"].dtype
+    save_checkpoint(output, converted.config, converted.state, tokenizer, dtype)
+    (output / "source").mkdir(exist_ok=True)
+    for name in SIDE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, output / "source" / name)
+    config = converted.config
+    parameters = sum(tensor.numel() for tensor in converted.state.values())
+    print(
+        f"{content.config['model_type']}: {parameters / 1e6:.1f} M values, {config.decoder.num_layers} decoder layers, "
+        f"input {config.image_size} x {config.image_size}, start {config.start_id}, end {config.eos_id}, "
+        f"pad {config.pad_id}"
+    )
+    for note in converted.notes:
+        print(f"note: {note}")
+    print(
+        f"exits {list(config.untrained_exits)} are untrained: run with engine.schedule=full, or train them with "
+        "deed train and mode=frozen; full depth is the original model"
+    )
+    print(f"checkpoint: {output}")
+    return 0
+
+
+def _to_transformers(source: Path, output: Path) -> int:
+    _quiet()
+    from actors.model.checkpoint import load_checkpoint
+    from actors.model.interop.conversion import export
+
+    checkpoint = load_checkpoint(source, dtype=None)
+    export(checkpoint.config, checkpoint.model.state_dict(), source / "source", output)
+    shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
+    print(f"plain model for transformers: {output}; exits and adapters are not part of it")
+    return 0
+
+
+def _quiet() -> None:
+    """The library's advice is for those who call it themselves; what matters here is said in our words."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    from conf.errors import UserError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--exits must be layers separated by commas, got {text!r}") from None

@@ -1,0 +1,292 @@
+"""Tiny random models of `transformers`, one per supported class, and what they are asked.
+
+A case gives the model, and for a batch of requests the inputs of `generate`. Nothing is downloaded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+
+from actors.engine.request import Request
+from actors.model.interop.conversion import Converted, convert
+from actors.model.interop.source import read_source
+from actors.model.model import MultiExitModel
+from actors.model.words import pack
+
+VOCAB, LAYERS, STEPS = 97, 3, 12
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`build` gives a model of random weights; `inputs` what its `generate` and `forward` take for requests."""
+
+    build: Callable[[], Any]
+    inputs: Callable[[Any, list[Request]], dict[str, Any]]
+    image_size: int
+    prompts: bool = True
+    boxes: bool = False
+    gain: float = 1.5  # of the random weights: larger speaks more varied and amplifies rounding
+    batched: bool = True  # False: the source's own answer depends on the padding of its batch
+
+
+def _t5(**changes: Any) -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    settings = {
+        "vocab_size": VOCAB, "d_model": 32, "d_kv": 12, "d_ff": 48, "num_layers": LAYERS + 1,
+        "num_decoder_layers": LAYERS, "num_heads": 4, "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 20, "decoder_start_token_id": 0,
+    }  # fmt: skip
+    return T5ForConditionalGeneration(T5Config(**{**settings, **changes}))
+
+
+def _t5_untied() -> Any:
+    """T5 v1.1: its head is its own, although the library's configuration calls it tied."""
+    model = _t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    model.lm_head.weight = nn.Parameter(torch.zeros(VOCAB, 32))
+    return model
+
+
+def _bart_settings(**changes: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": LAYERS,
+        "encoder_attention_heads": 2, "decoder_attention_heads": 3, "encoder_ffn_dim": 32, "decoder_ffn_dim": 40,
+        "max_position_embeddings": 48, **changes,
+    }  # fmt: skip
+
+
+def _bart(**changes: Any) -> Any:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    return BartForConditionalGeneration(BartConfig(**_bart_settings(**changes)))
+
+
+def _mbart() -> Any:
+    from transformers import MBartConfig, MBartForConditionalGeneration
+
+    settings = _bart_settings(scale_embedding=True, decoder_start_token_id=5)
+    return MBartForConditionalGeneration(MBartConfig(**settings))
+
+
+def _pix2struct() -> Any:
+    from transformers import Pix2StructConfig, Pix2StructForConditionalGeneration
+
+    text = {
+        "vocab_size": VOCAB, "hidden_size": 32, "d_kv": 8, "d_ff": 48, "num_layers": LAYERS, "num_heads": 4,
+        "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 32, "patch_embed_hidden_size": 4 * 4 * 3, "d_ff": 32, "d_kv": 8, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "seq_len": 64,
+    }  # fmt: skip
+    return Pix2StructForConditionalGeneration(Pix2StructConfig(text_config=text, vision_config=vision))
+
+
+def _udop() -> Any:
+    from transformers import UdopConfig, UdopForConditionalGeneration
+
+    return UdopForConditionalGeneration(UdopConfig(
+        vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=LAYERS, num_decoder_layers=LAYERS, num_heads=4,
+        image_size=16, patch_size=4, max_2d_position_embeddings=64, decoder_start_token_id=0,
+    ))  # fmt: skip
+
+
+def _florence2() -> Any:
+    from transformers import Florence2Config, Florence2ForConditionalGeneration
+
+    vision = {
+        "depths": (1, 1, 1, 1), "embed_dim": (8, 8, 8, 16), "num_heads": (1, 1, 1, 2), "num_groups": (1, 1, 1, 2),
+        "projection_dim": 24, "window_size": 4,
+    }  # fmt: skip
+    config = Florence2Config(
+        text_config={"model_type": "bart", **_bart_settings(forced_bos_token_id=0, no_repeat_ngram_size=3)},
+        vision_config=vision, image_token_id=VOCAB - 1,
+    )  # fmt: skip
+    return Florence2ForConditionalGeneration(config)
+
+
+def _vision(decoder: Any, **encoder: Any) -> Any:
+    from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    vit = ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8,
+        **encoder,
+    )  # fmt: skip
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(vit, decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
+    return VisionEncoderDecoderModel(config)
+
+
+def _donut() -> Any:
+    from transformers import DonutSwinConfig, MBartConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel
+
+    swin = DonutSwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
+    settings = _bart_settings(scale_embedding=True, is_decoder=True, add_cross_attention=True, encoder_layers=LAYERS)
+    decoder = MBartConfig(**settings)  # generate sizes its cache by encoder_layers
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(swin, decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
+    return VisionEncoderDecoderModel(config)  # widths 16 and 24: the states are projected
+
+
+def _trocr(**changes: Any) -> Any:
+    from transformers import TrOCRConfig
+
+    settings = {
+        "vocab_size": VOCAB, "d_model": 24, "decoder_layers": LAYERS, "decoder_attention_heads": 3,
+        "decoder_ffn_dim": 40, "max_position_embeddings": 48, "cross_attention_hidden_size": 24,
+    }  # fmt: skip
+    return _vision(TrOCRConfig(**{**settings, **changes}))
+
+
+def _padded(requests: list[Request], before: list[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = [[*(before or []), *request.prompt_ids] for request in requests]
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[1] * (width - len(row))] for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return ids, mask
+
+
+def _pixels(requests: list[Request]) -> torch.Tensor:
+    pixels = torch.from_numpy(np.stack([request.pixels_HWC for request in requests])).permute(0, 3, 1, 2).float() / 255
+    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def _text_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
+    ids, mask = _padded(requests)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _florence2_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
+    ids, mask = _padded(requests, [VOCAB - 1] * (2 * 2 + 1))
+    return {"input_ids": ids, "attention_mask": mask, "pixel_values": _pixels(requests)}
+
+
+def _vision_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
+    return {"pixel_values": _pixels(requests)}
+
+
+def _pix2struct_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
+    from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
+
+    processor = Pix2StructImageProcessorPil(max_patches=20, patch_size={"height": 4, "width": 4})
+    images = [Image.fromarray(request.pixels_HWC) for request in requests]
+    return dict(processor(images, return_tensors="pt"))
+
+
+def _udop_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
+    ids, mask = _padded(requests)
+    code = ids // VOCAB - 1
+    boxes = torch.stack([code // 1001**i % 1001 for i in (3, 2, 1, 0)], dim=-1).where(code[..., None] >= 0, 0) / 1000
+    return {"input_ids": ids % VOCAB, "attention_mask": mask, "bbox": boxes, "pixel_values": _pixels(requests)}
+
+
+CASES: dict[str, Case] = {
+    "t5": Case(_t5, _text_inputs, 32),
+    "t5_untied_head": Case(_t5_untied, _text_inputs, 32, gain=1.2),
+    "bart": Case(_bart, _text_inputs, 32, gain=2.5),
+    "mbart": Case(_mbart, _text_inputs, 32),
+    "pix2struct": Case(_pix2struct, _pix2struct_inputs, 16, prompts=False, gain=1.2),
+    "udop": Case(_udop, _udop_inputs, 16, boxes=True, batched=False),
+    "florence2": Case(_florence2, _florence2_inputs, 64),
+    "donut": Case(_donut, _vision_inputs, 32, prompts=False),
+    "trocr": Case(_trocr, _vision_inputs, 32, prompts=False),
+    "trocr_sinusoids": Case(
+        lambda: _trocr(use_learned_position_embeddings=False, layernorm_embedding=False, scale_embedding=True,
+                       activation_function="relu"), _vision_inputs, 32, prompts=False),
+}  # fmt: skip
+
+
+def randomise(model: nn.Module, seed: int, gain: float = 1.5) -> None:
+    """Weights that make texts vary: layers speak louder than the embedding of the token before."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = gain * parameter[0].numel() ** -0.5 if parameter.dim() >= 2 else 0.1
+            noise = scale * torch.randn(parameter.shape, generator=generator)
+            if "embed_positions" in name or "relative_attention_bias" in name:
+                noise = noise * 4
+            parameter.copy_(noise if parameter.dim() >= 2 else parameter + noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith("final_logits_bias"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+
+
+def make_requests(case: Case, count: int, seed: int) -> list[Request]:
+    """Random images and, where the model reads any, prompts of 2 to 9 tokens."""
+    rng = np.random.default_rng(seed)
+    requests = []
+    for i in range(count):
+        ids = [int(x) for x in rng.integers(3, VOCAB - 1, rng.integers(2, 10))] if case.prompts else [1]
+        if case.boxes:  # the first two tokens are the question
+            ids[2:] = [x for t in ids[2:] for x in pack([t], tuple(map(int, rng.integers(1, 1000, 4))), VOCAB)]
+        pixels = rng.integers(0, 256, (case.image_size, case.image_size, 3), dtype=np.uint8)
+        requests.append(Request(i, pixels, tuple(ids)))
+    return requests
+
+
+def their_outputs(model: Any, requests: list[Request], case: Case, **options: Any) -> list[list[int]]:
+    """What `generate` says, start token left out; all in one batch where the source allows it."""
+    outputs = []
+    for group in [requests] if case.batched else [[request] for request in requests]:
+        inputs = case.inputs(model, group)
+        outputs += model.generate(**inputs, max_new_tokens=STEPS, do_sample=False, **options)[:, 1:].tolist()
+    return outputs
+
+
+def set_end_token(model: Any, requests: list[Request], case: Case) -> int:
+    """Make a token the end token that some rows say early and others do not; returns its id."""
+    free = their_outputs(model, requests, case, min_new_tokens=STEPS, forced_eos_token_id=None, eos_token_id=None)
+    early = [set(row[1:7]) for row in free]
+    counts = {token: sum(token in row for row in early) for token in set().union(*early)}
+    forced = model.generation_config.forced_bos_token_id
+    eos = min((t for t in counts if t not in (0, 1, forced)), key=lambda t: (abs(counts[t] - len(free) / 2), t))
+    configs = [model.config, model.generation_config]
+    configs += [getattr(model.config, name) for name in ("text_config", "decoder") if hasattr(model.config, name)]
+    for config in configs:
+        config.eos_token_id = eos
+        if getattr(config, "forced_eos_token_id", None) is not None:
+            config.forced_eos_token_id = eos
+    return eos
+
+
+def save_source(model: Any, case: Case, path: Path) -> None:
+    """What a user has on disk, image statistics included."""
+    import json
+
+    model.save_pretrained(path)
+    side = {"height": case.image_size, "width": case.image_size}
+    processor: dict[str, Any] = {"image_mean": MEAN, "image_std": STD, "size": side, "max_patches": 20}
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def load_ours(path: Path, **options: Any) -> tuple[Converted, MultiExitModel]:
+    """Convert a source directory in memory; every layer is an exit."""
+    converted = convert(read_source(path), None, name="tiny", exits=range(1, LAYERS + 1), **options)
+    model = MultiExitModel(converted.config)
+    model.load_state_dict(converted.state)
+    return converted, model.eval().requires_grad_(False)
+
+
+def save_tokenizer(path: Path) -> None:
+    """One token per word; ids 0 to 2 are the start, padding and end that BART-like models use."""
+    words = {"<s>": 0, "<pad>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, VOCAB)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(path / "tokenizer.json"))
+
+
+def make_source(name: str, path: Path, seed: int = 0) -> Any:
+    """A complete directory of a random model, tokenizer included; returns the model."""
+    model = CASES[name].build().eval()
+    randomise(model, seed, CASES[name].gain)
+    save_source(model, CASES[name], path)
+    save_tokenizer(path)
+    return model

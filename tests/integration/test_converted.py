@@ -1,0 +1,80 @@
+"""Random `transformers` directories through `deed convert` and the whole pipeline, by configuration alone."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from actors.engine.request import Request
+from actors.model.checkpoint import load_checkpoint
+from jobs.cli import main
+from pipeline.cluster import ray_cluster
+from tests.actors.interop.sources import CASES, STEPS, make_source, their_outputs
+from tests.shards import write_tar
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+NUM_IMAGES = 14
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    with ray_cluster():
+        yield
+
+
+def _images(folder: Path, size: int) -> dict[str, np.ndarray[Any, Any]]:
+    """A shard of random images of the model's size, and a broken one."""
+    rng = np.random.default_rng(0)
+    pixels = {f"{i:04d}": rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for i in range(NUM_IMAGES)}
+    members = []
+    for key, image in pixels.items():
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        members.append((f"{key}.png", buffer.getvalue()))
+    write_tar(folder / "shard.tar", [*members, ("broken.png", b"no image")])
+    return pixels
+
+
+@pytest.mark.parametrize("name", ["pix2struct", "florence2"])
+def test_published_texts_are_those_of_generate(name: str, tmp_path: Path) -> None:
+    case, theirs = CASES[name], make_source(name, tmp_path / "source", seed=1)
+    assert main(["convert", str(tmp_path / "source"), str(tmp_path / "checkpoint")]) == 0
+    pixels = _images(tmp_path / "in", case.image_size)
+    for schedule in ("full", "pool"):
+        config = {
+            "source": {"paths": [f"{tmp_path}/in/*.tar"], "chunk_rows": 5, "prompt": {"template": "w7 w8 w9"}},
+            "model": {"checkpoint": str(tmp_path / "checkpoint"), "device": "cpu"},
+            "engine": {"schedule": schedule, "num_slots": 4, "generation": {"max_new_tokens": STEPS}},
+            "output": {"path": str(tmp_path / schedule)},
+        }
+        if schedule == "pool":
+            config["engine"]["thresholds"] = [0.05, 0.05]
+        (tmp_path / "job.yaml").write_text(yaml.safe_dump(config))
+        assert main(["caption", "--config", str(tmp_path / "job.yaml")]) == 0
+    rows = pq.read_table(tmp_path / "full" / "results").to_pylist()
+    assert sorted(row["key"] for row in rows) == sorted(pixels)
+    assert pq.read_table(tmp_path / "full" / "errors").num_rows == 1
+    assert {layer for row in rows for layer in row["exit_layers"]} == {3}
+
+    codec = load_checkpoint(tmp_path / "checkpoint").codec
+    requests = [Request(i, pixels[row["key"]], codec.encode_prompt(row["prompt"])) for i, row in enumerate(rows)]
+    for row, said in zip(rows, their_outputs(theirs, requests, case), strict=True):
+        eos = load_eos(tmp_path / "checkpoint")
+        assert row["text"] == codec.decode(said[: said.index(eos)] if eos in said else said)
+
+    shallow = pq.read_table(tmp_path / "pool" / "results").to_pylist()
+    assert len(shallow) == NUM_IMAGES
+    assert min(layer for row in shallow for layer in row["exit_layers"]) < 3
+
+
+def load_eos(checkpoint: Path) -> int:
+    from conf.model import read_model_config
+
+    return read_model_config(checkpoint).eos_id
