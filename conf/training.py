@@ -20,6 +20,12 @@ class TokenizerConfig(Section):
 class ArchitectureConfig(Section):
     """Size of a model trained from scratch."""
 
+    kind: Literal["scenes", "latr", "ofa"] = Field(
+        "scenes",
+        description="scenes: ours, many prompts per pass; latr: T5-like with words found in the image; ofa: BART-like.",
+    )
+    adapters: bool = Field(True, description="An adaptation module before the shared head of every exit (DEED).")
+    separate_heads: bool = Field(False, description="A head of its own at every exit instead: the ablation.")
     name: str = "deed-scenes"
     image_size: Count = 128
     d_model: Count = 192
@@ -37,6 +43,9 @@ class DataConfig(Section):
 
     train: tuple[str, ...] = Field(description="Training shards; globs are expanded.")
     validation: tuple[str, ...] = Field(description="Validation shards.")
+    words_field: str = Field(
+        "sign.plates", description="Where a sample's record has the words in its image; read by architecture.kind=latr."
+    )
     prompt_tokens: Count = Field(48, description="Prompt tokens packed per image. Larger: more questions per image.")
     target_tokens: Count = Field(56, description="Target tokens packed per image, a caption first, answers after it.")
     shuffle_shards: Count = Field(4, description="Shards mixed in memory at once.")
@@ -48,11 +57,19 @@ class OptimizerConfig(Section):
         1, description="Micro-batches per optimizer step; each has batch_images / accumulate images."
     )
     total_steps: Count = Field(3000, description="Optimizer steps of the whole schedule.")
+    encoder_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="The first of these steps train the encoder alone, by the corpus' known places."
+    )
+    encoder_batch_images: Count = Field(64, description="Images per step of those.")
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Share of the steps, at the end, over which the rate falls as a cosine; before it is constant."
     )
     peak_lr: float = Field(1e-3, description="Highest learning rate of AdamW.")
+    muon_lr: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="Highest learning rate of Muon, for matrices inside the layers and convolutions; 0: AdamW for all.",
+    )
     weight_decay: float = 0.02
     beta2: float = 0.98
     clip_norm: float = 1.0
@@ -67,13 +84,26 @@ class LossConfig(Section):
     )
     grounding_weight: Annotated[float, Field(ge=0)] = Field(
         0.5,
-        description="Weight of naming the object under its centre patch, where places are known; 0 turns it off.",
+        description="Weight of the questions put to the encoder where places are known; 0 turns them off.",
+    )
+
+
+class WorkersConfig(Section):
+    """Data parallel training through Ray Train. One worker: in this process, without Ray."""
+
+    num_workers: Count = Field(1, description="Processes that share every step's images.")
+    num_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs each of them reserves.")
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        3, description="Times the group is started anew from the last saved state when a worker dies."
     )
 
 
 class TrainConfig(Section):
     """One training run; rerunning the same command resumes it."""
 
+    mode: Literal["deep_supervision"] = Field(
+        "deep_supervision", description="Everything trains; mode=frozen has a schema of its own (conf/frozen.py)."
+    )
     output: str = Field(description="Run directory: state, log and the checkpoint to ship.")
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -87,6 +117,10 @@ class TrainConfig(Section):
     data: DataConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
+    workers: WorkersConfig = WorkersConfig()
+    patience: Count | None = Field(
+        None, description="Validations without a better last exit after which training ends; none: never."
+    )
     validate_every: Count = Field(250, description="Steps between validations.")
     save_every: Count = Field(100, description="Steps between resumable states.")
     validation_images: Count = Field(

@@ -20,10 +20,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
     options = parser.parse_args(arguments)
 
-    from conf.load import load_config
+    from conf.load import load_config, read_mode
     from conf.training import TrainConfig
 
+    if read_mode(options.config, options.set) == "frozen":
+        from jobs.train_frozen import train_frozen
+
+        return train_frozen(options.config, options.set)
     config = load_config(options.config, options.set, TrainConfig)
+
+    if config.workers.num_workers > 1:
+        from jobs.train_on_ray import train_on_ray
+
+        return train_on_ray(config)
 
     from actors.training.trainer import Trainer
 
@@ -52,12 +61,18 @@ def _stop_requests() -> list[int]:
 
 def _reporter(output: Path) -> Report:
     """Print one line per report and append it to `<output>/log.jsonl`."""
+    from jobs.csv_log import CsvLog
+
     started = time.monotonic()
+    table = CsvLog(output)
     first_step: list[int] = []
 
     def report(values: dict[str, Any]) -> None:
         with open(output / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **values}) + "\n")
+        kind = "validation" if "validation" in values else "losses"
+        numbers = values[kind]["token_accuracy_by_exit"] if kind == "validation" else values[kind]
+        table.append([("train", values["step"], kind, name, value) for name, value in numbers.items()])
         if "validation" in values:
             accuracy = values["validation"]["token_accuracy_by_exit"]
             shown = "  ".join(f"{layer}: {value:.1%}" for layer, value in accuracy.items())
@@ -68,9 +83,9 @@ def _reporter(output: Path) -> Report:
         done = values["step"] - first_step[0]
         left = values["total_steps"] - values["step"]
         eta = f"{(time.monotonic() - started) / done * left / 60:.0f} min left" if done else ""
+        losses = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values["losses"].items())
         print(
-            f"step {values['step']:>6}/{values['total_steps']}  loss {values['loss']:.3f}  "
-            f"first exit {values['ce_first']:.3f}  last exit {values['ce_last']:.3f}  "
+            f"step {values['step']:>6}/{values['total_steps']}  {losses}  "
             f"{values['images_per_s']:.1f} images/s  lr {values['lr']:.2e}  {eta}",
             flush=True,
         )

@@ -20,8 +20,7 @@ from actors.model.tokenizer import TextCodec
 from conf.errors import UserError
 from conf.model import ModelConfig
 from conf.training import DataConfig
-
-PATCH_PIXELS = 16  # of the scenes encoder: its stem has four stride-2 stages
+from pipeline.words import word_lines
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,15 @@ class TrainingSample:
     key: str
     jpeg: bytes
     record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the model is asked of an image and what it should say, as text and as tokens."""
+
+    prompt_text: str
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
 
 
 def expand_shards(patterns: Sequence[str]) -> list[str]:
@@ -70,60 +78,56 @@ def iterate_samples(shards: Sequence[str], *, seed: int, epoch: int, shuffle_sha
 class Packer:
     """Turns samples into `PackedBatch`es; the pairs an image brings depend only on (seed, epoch, key)."""
 
-    def __init__(
-        self, codec: TextCodec, model: ModelConfig, data: DataConfig, seed: int, object_names: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, codec: TextCodec, model: ModelConfig, data: DataConfig, seed: int) -> None:
         self.codec, self.model, self.data, self.seed = codec, model, data, seed
-        self.name_index = {name: i for i, name in enumerate(object_names)}
+        self.packs_prompts = model.encoder.kind == "scenes"  # other encoders read one prompt per pass
 
-    def choose_pairs(self, sample: TrainingSample, epoch: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Return (prompt ids, target ids) pairs that fit the budgets, one caption first."""
+    def choose_pairs(self, sample: TrainingSample, epoch: int) -> list[Pair]:
+        """Return the pairs that fit the token budgets, one caption first."""
         rng = np.random.default_rng((self.seed, epoch, *sample.key.encode()))
+        words = word_lines(sample.record, self.data.words_field) if self.codec.rules.words else ""
         captions, questions = sample.record["captions"], sample.record["qa"]
         caption = captions[rng.integers(len(captions))]
         texts = [(caption["prompt"], caption["text"])]
         texts += [(questions[i]["question"], questions[i]["answer"]) for i in rng.permutation(len(questions))]
-        pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        pairs: list[Pair] = []
         prompt_room, target_room = self.data.prompt_tokens, self.data.target_tokens
         for prompt_text, target_text in texts:
-            prompt = self.codec.encode_prompt(prompt_text, self.model.encoder.max_prompt_tokens)
+            prompt = self.codec.encode_prompt(prompt_text + words, self.model.encoder.max_prompt_tokens)
             target = self.codec.encode(target_text)[: self.model.decoder.max_positions - 1]
             if len(prompt) <= prompt_room and len(target) + 1 <= target_room:
-                pairs.append((prompt, target))
+                pairs.append(Pair(prompt_text, prompt, target))
                 prompt_room -= len(prompt)
                 target_room -= len(target) + 1
         return pairs
 
-    def pack(self, samples: Sequence[TrainingSample], epoch: int, device: torch.device) -> PackedBatch:
-        """Return the batch; label -100 marks padding."""
+    def choose(self, samples: Sequence[TrainingSample], epoch: int) -> list[list[Pair]]:
+        """Return `choose_pairs` of every sample."""
+        return [self.choose_pairs(sample, epoch) for sample in samples]
+
+    def pack(
+        self, samples: Sequence[TrainingSample], pairs: Sequence[Sequence[Pair]], device: torch.device
+    ) -> PackedBatch:
+        """Return the batch of every sample with its pairs; label -100 marks padding."""
         config = self.model
+        if not self.packs_prompts:
+            each = [(sample, [pair]) for sample, own in zip(samples, pairs, strict=True) for pair in own]
+            samples, pairs = [sample for sample, _ in each], [own for _, own in each]
         prompts: list[list[tuple[int, int, int]]] = []  # (id, position, segment)
         targets: list[list[tuple[int, int, int, int]]] = []  # (input id, label id, position, segment)
-        for sample in samples:
+        for sample_pairs in pairs:
             prompt_row, target_row = [], []
-            for segment, (prompt, target) in enumerate(self.choose_pairs(sample, epoch), start=1):
-                prompt_row += [(token, i, segment) for i, token in enumerate(prompt)]
-                steps = zip((config.start_id, *target), (*target, config.eos_id), strict=True)
+            for segment, pair in enumerate(sample_pairs, start=1):
+                prompt_row += [(token, i, segment) for i, token in enumerate(pair.prompt)]
+                steps = zip((config.start_id, *pair.target), (*pair.target, config.eos_id), strict=True)
                 target_row += [(token, label, i, segment) for i, (token, label) in enumerate(steps)]
             prompts.append(prompt_row)
             targets.append(target_row)
         prompt_BQ3 = _pad(prompts, (config.pad_id, 0, -1), device)
         target_BT4 = _pad(targets, (config.pad_id, -100, 0, -1), device)
         pixels = np.stack([read_pixels(sample.jpeg, config.image_size) for sample in samples])
-        return PackedBatch(torch.from_numpy(pixels).to(device), *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1),
-                           self._objects(samples).to(device))  # fmt: skip
-
-    def _objects(self, samples: Sequence[TrainingSample]) -> torch.Tensor:
-        """Return [K, 3]: image, patch under the centre, name of every object whose name is known."""
-        side = self.model.image_size // PATCH_PIXELS
-        rows = []
-        for i, sample in enumerate(samples):
-            scale = side / sample.record.get("image_size", self.model.image_size)
-            for thing in sample.record.get("objects", ()):
-                if thing["name"] in self.name_index:
-                    column, row = (min(side - 1, int(thing[axis] * scale)) for axis in ("x", "y"))
-                    rows.append((i, row * side + column, self.name_index[thing["name"]]))
-        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
+        images = torch.from_numpy(pixels).to(device)
+        return PackedBatch(images, *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1))
 
 
 def read_pixels(jpeg: bytes, image_size: int) -> np.ndarray:

@@ -3,10 +3,12 @@
 State is written as safetensors + JSON under `<output>/state/`, so resuming never reads a pickle.
 """
 
+import itertools
 import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,62 +18,42 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from actors.model.checkpoint import save_checkpoint
-from actors.model.model import MultiExitModel, PackedBatch
+from actors.model.encoders import tied_names
+from actors.model.model import MultiExitModel
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from actors.training.data import Packer, TrainingSample, expand_shards, iterate_samples, read_shard
-from actors.training.loss import GroundingHead, multi_exit_loss
-from conf.model import DecoderConfig, ModelConfig, ScenesEncoderConfig
+from actors.training.grounding import PATCH_PIXELS, GroundingHead, Places
+from actors.training.loss import multi_exit_loss
+from actors.training.muon import Muon
+from actors.training.scratch import initialise, model_config
+from actors.training.workers import Workers
+from conf.errors import UserError
 from conf.training import OptimizerConfig, TrainConfig
 
+REPORT_EVERY = 10  # steps
 Report = Callable[[dict[str, Any]], None]
 
 
-def model_config(config: TrainConfig, vocab_size: int) -> ModelConfig:
-    """Return the architecture that the training configuration describes."""
-    a = config.architecture
-    return ModelConfig(
-        name=a.name,
-        image_size=a.image_size,
-        encoder=ScenesEncoderConfig(
-            num_layers=a.encoder_layers, d_model=a.d_model, num_heads=a.num_heads, d_ff=a.d_ff,
-            stem_channels=a.stem_channels, max_prompt_tokens=a.max_prompt_tokens,
-        ),
-        decoder=DecoderConfig(
-            num_layers=a.decoder_layers, d_model=a.d_model, num_heads=a.num_heads, d_head=a.d_model // a.num_heads,
-            d_ff=a.d_ff, d_cross=a.d_model, vocab_size=vocab_size, max_positions=a.max_positions, ffn="relu",
-        ),
-        exits=tuple(range(1, a.decoder_layers + 1)),
-    )  # fmt: skip
-
-
-def learning_rate(step: int, config: OptimizerConfig) -> float:
-    """Warm up linearly, stay, then fall as a cosine to 1 % over the last `decay_fraction` of the steps."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+def rate_share(step: int, config: OptimizerConfig) -> float:
+    """Share of the peak rate: up linearly, stay, then fall as a cosine to 1 % over the last `decay_fraction`."""
+    own_steps = step - config.encoder_steps if step >= config.encoder_steps else step  # the decoder warms up anew
+    warm = min(1.0, (own_steps + 1) / max(1, config.warmup_steps))
     decay_steps = config.decay_fraction * config.total_steps
     progress = max(0.0, (step - (config.total_steps - decay_steps)) / decay_steps)
-    return config.peak_lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-def initialise(model: MultiExitModel) -> None:
-    """Draw the weights: normal(0, 0.02) embeddings, scaled output projections so that depth does not add variance."""
-    depth = model.config.decoder.num_layers
-    for name, parameter in model.named_parameters():
-        if name.endswith("patch_positions"):
-            continue  # starts as sines and cosines of the grid
-        if name.endswith(("embedding.weight", "position_table.weight", "positions.weight")):
-            torch.nn.init.normal_(parameter, std=0.02)
-        elif parameter.dim() == 2 and "adapters" not in name:
-            std = parameter.shape[1] ** -0.5
-            if name.endswith(("self_out.weight", "cross_out.weight", "contract.weight", "out.weight")):
-                std *= (3 * depth) ** -0.5
-            torch.nn.init.normal_(parameter, std=std)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 class Trainer:
     """Owns model, optimizer and position in the data; `run` trains to `total_steps` or until told to stop."""
 
-    def __init__(self, config: TrainConfig, report: Report) -> None:
+    def __init__(self, config: TrainConfig, report: Report, workers: Workers | None = None) -> None:
         self.config, self.report = config, report
+        self.workers = workers or Workers()
+        if config.optimizer.batch_images % self.workers.count:
+            raise UserError(
+                f"optimizer.batch_images={config.optimizer.batch_images} must be a multiple of "
+                f"{self.workers.count} workers"
+            )
         self.output = Path(config.output)
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
@@ -80,17 +62,30 @@ class Trainer:
         self.train_shards = expand_shards(config.data.train)
         self.validation_shards = expand_shards(config.data.validation)
         torch.manual_seed(config.seed)
+        if self.workers.leads:
+            self._tokenizer()
+        self.workers.wait()
         self.tokenizer = self._tokenizer()
         self.model_config = model_config(config, self.tokenizer.get_vocab_size())
         self.model = MultiExitModel(self.model_config)
         initialise(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)
-        names = self._object_names() if config.loss.grounding_weight else []
-        codec = TextCodec(self.tokenizer)
-        self.grounding = GroundingHead([codec.encode(name) for name in names]).to(self.device) if names else None
-        self.optimizer = self._make_optimizer()
-        self.packer = Packer(codec, self.model_config, config.data, config.seed, names)
-        self.step, self.epoch, self.epoch_batches = 0, 0, 0
+        codec = TextCodec(self.tokenizer, self.model_config.text)
+        self.packer = Packer(codec, self.model_config, config.data, config.seed)
+        grounds = config.loss.grounding_weight and self.model.packs_prompts
+        self.places = self._known_places() if grounds else None
+        self.grounding: GroundingHead | None = None
+        if self.places is not None:
+            names = [codec.encode(name) for name in self.places.names]
+            self.grounding = GroundingHead(self.places, names, config.architecture.d_model).to(self.device)
+        elif config.optimizer.encoder_steps:
+            raise UserError(
+                "optimizer.encoder_steps needs loss.grounding_weight and a corpus whose `objects` have places"
+            )
+        self.optimizers = self._make_optimizers()
+        self.peak_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.step, self.epoch, self.epoch_images = 0, 0, 0
+        self.best, self.worse = -1.0, 0  # early stopping: best validation accuracy, validations since
         self._resume()
 
     def _tokenizer(self) -> Tokenizer:
@@ -111,13 +106,12 @@ class Trainer:
         tokenizer.save(str(path))
         return tokenizer
 
-    def _object_names(self) -> list[str]:
-        """The names in the first shards; a rare name that only later shards hold is not grounded."""
+    def _known_places(self) -> Places | None:
+        """What the first shards say is where; a rare name that only later shards hold is not asked for."""
         shards = self.train_shards[: self.config.data.shuffle_shards]
-        objects = [
-            thing for shard in shards for sample in read_shard(shard) for thing in sample.record.get("objects", ())
-        ]
-        return sorted({thing["name"] for thing in objects})
+        side = self.model_config.image_size // PATCH_PIXELS
+        places = Places((sample for shard in shards for sample in read_shard(shard)), side)
+        return places if places.names else None
 
     def _named_parameters(self) -> dict[str, torch.nn.Parameter]:
         named = dict(self.model.named_parameters())
@@ -125,45 +119,77 @@ class Trainer:
             named |= {f"grounding.{name}": parameter for name, parameter in self.grounding.named_parameters()}
         return named
 
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        parameters = self._named_parameters().values()
-        matrices = [p for p in parameters if p.dim() >= 2]
-        vectors = [p for p in parameters if p.dim() < 2]
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices inside the layers and for convolutions where configured, AdamW for everything else."""
         o = self.config.optimizer
-        groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=o.peak_lr, betas=(0.9, o.beta2), fused=True)
+        named = self._named_parameters()
+        inner: list[dict[str, Any]] = []
+        if o.muon_lr:
+            inner = [
+                {"params": [p], "parts": 3 if "qkv" in name else 2 if "cross_kv" in name else 1}
+                for name, p in named.items()
+                if (".layers." in name and p.dim() == 2) or p.dim() == 4
+            ]
+        taken = {id(group["params"][0]) for group in inner}
+        rest = [p for p in named.values() if id(p) not in taken]
+        groups = [
+            {"params": [p for p in rest if p.dim() >= 2], "weight_decay": o.weight_decay},
+            {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=o.peak_lr, betas=(0.9, o.beta2), fused=True)
+        ]
+        return [*optimizers, Muon(inner, lr=o.muon_lr, weight_decay=o.weight_decay)] if inner else optimizers
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """Train; return True when all steps are done. The state is saved when stopped early."""
         o = self.config.optimizer
         batches = self._batches()
-        window_start, window_images, window_loss = time.perf_counter(), 0, 0.0
-        while self.step < o.total_steps:
+        window_start, window_images, window = time.perf_counter(), 0, Counter[str]()
+        while self.step < o.total_steps and not self._stalled():
             samples = next(batches)
-            loss, exit_losses = self._train_step(samples)
+            window.update(self._train_step(samples))
             window_images += len(samples)
-            window_loss += loss
-            if self.step % 10 == 0:
+            if self.step % REPORT_EVERY == 0 and self.workers.leads:
                 elapsed_s = time.perf_counter() - window_start
                 self.report({
-                    "step": self.step, "total_steps": o.total_steps, "epoch": self.epoch, "loss": window_loss / 10,
-                    "ce_first": exit_losses[0], "ce_last": exit_losses[-1],
-                    "images_per_s": window_images / elapsed_s, "lr": learning_rate(self.step, o),
+                    "step": self.step, "total_steps": o.total_steps, "epoch": self.epoch,
+                    "images_per_s": window_images / elapsed_s, "lr": o.peak_lr * rate_share(self.step, o),
+                    "losses": {key: value / REPORT_EVERY for key, value in window.items()},
                 })  # fmt: skip
-                window_start, window_images, window_loss = time.perf_counter(), 0, 0.0
+                window_start, window_images, window = time.perf_counter(), 0, Counter()
             if self.step % self.config.validate_every == 0 or self.step == o.total_steps:
-                self.report({"step": self.step, "validation": self.validate()})
+                self._validate_and_judge()
                 window_start = time.perf_counter()
-            stop = should_stop()
+            stop = self.workers.agree(should_stop(), self.device)
             if self.step % self.config.save_every == 0 or self.step == o.total_steps or stop:
                 self.save_state()
             if stop:
                 return False
-        self.export()
+        if self._stalled():
+            self.save_state()
+        if self.workers.leads:
+            self.export()
+        self.workers.wait()
         return True
 
+    def _stalled(self) -> bool:
+        """No validation among the last `patience` was better than the best before them."""
+        return self.config.patience is not None and self.worse >= self.config.patience
+
+    def _validate_and_judge(self) -> None:
+        self.workers.average_statistics(self.model)
+        if self.workers.leads:
+            values = self.validate()
+            self.report({"step": self.step, "validation": values})
+            accuracy = values["token_accuracy_by_exit"][str(self.model_config.exits[-1])]
+            self.worse = 0 if accuracy > self.best else self.worse + 1
+            self.best = max(self.best, accuracy)
+        stalled = self.workers.agree(self._stalled(), self.device)
+        self.worse = max(self.worse, self.config.patience or 0) if stalled else self.worse
+
     def _batches(self) -> Iterator[list[TrainingSample]]:
-        size = self.config.optimizer.batch_images
+        """The samples of one step at a time; a step never spans two epochs."""
         while True:
             samples = iterate_samples(
                 self.train_shards,
@@ -171,39 +197,59 @@ class Trainer:
                 epoch=self.epoch,
                 shuffle_shards=self.config.data.shuffle_shards,
             )
-            batch: list[TrainingSample] = []
-            skip = self.epoch_batches * size  # a resumed epoch continues where it stopped
-            for i, sample in enumerate(samples):
-                if i < skip:
-                    continue
-                batch.append(sample)
-                if len(batch) == size:
-                    self.epoch_batches += 1
-                    yield batch
-                    batch = []
-            self.epoch, self.epoch_batches = self.epoch + 1, 0
+            samples = itertools.islice(samples, self.epoch_images, None)  # a resumed epoch continues where it stopped
+            while True:
+                batch = list(itertools.islice(samples, self._batch_images()))
+                if len(batch) < self._batch_images():
+                    break
+                self.epoch_images += len(batch)
+                yield batch
+            self.epoch, self.epoch_images = self.epoch + 1, 0
 
-    def _train_step(self, samples: list[TrainingSample]) -> tuple[float, list[float]]:
+    def _batch_images(self) -> int:
+        o = self.config.optimizer
+        return o.encoder_batch_images if self.step < o.encoder_steps else o.batch_images
+
+    def _train_step(self, samples: list[TrainingSample]) -> dict[str, float]:
+        """One optimizer step; returns the loss and its parts, weighted over the micro-batches."""
         o = self.config.optimizer
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, o)
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        for group, peak in zip(groups, self.peak_rates, strict=True):
+            group["lr"] = peak * rate_share(self.step, o)
+        samples = self.workers.mine(samples)
         size = -(-len(samples) // o.accumulate)
-        total, exit_losses = 0.0, [0.0] * len(self.model_config.exits)
+        parts: Counter[str] = Counter()
         for start in range(0, len(samples), size):
             part = samples[start : start + size]
-            batch = self.packer.pack(part, self.epoch, self.device)
             with self._autocast():
-                loss, losses, _ = multi_exit_loss(self.model, batch, self.config.loss, self.grounding)
+                loss, values = self._loss(part)
             share = len(part) / len(samples)
             (loss * share).backward()
-            total += float(loss.detach()) * share
-            exit_losses = [a + float(b.detach()) * share for a, b in zip(exit_losses, losses, strict=True)]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            parts.update({"loss": float(loss.detach()) * share, **{key: float(v) * share for key, v in values.items()}})
+        self.workers.average_gradients(self._named_parameters().values())
+        torch.nn.utils.clip_grad_norm_(self._named_parameters().values(), o.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return total, exit_losses
+        return dict(parts)
+
+    def _loss(self, samples: list[TrainingSample]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pairs = self.packer.choose(samples, self.epoch)
+        batch = self.packer.pack(samples, pairs, self.device)
+        patches, states, segments = self.model.encode_packed(batch)
+        loss, values = states.new_zeros(()), {}
+        if self.grounding is not None and self.places is not None:
+            targets = self.places.targets(samples, pairs, self.device)
+            grounding = self.grounding.loss(self.model, patches, states, targets)
+            loss = loss + self.config.loss.grounding_weight * torch.stack(list(grounding.values())).sum()
+            values.update({key: value.detach() for key, value in grounding.items()})
+        if self.step >= self.config.optimizer.encoder_steps:
+            text_loss, losses, _ = multi_exit_loss(self.model, batch, states, segments, self.config.loss)
+            loss = loss + text_loss
+            values |= {"ce_first": losses[0].detach(), "ce_last": losses[-1].detach()}
+        return loss, values
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
@@ -220,9 +266,11 @@ class Trainer:
         samples = samples[: self.config.validation_images]
         correct, tokens = [0] * len(self.model_config.exits), 0
         for start in range(0, len(samples), 64):
-            batch: PackedBatch = self.packer.pack(samples[start : start + 64], 0, self.device)
+            part = samples[start : start + 64]
+            batch = self.packer.pack(part, self.packer.choose(part, 0), self.device)
             with self._autocast():
-                _, _, hits = multi_exit_loss(self.model, batch, self.config.loss)
+                _, states, segments = self.model.encode_packed(batch)
+                _, _, hits = multi_exit_loss(self.model, batch, states, segments, self.config.loss)
             tokens += int((batch.target_labels >= 0).sum())
             correct = [a + int(b) for a, b in zip(correct, hits, strict=True)]
         accuracy = {str(layer): hits / tokens for layer, hits in zip(self.model_config.exits, correct, strict=True)}
@@ -230,20 +278,24 @@ class Trainer:
 
     def save_state(self) -> None:
         """Write weights, optimizer moments and position; the JSON is renamed last, so a kill leaves the old state."""
+        self.workers.average_statistics(self.model)
+        if not self.workers.leads:
+            return
         directory = self.output / "state"
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            f"model.{name}": t.contiguous() for name, t in self.model.state_dict().items() if "head.weight" not in name
-        }
+        ties = tied_names(self.model_config)
+        tensors = {f"model.{name}": t.contiguous() for name, t in self.model.state_dict().items() if name not in ties}
         if self.grounding is not None:
             tensors |= {f"grounding.{name}": t.contiguous() for name, t in self.grounding.state_dict().items()}
         names = {id(p): name for name, p in self._named_parameters().items()}
-        for parameter, moments in self.optimizer.state.items():
+        states = [entry for optimizer in self.optimizers for entry in optimizer.state.items()]
+        for parameter, moments in states:
             for key, value in moments.items():
                 tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value.contiguous()
         weights = directory / f"step-{self.step:07d}.safetensors"
         save_file(tensors, weights)
-        position = {"step": self.step, "epoch": self.epoch, "epoch_batches": self.epoch_batches, "file": weights.name}
+        position = {"step": self.step, "epoch": self.epoch, "epoch_images": self.epoch_images, "file": weights.name,
+                    "best": self.best, "worse": self.worse}  # fmt: skip
         temporary = directory / "position.json.tmp"
         temporary.write_text(json.dumps(position))
         os.replace(temporary, directory / "position.json")
@@ -263,15 +315,19 @@ class Trainer:
             self.grounding.load_state_dict(
                 {name.removeprefix("grounding."): t for name, t in tensors.items() if name.startswith("grounding.")}
             )
-        for name, parameter in self._named_parameters().items():
-            prefix = f"optimizer.{name}."
-            moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-            self.optimizer.state[parameter] = {
-                key: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
-                for key, t in moments.items()
-            }
+        names = {id(p): name for name, p in self._named_parameters().items()}
+        for optimizer in self.optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                prefix = f"optimizer.{names[id(parameter)]}."
+                moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+                if ("momentum" in moments) == isinstance(optimizer, Muon):  # not those of another optimizer
+                    optimizer.state[parameter] = {
+                        key: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+                        for key, t in moments.items()
+                    }
         self.step, self.epoch = position["step"], position["epoch"]
-        self.epoch_batches = position["epoch_batches"]
+        self.epoch_images = position["epoch_images"]
+        self.best, self.worse = position.get("best", -1.0), position.get("worse", 0)
 
     def export(self) -> None:
         """Write the checkpoint to ship; half precision on disk, which halves its size."""

@@ -13,7 +13,9 @@ from conf.training import TrainConfig
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 
 
-def write_corpus(directory: Path, num_images: int, *, per_shard: int = 16, image_size: int = 32) -> str:
+def write_corpus(
+    directory: Path, num_images: int, *, per_shard: int = 16, image_size: int = 32, places: bool = True
+) -> str:
     """Write shards and return their glob."""
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -37,8 +39,11 @@ def write_corpus(directory: Path, num_images: int, *, per_shard: int = 16, image
                         },
                     ],
                     "objects": [{"name": f"{name} square", "x": 5.0 * (i % 6), "y": 20.0}],
+                    "sign": {"plates": [{"text": f"{i % 7}A", "x": 8.0, "y": 4.0, "character_x": [6.0, 20.0]}]},
                     "image_size": image_size,
                 }
+                if not places:
+                    del record["objects"], record["sign"]
                 for extension, payload in (("jpg", buffer.getvalue()), ("json", json.dumps(record).encode())):
                     member = tarfile.TarInfo(f"k{i:05d}.{extension}")
                     member.size = len(payload)

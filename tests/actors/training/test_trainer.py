@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from actors.model.checkpoint import load_checkpoint
+from actors.model.model import PackedBatch
 from actors.training.data import Packer, expand_shards, iterate_samples, read_shard
 from actors.training.loss import exit_weights, multi_exit_loss
-from actors.training.trainer import Trainer, learning_rate
+from actors.training.trainer import Trainer, rate_share
 from conf.errors import UserError
 from conf.training import LossConfig, OptimizerConfig
 from tests.actors.training.corpus import tiny_config, write_corpus
@@ -30,11 +31,18 @@ def _final_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
-def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, shards: str) -> None:
-    straight = Trainer(tiny_config(tmp_path / "a", shards), lambda _: None)
+def _first_batch(trainer: Trainer, size: int) -> PackedBatch:
+    samples = read_shard(trainer.train_shards[0])[:size]
+    return trainer.packer.pack(samples, trainer.packer.choose(samples, 0), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"encoder_steps": 5, "encoder_batch_images": 8, "muon_lr": 5e-3}])
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, shards: str, optimizer: dict[str, Any]) -> None:
+    optimizer = {"batch_images": 4, "total_steps": 12, "warmup_steps": 2, **optimizer}
+    straight = Trainer(tiny_config(tmp_path / "a", shards, optimizer=optimizer), lambda _: None)
     assert straight.run()
     calls = iter(range(100))
-    config = tiny_config(tmp_path / "b", shards)
+    config = tiny_config(tmp_path / "b", shards, optimizer=optimizer)
     assert not Trainer(config, lambda _: None).run(lambda: next(calls) == 6)
     resumed = Trainer(config, lambda _: None)
     assert resumed.step == 7
@@ -74,13 +82,13 @@ def test_training_learns_and_the_exported_checkpoint_loads(tmp_path: Path, shard
     optimizer = {"batch_images": 8, "total_steps": 60, "warmup_steps": 5, "peak_lr": 5e-3}
     trainer = Trainer(tiny_config(tmp_path, shards, optimizer=optimizer), reports.append)
     trainer.run()
-    losses = [report["loss"] for report in reports if "loss" in report]
+    losses = [report["losses"]["loss"] for report in reports if "losses" in report]
     assert losses[-1] < 0.6 * losses[0], losses
     validation = [report["validation"] for report in reports if "validation" in report][-1]
     assert list(validation["token_accuracy_by_exit"]) == ["1", "2", "3"]
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
     assert checkpoint.config == trainer.model_config
-    batch = trainer.packer.pack(read_shard(trainer.train_shards[0])[:4], 0, torch.device("cpu"))
+    batch = _first_batch(trainer, 4)
     trainer.model.eval()
     with torch.no_grad():
         ours, theirs = trainer.model(batch)[-1], checkpoint.model(batch)[-1]
@@ -92,15 +100,15 @@ def test_packing_many_prompts_per_image_equals_one_at_a_time(tmp_path: Path, sha
     trainer.model.eval()
     [sample] = read_shard(trainer.train_shards[0])[:1]
     packer = trainer.packer
-    packed = packer.pack([sample], 0, torch.device("cpu"))
+    packed = _first_batch(trainer, 1)
     with torch.no_grad():
         hidden = trainer.model(packed)[-1]
-        for segment, (prompt, target) in enumerate(packer.choose_pairs(sample, 0), start=1):
-            prompt_ids = torch.tensor([prompt])
+        for segment, pair in enumerate(packer.choose_pairs(sample, 0), start=1):
+            prompt_ids = torch.tensor([pair.prompt])
             states, mask = trainer.model.encode(
                 packed.pixels, prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool)
             )
-            length = len(target) + 1
+            length = len(pair.target) + 1
             alone = trainer.model.decoder(
                 packed.target_inputs[packed.target_segments == segment][None],
                 torch.arange(length)[None],
@@ -113,8 +121,9 @@ def test_packing_many_prompts_per_image_equals_one_at_a_time(tmp_path: Path, sha
 
 def test_loss_is_mean_of_exits_plus_the_last(tmp_path: Path, shards: str) -> None:
     trainer = Trainer(tiny_config(tmp_path, shards), lambda _: None)
-    batch = trainer.packer.pack(read_shard(trainer.train_shards[0])[:4], 0, torch.device("cpu"))
-    loss, per_exit, _ = multi_exit_loss(trainer.model, batch, LossConfig())
+    batch = _first_batch(trainer, 4)
+    _, states, segments = trainer.model.encode_packed(batch)
+    loss, per_exit, _ = multi_exit_loss(trainer.model, batch, states, segments, LossConfig())
     torch.testing.assert_close(loss, torch.stack(per_exit).mean() + per_exit[-1])
     assert exit_weights((1, 2, 3), LossConfig(weights="mean")) == [1 / 3] * 3
     assert exit_weights((1, 2, 3), LossConfig(weights="index")) == [1 / 6, 2 / 6, 3 / 6]
@@ -144,17 +153,31 @@ def test_pairs_fit_the_budgets(tmp_path: Path, shards: str) -> None:
     packer = Packer(trainer.packer.codec, trainer.model_config, data, seed=0)
     for sample in read_shard(trainer.train_shards[0]):
         pairs = packer.choose_pairs(sample, 0)
-        assert sum(len(prompt) for prompt, _ in pairs) <= 12
-        assert sum(len(target) + 1 for _, target in pairs) <= 14
+        assert sum(len(pair.prompt) for pair in pairs) <= 12
+        assert sum(len(pair.target) + 1 for pair in pairs) <= 14
 
 
 def test_learning_rate_warms_up_stays_and_falls() -> None:
-    config = OptimizerConfig(total_steps=100, warmup_steps=10, decay_fraction=0.5, peak_lr=1.0)
-    rates = [learning_rate(step, config) for step in range(100)]
+    config = OptimizerConfig(total_steps=100, warmup_steps=10, decay_fraction=0.5)
+    rates = [rate_share(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == [1.0] * 40
     assert all(b < a for a, b in itertools.pairwise(rates[51:]))
     assert 0.01 <= rates[-1] < 0.02
+
+
+def test_the_decoder_warms_up_anew_after_the_encoder_steps() -> None:
+    config = OptimizerConfig(total_steps=100, warmup_steps=10, encoder_steps=40, decay_fraction=0.1)
+    rates = [rate_share(step, config) for step in range(100)]
+    assert rates[39] == 1.0
+    assert rates[40] == pytest.approx(0.1)
+    assert rates[50] == 1.0
+
+
+def test_encoder_steps_need_a_corpus_with_places(tmp_path: Path, shards: str) -> None:
+    optimizer = {"batch_images": 4, "total_steps": 12, "encoder_steps": 4}
+    with pytest.raises(UserError, match=r"optimizer\.encoder_steps needs"):
+        Trainer(tiny_config(tmp_path, shards, optimizer=optimizer, loss={"grounding_weight": 0}), lambda _: None)
 
 
 def test_missing_shards_are_the_users_mistake() -> None:

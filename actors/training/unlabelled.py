@@ -1,0 +1,104 @@
+"""Images without labels -> what the model itself says of them at full depth, the target of frozen training."""
+
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from actors.engine.engine import Engine
+from actors.engine.request import Completion, FinishReason, Request
+from actors.model.checkpoint import Checkpoint
+from actors.model.model import PackedBatch
+from actors.training.data import expand_shards
+from conf.errors import UserError
+from conf.schema import EngineConfig, GenerationConfig, Schedule
+from pipeline.preprocess import Pixels, image_to_pixels
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_MAX_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image and the prompt it gets."""
+
+    image: bytes
+    prompt: str
+
+
+def read_examples(patterns: Sequence[str], prompts: Sequence[str], count: int, image_size: int) -> list[Example]:
+    """The first `count` images that can be read; UserError when there are none."""
+    examples: list[Example] = []
+    for path in expand_shards(patterns):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if not member.name.lower().endswith(_EXTENSIONS):
+                    continue
+                file = archive.extractfile(member)
+                data = file.read() if file is not None else b""
+                if isinstance(image_to_pixels(data, image_size=image_size, max_pixels=_MAX_PIXELS), Pixels):
+                    examples.append(Example(data, prompts[len(examples) % len(prompts)]))
+                if len(examples) == count:
+                    return examples
+    if not examples:
+        raise UserError(f"no readable images in {', '.join(patterns)}")
+    return examples
+
+
+def pixels_of(example: Example, image_size: int) -> np.ndarray:
+    """As the pipeline makes them."""
+    decoded = image_to_pixels(example.image, image_size=image_size, max_pixels=_MAX_PIXELS)
+    assert isinstance(decoded, Pixels)
+    return decoded.pixels_HWC
+
+
+def engine_config(num_slots: int, max_new_tokens: int, **values: object) -> EngineConfig:
+    generation = GenerationConfig(max_new_tokens=max_new_tokens)
+    return EngineConfig.model_validate({"num_slots": num_slots, "generation": generation, **values})
+
+
+def decode(checkpoint: Checkpoint, examples: Sequence[Example], config: EngineConfig) -> list[Completion]:
+    """What the engine says of every example, in order."""
+    engine, done = Engine(checkpoint.model, config), dict[int, Completion]()
+    for index, example in enumerate(examples):
+        prompt_ids = checkpoint.codec.encode_prompt(example.prompt)
+        engine.add(Request(index, pixels_of(example, checkpoint.config.image_size), prompt_ids))
+        while index - len(done) >= 2 * config.num_slots:  # keep memory flat
+            done.update((completion.request_id, completion) for completion in engine.step())
+    while engine.has_work():
+        done.update((completion.request_id, completion) for completion in engine.step())
+    return [done[index] for index in range(len(examples))]
+
+
+def own_targets(
+    checkpoint: Checkpoint, examples: Sequence[Example], num_slots: int, max_new_tokens: int
+) -> list[tuple[int, ...]]:
+    """Full-depth outputs, end tokens included where the model ended by itself."""
+    config = engine_config(num_slots, max_new_tokens, schedule=Schedule.FULL)
+    ending = {FinishReason.EOS: (checkpoint.config.eos_id,)}
+    return [(*c.token_ids, *ending.get(c.finish_reason, ())) for c in decode(checkpoint, examples, config)]
+
+
+def pack(
+    checkpoint: Checkpoint, examples: Sequence[Example], targets: Sequence[tuple[int, ...]], device: torch.device
+) -> PackedBatch:
+    """One prompt and one target per row; label -100 marks padding."""
+    config = checkpoint.config
+    prompts = [checkpoint.codec.encode_prompt(example.prompt) for example in examples]
+    prompt_ids, prompt_segments = _padded(prompts, config.pad_id), _padded([(1,) * len(p) for p in prompts], -1)
+    inputs = _padded([(config.start_id, *target[:-1]) for target in targets], config.pad_id)
+    labels, segments = _padded(targets, -100), _padded([(1,) * len(target) for target in targets], -1)
+    positions = np.arange(labels.shape[1])[None].repeat(len(targets), 0)
+    prompt_positions = np.arange(prompt_ids.shape[1])[None].repeat(len(prompts), 0)
+    pixels = np.stack([pixels_of(example, config.image_size) for example in examples])
+    arrays = (pixels, prompt_ids, prompt_positions, prompt_segments, inputs, labels, positions, segments)
+    return PackedBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
+    array = np.full((len(rows), max(1, *map(len, rows)) if rows else 1), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        array[i, : len(row)] = row
+    return array

@@ -1,0 +1,66 @@
+"""Data parallel training without wrapping the model: every worker takes its share of a step and gradients are averaged.
+
+One process without torch.distributed is a worker group of one. The process group itself is made by whoever starts the
+workers (jobs/train_on_ray.py).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+Sample = TypeVar("Sample")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among `count` equal ones; rank 0 writes and reports."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def mine(self, samples: Sequence[Sample]) -> list[Sample]:
+        """This worker's share of a step's samples."""
+        return list(samples[self.rank :: self.count])
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace every gradient by the mean over workers; one that no sample of ours reached counts as zero."""
+        if self.count == 1:
+            return
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._average([parameter.grad for parameter in trained if parameter.grad is not None])
+
+    def average_statistics(self, model: torch.nn.Module) -> None:
+        """Running statistics of normalisation layers are each worker's own; make them one before they are used."""
+        if self.count > 1:
+            saved = model.state_dict().keys()  # leaves out what the configuration gives
+            self._average([b for name, b in model.named_buffers() if name in saved and b.is_floating_point()])
+
+    def _average(self, tensors: Sequence[Tensor]) -> None:
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        flat /= self.count
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def agree(self, flag: bool, device: torch.device) -> bool:
+        """What rank 0 says."""
+        if self.count == 1:
+            return flag
+        said = torch.tensor([int(flag)], device=device)
+        distributed.broadcast(said, src=0)
+        return bool(said.item())
+
+    def wait(self) -> None:
+        """Return when every worker is here."""
+        if self.count > 1:
+            distributed.barrier()

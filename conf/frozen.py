@@ -1,0 +1,45 @@
+"""Frozen configuration of `deed train` with mode=frozen. Nothing here imports torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from conf.model import Count
+from conf.schema import Section
+
+NotNegative = Annotated[int, Field(ge=0)]
+
+
+class FrozenOptimizerConfig(Section):
+    batch_images: Count = Field(16, description="Images per optimizer step.")
+    accumulate: Count = Field(1, description="Micro-batches per optimizer step. More: less memory, same steps.")
+    adapter_steps: NotNegative = Field(600, description="Steps that train the adapters.")
+    gate_steps: NotNegative = Field(200, description="Steps after those that train a learned exit gate; 0: no gate.")
+    warmup_steps: NotNegative = 20
+    peak_lr: float = Field(2e-3, description="Highest learning rate of AdamW; falls as a cosine.")
+    gate_lr: float = Field(1e-2, description="The same for the gates.")
+    clip_norm: float = 1.0
+
+
+class FrozenConfig(Section):
+    """Train exits on a model that stays as it is, by its own last layer, on images without labels."""
+
+    mode: Literal["frozen"] = "frozen"
+    checkpoint: str = Field(description="Checkpoint directory, for example from deed convert.")
+    output: str = Field(description="Run directory: state, log and the checkpoint with trained exits.")
+    shards: tuple[str, ...] = Field(description="WebDataset tars with images; texts in them are not looked at.")
+    prompts: tuple[str, ...] = Field(("describe the image",), description="Prompts; every image gets one, in turn.")
+    num_images: Count = Field(2000, description="Most images used.")
+    validation_images: Count = Field(128, description="Images held out for validation, thresholds and agreement.")
+    max_new_tokens: Count = Field(32, description="Longest output learned from.")
+    risk: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.02, description="Thresholds are set for this rate of disagreement with full depth, per exit."
+    )
+    optimizer: FrozenOptimizerConfig = FrozenOptimizerConfig()
+    patience: Count | None = Field(None, description="Validations without improvement that end a stage; none: never.")
+    validate_every: Count = 100
+    save_every: Count = 50
+    num_slots: Count = Field(16, description="Sequences in flight while the model writes its own targets.")
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: int | None = Field(None, description="CPU threads; none: all.")

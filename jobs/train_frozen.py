@@ -1,0 +1,59 @@
+"""`deed train` with mode=frozen: train the exits of a model that stays as it is, on images without labels."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.csv_log import CsvLog
+
+
+def train_frozen(path: str, overrides: Sequence[str]) -> int:
+    """Run the stages; 0 when done, 128 + signal when stopped."""
+    from conf.frozen import FrozenConfig
+    from conf.load import load_config
+
+    config = load_config(path, overrides, FrozenConfig)
+
+    from actors.training.frozen import FrozenTrainer
+    from jobs.train import _stop_requests
+
+    stopping = _stop_requests()
+    trainer = FrozenTrainer(config, FrozenReport(Path(config.output)))
+    print(
+        f"{trainer.num_trained / 1e3:.1f} k values train, exits {list(trainer.checkpoint.config.exits)}, "
+        f"on {trainer.device}, {len(trainer.examples)} images and {len(trainer.validation)} held out, "
+        f"from step {trainer.step}"
+    )
+    if not trainer.run(lambda: bool(stopping)):
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        return 128 + stopping[0]
+    print(f"checkpoint: {Path(config.output) / 'checkpoint'}")
+    return 0
+
+
+class FrozenReport:
+    """Print every report and log its numbers."""
+
+    def __init__(self, output: Path) -> None:
+        self.log = CsvLog(output)
+
+    def __call__(self, values: dict[str, Any]) -> None:
+        if "agreement" in values:
+            for row in values["rows"]:
+                print(
+                    f"{values['agreement']:<7} gate {row['gate']:<12} mean depth {row['mean_depth']:.2f}  tokens equal "
+                    f"to full depth {row['equal_tokens']:.1%}  outputs {row['equal_outputs']:.1%}",
+                    flush=True,
+                )
+                names = ("mean_depth", "equal_tokens", "equal_outputs")
+                self.log.append([(row["gate"], "", values["agreement"], name, row[name]) for name in names])
+            return
+        if "full_depth_unchanged" in values:
+            print(f"full depth says the same of all {values['full_depth_unchanged']} held-out images", flush=True)
+            return
+        kind = "validation" if "validation" in values else "losses"
+        numbers = values[kind]
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        print(f"{values['stage']} step {values['step']:>6}  {kind}  {shown}", flush=True)
+        self.log.append([(values["stage"], values["step"], kind, name, value) for name, value in numbers.items()])

@@ -1,0 +1,138 @@
+"""Frozen training on a converted model: nothing but the exits moves, and early exits come to agree with full depth."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from actors.engine.engine import Engine
+from actors.engine.reference import generate
+from actors.engine.replay import replay
+from actors.model.checkpoint import load_checkpoint
+from actors.model.model import MultiExitModel
+from actors.training.frozen import FrozenTrainer
+from conf.checkpoint_info import read_checkpoint_info, resolve_engine
+from conf.errors import UserError
+from conf.frozen import FrozenConfig
+from conf.schema import EngineConfig, Gate
+from jobs.cli import main
+from tests.actors.engine.tiny import config as engine_config
+from tests.actors.engine.tiny import requests, run, tiny_model
+from tests.actors.interop.sources import make_source
+from tests.shards import write_tar
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted random Pix2Struct, and a shard of images without texts beside it."""
+    root = tmp_path_factory.mktemp("frozen")
+    make_source("pix2struct", root / "source", seed=4)
+    assert main(["convert", str(root / "source"), str(root / "checkpoint"), "--exits", "1,2,3"]) == 0
+    rng, members = np.random.default_rng(0), []
+    for i in range(40):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(buffer, "PNG")
+        members.append((f"{i:03d}.png", buffer.getvalue()))
+    write_tar(root / "images.tar", [*members, ("broken.jpg", b"no image")])
+    return root
+
+
+def _config(root: Path, output: Path, **changes: Any) -> FrozenConfig:
+    optimizer = {"batch_images": 8, "adapter_steps": 60, "gate_steps": 30, "warmup_steps": 2, "peak_lr": 1e-2}
+    values = {
+        "checkpoint": str(root / "checkpoint"), "output": str(output), "shards": [str(root / "*.tar")],
+        "validation_images": 12, "max_new_tokens": 8, "risk": 0.1, "num_slots": 8, "device": "cpu",
+        "num_threads": 1, "validate_every": 30, "save_every": 7,
+    }  # fmt: skip
+    return FrozenConfig.model_validate(
+        {**values, **changes, "optimizer": {**optimizer, **changes.get("optimizer", {})}}
+    )
+
+
+def test_exits_learn_and_full_depth_stays(converted: Path, tmp_path: Path) -> None:
+    reports: list[dict[str, Any]] = []
+    before = load_checkpoint(converted / "checkpoint")
+    assert FrozenTrainer(_config(converted, tmp_path), reports.append).run()
+    after = load_checkpoint(tmp_path / "checkpoint")
+    assert after.config.untrained_exits == ()
+    assert len(after.config.thresholds or ()) == len(after.config.gate_thresholds or ()) == 2
+    info = read_checkpoint_info(str(tmp_path / "checkpoint"))
+    by_gate = EngineConfig.model_validate({"gate": "classifier", "generation": {"max_new_tokens": 8}})
+    assert resolve_engine(by_gate, info).thresholds == after.config.gate_thresholds
+    with pytest.raises(UserError, match="needs a checkpoint with learned gates"):
+        resolve_engine(by_gate, read_checkpoint_info(str(converted / "checkpoint")))
+    old, new = before.model.state_dict(), after.model.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {"decoder.adapters.1.weight", "decoder.adapters.2.weight"}
+    assert {name for name in new if name not in old} == {
+        f"decoder.gates.{layer}.{kind}" for layer in (1, 2) for kind in ("weight", "bias")
+    }
+    assert {"full_depth_unchanged": 12} in reports
+    table = {report["agreement"]: report["rows"] for report in reports if "agreement" in report}
+    [untrained], trained = table["before"], table["after"]
+    losses = [r["losses"]["exit_2"] for r in reports if r.get("stage") == "adapters" and "losses" in r]
+    assert losses[-1] < 0.7 * losses[0]
+    assert [row["gate"] for row in trained] == ["softmax_max", "classifier"]
+    print([(row["gate"], row["mean_depth"], row["equal_tokens"]) for row in (untrained, *trained)])
+
+
+def test_a_stopped_run_continues_to_the_same_exits(converted: Path, tmp_path: Path) -> None:
+    def exits(trainer: FrozenTrainer) -> list[torch.Tensor]:
+        return [p for stage in trainer.optimizers for p in trainer._parameters(stage)]
+
+    small = {"optimizer": {"adapter_steps": 10, "gate_steps": 6, "accumulate": 2}}
+    straight = FrozenTrainer(_config(converted, tmp_path / "a", **small), lambda _: None)
+    assert straight.run()
+    calls = iter(range(100))
+    config = _config(converted, tmp_path / "b", **small)
+    assert not FrozenTrainer(config, lambda _: None).run(lambda: next(calls) > 4)
+    resumed = FrozenTrainer(config, lambda _: None)
+    assert 0 < resumed.step < 16
+    assert resumed.run()
+    assert all(torch.equal(a, b) for a, b in zip(exits(straight), exits(resumed), strict=True))
+
+
+def test_it_runs_by_the_command_and_stops_early(
+    converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(converted, tmp_path / "run", patience=1, validate_every=2,
+                     optimizer={"adapter_steps": 40, "gate_steps": 0, "peak_lr": 0.0})  # fmt: skip
+    (tmp_path / "frozen.yaml").write_text(config.model_dump_json())
+    assert main(["train", "--config", str(tmp_path / "frozen.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "full depth says the same of all 12 held-out images" in said
+    assert "before  gate softmax_max" in said
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert lines[0] == "stage,step,kind,name,value"
+    assert not any(line.startswith("adapters,10,") for line in lines)  # nothing got better, so it ended at step 4
+    assert load_checkpoint(tmp_path / "run" / "checkpoint").config.gates is False
+    assert main(["train", "--config", str(tmp_path / "frozen.yaml"), "--set", "shards=[nowhere/*.tar]"]) == 2
+    assert "no training shards match nowhere" in capsys.readouterr().err
+
+
+def test_the_learned_gate_decides_in_the_engine_as_in_the_reference() -> None:
+    config = tiny_model().config.model_copy(update={"gates": True})
+    torch.manual_seed(0)
+    model = MultiExitModel(config)
+    model.load_state_dict(tiny_model(dtype=torch.float32).state_dict(), strict=False)
+    for gate in model.decoder.gates.parameters():
+        torch.nn.init.normal_(gate, std=0.2)
+    model = model.to(torch.float64).eval().requires_grad_(False)
+    thresholds = (0.55, 0.5, 0.5, 0.45)
+    rules = {"exit_layers": (1, 2, 3, 4, 5), "thresholds": thresholds, "gate": Gate.CLASSIFIER}
+    work = requests(10, 2)
+    done = run(Engine(model, engine_config(gate=Gate.CLASSIFIER, thresholds=thresholds)), work)
+    depths = set()
+    for request in work:
+        trace = generate(model, request, **rules, max_new_tokens=min(16, request.max_new_tokens or 16))
+        completion = done[request.request_id]
+        assert completion.exit_layers == trace.exit_layers
+        assert completion.confidences == pytest.approx(trace.confidences, abs=1e-6)
+        assert completion.token_ids == trace.step_ids[: len(completion.token_ids)]
+        assert replay(model, request, completion, **rules).exact
+        depths |= set(trace.exit_layers)
+    assert len(depths) >= 3
