@@ -153,7 +153,7 @@ class Captioner:
 
     def _outcome_columns(self, row: dict[str, Any], outcome: Outcome | None) -> dict[str, Any]:
         if outcome is None:  # it failed before the engine
-            return {"attempts": 1}
+            return {"attempts": row["attempts"] or 1}
         if isinstance(outcome, RequestFailure):
             message = f"{row['sample_id']}: {outcome.message}"
             failed = {"stage": "engine", "error_type": outcome.error_type, "message": message}

@@ -10,6 +10,7 @@ from actors.engine.request import Completion, Request
 from actors.model.checkpoint import Checkpoint
 from actors.training.data import TrainingSample, expand_shards, read_pixels, read_shard
 from conf.schema import EngineConfig
+from pipeline.words import word_lines
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def predict(
     for request_id, item in enumerate(items):
         if item.key not in pixels:
             pixels = {item.key: read_pixels(by_key[item.key].jpeg, config.image_size)}  # items come image by image
-        prompt_ids = checkpoint.codec.encode_prompt(item.prompt, config.encoder.max_prompt_tokens)
+        words = word_lines(by_key[item.key].record, "sign.plates") if checkpoint.codec.rules.words else ""
+        prompt_ids = checkpoint.codec.encode_prompt(item.prompt + words, config.encoder.max_prompt_tokens)
         running.add(Request(request_id, pixels[item.key], prompt_ids))
         while request_id - len(done) >= 4 * engine.num_slots:  # keep memory flat
             done.update((completion.request_id, completion) for completion in running.step())

@@ -25,6 +25,14 @@ def load_config(path: str | Path | None, overrides: Sequence[str], schema: type[
         raise UserError(place + explain(error, schema)) from None
 
 
+def read_mode(path: str | Path, overrides: Sequence[str]) -> object:
+    """The `mode` a file asks for, which says by which schema the rest is to be read; None without one."""
+    values = _read_yaml(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    return values.get("mode")
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

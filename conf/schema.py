@@ -33,6 +33,30 @@ class PromptConfig(Section):
         None,
         description="Name of a sample field that holds several prompts; one result row is written for each of them.",
     )
+    words_field: str | None = Field(
+        None,
+        description="Dotted name of a sample field with words found in the image and their boxes (pipeline/words.py); "
+        "added to the prompt, for models that read them.",
+    )
+
+
+class FetchConfig(Section):
+    """How the images of a manifest are fetched."""
+
+    max_concurrent: Annotated[int, Field(ge=1)] = Field(
+        16, description="Images under way at once in each preprocessing task. More hides a slow server, costs memory."
+    )
+    attempts: Annotated[int, Field(ge=1)] = Field(
+        4, description="Tries for each image, with growing waits; only timeouts, 429, 5xx and broken connections count."
+    )
+    timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="Seconds one try for one image may take.")
+    max_bytes: Annotated[int, Field(ge=1)] = Field(
+        100_000_000, description="Larger images become errors rows and are not read to their end."
+    )
+    schemes: tuple[str, ...] = Field(
+        ("https", "http", "s3", "gs", "az", "abfs", "hf", "file"),
+        description="Schemes a URI may have; file is a path. Leave file out where others write the manifest.",
+    )
 
 
 class SourceConfig(Section):
@@ -51,7 +75,8 @@ class SourceConfig(Section):
     id_column: str | None = Field(
         None, description="Column that identifies a sample; none: `shard/key` or `shard/row`."
     )
-    uri_column: str = Field("uri", description="Manifest: column with the image's URI.")
+    uri_column: str = Field("uri", description="Manifest: column with the image's URI or path.")
+    fetch: FetchConfig = FetchConfig()
     passthrough: tuple[str, ...] = Field((), description="Columns (or JSON fields) copied to the results, as strings.")
     prompt: PromptConfig = PromptConfig()
 
@@ -88,6 +113,12 @@ class KvPolicy(str, Enum):
     COPY = "copy"
 
 
+class CrossAttention(str, Enum):
+    AUTO = "auto"
+    PROJECTED = "projected"
+    ABSORBED = "absorbed"
+
+
 class Gate(str, Enum):
     SOFTMAX_MAX = "softmax_max"
     SOFTMAX_DIFF = "softmax_diff"
@@ -105,6 +136,12 @@ class GenerationConfig(Section):
     min_new_tokens: Annotated[int, Field(ge=0)] = Field(
         0, description="End-of-sequence is not allowed before this many tokens."
     )
+    no_repeat_ngram: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="No n-gram of this size twice in an output; 0: off; none: what the checkpoint asks for."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Above 1 makes tokens already said less likely; 1: off; none: what the checkpoint asks for."
+    )
 
 
 class EngineConfig(Section):
@@ -115,6 +152,11 @@ class EngineConfig(Section):
     )
     schedule: Schedule = Field(Schedule.POOL, description="pool regroups by depth; full never exits early.")
     kv: KvPolicy = Field(KvPolicy.JIT, description="jit is exact; project and copy are the published approximations.")
+    cross: CrossAttention = Field(
+        CrossAttention.AUTO,
+        description="projected: keys and values of the encoder states are computed once per layer and kept; absorbed: "
+        "attention reads the encoder states, which pays for short outputs and needs less memory.",
+    )
     gate: Gate = Field(Gate.SOFTMAX_MAX, description="How the confidence at an exit is computed.")
     exits: tuple[int, ...] | None = Field(
         None,
@@ -125,18 +167,27 @@ class EngineConfig(Section):
         description="Confidence at or above which a token leaves, one per exit but the last; none: the checkpoint's "
         "calibration. Higher is deeper and safer.",
     )
-    flush_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5,
-        description="Share of the slots that must wait at a deeper segment before it runs. Larger: fuller deep "
-        "batches, emptier shallow ones.",
-    )
     max_wait_steps: Annotated[int, Field(ge=1)] = Field(
         16,
         description="Engine steps after which a waiting deep group runs however small. Larger: fuller "
         "deep batches, later results.",
     )
     encode_batch: Annotated[int, Field(ge=1)] = Field(16, description="Images encoded together.")
+    lossless: bool = Field(
+        False,
+        description="Early exits only draft; full depth checks the drafts of a sequence together and replaces the wrong "
+        "ones, so that the text is full depth's. No layers are saved, only visits: for latency at few slots.",
+    )
+    max_drafts: Annotated[int, Field(ge=1)] = Field(
+        8, description="lossless: tokens drafted before full depth checks them. Larger: fewer checks, more thrown away."
+    )
     generation: GenerationConfig = GenerationConfig()
+
+    @model_validator(mode="after")
+    def _lossless_needs_jit(self) -> "EngineConfig":
+        if self.lossless and self.kv is not KvPolicy.JIT:
+            raise ValueError(f"lossless needs kv=jit, got kv={self.kv.value}: full depth must check real features")
+        return self
 
     @model_validator(mode="after")
     def _exits_increase(self) -> "EngineConfig":
@@ -166,12 +217,23 @@ class ActorsConfig(Section):
     )
 
 
+class RetryErrors(str, Enum):
+    NONE = "none"
+    TRANSIENT = "transient"
+    ALL = "all"
+
+
 class OutputConfig(Section):
     """Where results go and what counts as failure."""
 
     path: str = Field(description="Output directory or URL.")
     on_existing: Literal["resume", "fail", "overwrite"] = Field(
         "resume", description="What to do with a directory that already holds this run."
+    )
+    retry_errors: RetryErrors = Field(
+        RetryErrors.NONE,
+        description="Rows that failed in an earlier run: none keeps them; transient tries those again that storage, "
+        "the network or a dying worker may have caused; all tries every one. Costs their whole chunks.",
     )
     max_error_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Share of error rows (after the first 1,000 rows) above which the run stops."

@@ -41,9 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     samples = first_samples(config.shards, config.num_images)
     packer = Packer(checkpoint.codec, checkpoint.config, DataConfig(train=config.shards, validation=config.shards), 0)
     device = torch.device("cpu")
-    recording = record(
-        checkpoint.model, (packer.pack(samples[i : i + 32], 0, device) for i in range(0, len(samples), 32))
-    )
+    groups = [samples[i : i + 32] for i in range(0, len(samples), 32)]
+    recording = record(checkpoint.model, (packer.pack(group, packer.choose(group, 0), device) for group in groups))
     print(f"{len(recording.confidence_NE)} tokens of {len(samples)} images recorded at exits {list(exits)}")
 
     candidates = {f"risk {risk:g}": thresholds_at_risk(recording, risk, columns) for risk in config.risks}

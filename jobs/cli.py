@@ -14,9 +14,11 @@ COMMANDS = {
     "demo":      ("jobs.demo:main",      "caption the demo shards with the shipped checkpoint and show a summary"),
     "caption":   ("jobs.caption:main",   "caption or question every image of a source, on Ray"),
     "train":     ("jobs.train:main",     "train a multi-exit model"),
+    "convert":   ("jobs.convert:main",   "turn a transformers model directory into a multi-exit checkpoint, or back"),
     "calibrate": ("jobs.calibrate:main", "choose the exit thresholds of a checkpoint"),
     "evaluate":  ("jobs.evaluate:main",  "score a checkpoint on labelled shards, exit by exit"),
-    "bench":     ("jobs.bench:main",     "measure the engine on this machine"),
+    "bench":     ("jobs.bench:main",     "measure the engine or the data plane on this machine, or try to break a run"),
+    "export":    ("jobs.export:main",    "write results as WebDataset, COCO, VQA v2, JSONL, CSV or image folder"),
     "report":    ("jobs.report:main",    "turn the tables of a run into a report"),
     "scenes":    ("jobs.scenes.__main__:main", "make the synthetic corpus that the shipped checkpoint is trained on"),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Scenes to WebDataset tars, byte for byte the same for the same configuration, whatever the number of processes."""
 
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,8 +15,8 @@ from PIL import Image
 from jobs.scenes.captions import captions
 from jobs.scenes.config import ScenesConfig
 from jobs.scenes.questions import questions
-from jobs.scenes.render import render
-from jobs.scenes.world import SIDE, Scene, compose, scene_generator
+from jobs.scenes.render import load_font, render
+from jobs.scenes.world import SIDE, Scene, Sign, compose, scene_generator
 
 Row = dict[str, Any]
 
@@ -78,9 +79,27 @@ def describe(scene: Scene, seed: int, config: ScenesConfig) -> Row:
             for thing in scene.things
         ],
         "background": scene.background,
-        "sign": None if scene.sign is None else {"kind": scene.sign.kind.value, "text": scene.sign.text},
+        "sign": None if scene.sign is None else describe_sign(scene.sign, scale),
         "image_size": config.image_size,
     }
+
+
+def describe_sign(sign: Sign, scale: float) -> Row:
+    """What is printed and where: a box for every plate, and where the centre of each of its characters is."""
+    plates = []
+    for plate in sign.plates:
+        font = load_font(round(plate.font_px * scale))
+        ends = [font.getlength(plate.text[:i]) for i in range(len(plate.text) + 1)]
+        left = plate.x * scale - ends[-1] / 2
+        plates.append({
+            "text": plate.text,
+            "x": round(plate.x * scale, 1),
+            "y": round(plate.y * scale, 1),
+            "width": round(plate.width * scale, 1),
+            "height": round(plate.height * scale, 1),
+            "character_x": [round(left + (a + b) / 2, 1) for a, b in itertools.pairwise(ends)],
+        })  # fmt: skip
+    return {"kind": sign.kind.value, "text": sign.text, "plates": plates}
 
 
 def jpeg_bytes(image: Image.Image, quality: int) -> bytes:

@@ -36,6 +36,11 @@ class FakeRun:
     seed: int = 7
     model_load_s: float = 4.0
     passthrough: tuple[str, ...] = ()
+    different_every: int = 0  # every so many-th text is another one
+    without_tokens: bool = False
+    shard_prefix: str = "part"
+    weights_sha256: str = "ab" * 32
+    source_paths: tuple[str, ...] = ("data/part-*.tar",)
     rows: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
 
@@ -68,7 +73,7 @@ class FakeRun:
     @property
     def wall_s(self) -> float:
         """So long that every actor is busy for 80 % of it."""
-        return self.device_s / self.num_actors / 0.8 + self.model_load_s
+        return self.device_s / max(1, self.num_actors) / 0.8 + self.model_load_s
 
     def _row(self, rng: random.Random, i: int) -> dict[str, Any]:
         words = ["a", rng.choice(COLORS), rng.choice(NOUNS), "next to", "a", rng.choice(COLORS), rng.choice(NOUNS)]
@@ -76,6 +81,8 @@ class FakeRun:
             words += ["and the sign says", rng.choice(["STOP", "EXIT", "CAFE"])]
         if self.hostile and i == 5:
             words = [HOSTILE, "[bold red]markup[/]", "| a `b` <b>c</b>", "\x1b[31mred\x1b[0m", "\u202eabc"]
+        if self.different_every and i % self.different_every == 0:
+            words[-1] = "something else"
         reason = "loop" if i % 40 == 39 else "length" if i % 25 == 24 else "eos"
         token_texts = [(" " if j else "") + word for j, word in enumerate(words)] + ([""] if reason == "eos" else [])
         hard = [word in COLORS or word in NOUNS for word in words] + ([False] if reason == "eos" else [])
@@ -83,7 +90,7 @@ class FakeRun:
         layers = [self.num_layers] * len(hard) if self.full_depth else depths
         confidences = [rng.uniform(0.5, 1.0) if difficult else rng.uniform(0.95, 1.0) for difficult in hard]
         key = f"k{i:05d}" if not (self.hostile and i == 5) else 'k"><img src=x onerror=alert(1)>'
-        shard = f"part-{i % self.num_shards:03d}"
+        shard = f"{self.shard_prefix}-{i % self.num_shards:03d}"
         device_s = 0.002 + 0.0005 * sum(layers)
         ttft_s = rng.lognormvariate(-3, 0.4)
         return {
@@ -100,7 +107,7 @@ class FakeRun:
             "mean_depth": sum(layers) / len(layers),
             "exit_layers": layers,
             "confidences": confidences,
-            "token_texts": token_texts,
+            "token_texts": None if self.without_tokens else token_texts,
             "queue_wait_s": rng.lognormvariate(-2, 1.0),
             "encode_s": 0.002,
             "ttft_s": ttft_s,
@@ -115,7 +122,7 @@ class FakeRun:
 
     def _error(self, i: int) -> dict[str, Any]:
         kinds = ["truncated_image", "truncated_image", "unknown_format", "zero_bytes"]
-        shard, key = f"part-{i % self.num_shards:03d}", f"bad{i}"
+        shard, key = f"{self.shard_prefix}-{i % self.num_shards:03d}", f"bad{i}"
         message = f"{shard}/{key}: image file is truncated (12 bytes not processed)"
         if self.hostile and i == 0:
             message = f"{HOSTILE} [red]x[/] | \x1b[2J `y`"
@@ -137,7 +144,7 @@ class FakeRun:
         """Ten windows an actor, from the end of its start-up to 5 % before the end of the run."""
         windows, count = [], 10
         length_s = (self.wall_s - self.model_load_s) * 0.95 / count
-        busy_s = self.device_s / self.num_actors / count
+        busy_s = self.device_s / max(1, self.num_actors) / count
         for actor in range(self.num_actors):
             for i in range(count):
                 start = START + timedelta(seconds=self.model_load_s + i * length_s)
@@ -187,13 +194,17 @@ class FakeRun:
             "status": "complete",
             "message": None,
             "config": {
-                "source": {"kind": "webdataset", "paths": ["data/part-*.tar"], "passthrough": list(self.passthrough)},
+                "source": {
+                    "kind": "webdataset",
+                    "paths": list(self.source_paths),
+                    "passthrough": list(self.passthrough),
+                },
                 "model": {"checkpoint": "assets/checkpoints/fake", "device": "auto", "dtype": "float32"},
                 "engine": {**engine, "exits": exits, "thresholds": thresholds},
                 "output": {"path": str(self.path)},
             },
             "config_hash": "0123456789abcdef",
-            "weights_sha256": "ab" * 32,
+            "weights_sha256": self.weights_sha256,
             "counts": {
                 "shards": self.num_shards,
                 "shards_published": self.num_shards,

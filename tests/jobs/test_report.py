@@ -1,0 +1,151 @@
+"""`deed report` and the summary after a run, from shards and tables on disk; one sentence where that fails."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from jobs.cli import main
+from jobs.source_rows import find_references, find_thumbnails, reference_of, thumbnail
+from jobs.summary import show_summary
+from pipeline.report.folder import RunFolder
+from pipeline.report.quality import Kind
+from tests.pipeline.report.runs import FakeRun
+from tests.shards import image_bytes, write_tar
+
+
+def jpeg() -> bytes:
+    return image_bytes((200, 30, 30), (640, 320), "JPEG")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FakeRun:
+    """A run and the shards it was made from; the failed rows are there too, as broken images."""
+    made = FakeRun(tmp_path / "run", num_rows=30, source_paths=(str(tmp_path / "data" / "part-*.tar"),)).write()
+    for shard in ("part-000", "part-001"):
+        members: list[tuple[str, bytes]] = []
+        for row in (row for row in made.rows if row["shard"] == shard):
+            fields = {"captions": [{"prompt": row["prompt"], "text": row["text"]}], "objects": [{"name": "dog"}]}
+            members += [(f"{row['key']}.jpg", jpeg()), (f"{row['key']}.json", json.dumps(fields).encode())]
+        members += [(f"{row['key']}.jpg", b"no image") for row in made.errors if row["shard"] == shard]
+        write_tar(tmp_path / "data" / f"{shard}.tar", members)
+    return made
+
+
+def test_html_lies_beside_the_tables(run: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run.path)]) == 0
+    path = run.path / "report.html"
+    assert capsys.readouterr().out.strip() == str(path)
+    page = path.read_text()
+    assert page.count("data:image/jpeg;base64,") == 30
+    assert page.count("no preview") == 5  # of the kinds of errors at most three rows each
+    assert "object naming F1" in page
+
+
+def test_two_runs_give_a_comparison(run: FakeRun, tmp_path: Path) -> None:
+    other = FakeRun(tmp_path / "other", num_rows=30, full_depth=True).write()
+    assert main(["report", str(run.path), str(other.path), "--no-source"]) == 0
+    page = (run.path / "comparison.html").read_text()
+    assert "Comparison of 2 runs" in page
+    assert "data:image" not in page
+
+
+@pytest.mark.parametrize(("form", "start"), [("md", "# Run report: run"), ("json", "{"), ("text", "\n complete")])
+def test_the_other_forms_go_to_the_terminal(
+    run: FakeRun, form: str, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(run.path), "--format", form]) == 0
+    assert capsys.readouterr().out.startswith(start)
+    assert not (run.path / "report.html").exists()
+
+
+def test_out_names_a_file(run: FakeRun, tmp_path: Path) -> None:
+    out = tmp_path / "numbers.json"
+    assert main(["report", str(run.path), "--format", "json", "--no-source", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["runs"][0]["quality"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{tmp}/nothing"], "is not the output of a run"),
+        (["{run}", "--out", "{tmp}/no/such/folder/x.html"], "cannot write --out"),
+        (["{run}", "--items", "-1"], "must not be negative"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    run: FakeRun, tmp_path: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", *(argument.format(tmp=tmp_path, run=run.path) for argument in arguments)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+
+
+def test_the_summary_scores_against_the_source(run: FakeRun) -> None:
+    stream = io.StringIO()
+    numbers = show_summary(str(run.path), references=True, console=Console(file=stream, width=120))
+    assert "36 read = 30 done + 6 failed" in stream.getvalue()
+    assert numbers.quality is not None
+    assert {score.name: score.value for score in numbers.quality.scores}["exact match"] == 1.0
+    assert show_summary(str(run.path), console=Console(file=io.StringIO())).quality is None
+
+
+def test_a_source_that_has_gone_costs_previews_only(
+    run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (tmp_path / "data").iterdir():
+        path.unlink()
+    assert main(["report", str(run.path)]) == 0
+    assert "cannot be read for previews and references" in capsys.readouterr().err
+
+
+def test_samples_are_found_by_shard_and_key(run: FakeRun) -> None:
+    folder = RunFolder(str(run.path))
+    wanted = [("part-000", "k00000"), ("part-001", "k00001"), ("part-001", "nothing"), ("part-009", "k00000")]
+    assert set(find_thumbnails(folder, wanted)) == set(wanted[:2])
+    references = find_references(folder, wanted)
+    assert set(references) == set(wanted[:2])
+    assert references["part-000", "k00000"]("describe the image").texts == (run.rows[0]["text"],)
+
+
+def test_thumbnails_are_small_and_keep_their_shape() -> None:
+    with Image.open(io.BytesIO(thumbnail(jpeg()))) as image:
+        assert (image.format, image.size) == ("JPEG", (320, 160))
+    assert thumbnail(b"no image") is None
+    assert thumbnail(b"") is None
+    assert thumbnail(jpeg()[:200]) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt", "kind", "texts"),
+    [
+        ({"caption": "a dog"}, None, Kind.CAPTION, ("a dog",)),
+        ({"captions": ["a dog", " a cat "]}, None, Kind.CAPTION, ("a dog", "a cat")),
+        ({"txt": "a dog\n"}, None, Kind.CAPTION, ("a dog",)),
+        ({"captions": [{"prompt": "p", "text": "a"}, {"prompt": "q", "text": "b"}]}, "q", Kind.CAPTION, ("b",)),
+        ({"captions": [{"prompt": "p", "text": "a"}, {"prompt": "q", "text": "b"}]}, "r", Kind.CAPTION, ("a", "b")),
+        ({"qa": [{"question": "q", "answer": "2"}, {"question": "r", "answer": "3"}]}, "r", Kind.ANSWER, ("3",)),
+        ({"qa": [{"question": "q", "answer": "2"}], "caption": "c"}, "describe", Kind.CAPTION, ("c",)),
+        ({"answers": ["yes", "yes", "no"]}, "q", Kind.ANSWER, ("yes", "yes", "no")),
+    ],
+)
+def test_references_in_the_usual_fields(
+    fields: dict[str, object], prompt: str | None, kind: Kind, texts: tuple[str, ...]
+) -> None:
+    reference = reference_of(fields, prompt)
+    assert (reference.kind, reference.texts) == (kind, texts)
+
+
+@pytest.mark.parametrize("fields", [{}, {"caption": None}, {"captions": [1, {"text": 2}]}, {"caption": "  "}])
+def test_fields_without_a_reference(fields: dict[str, object]) -> None:
+    assert reference_of({**fields, "objects": "none"}, "p") is None
+
+
+def test_a_named_field_and_the_objects_of_an_image() -> None:
+    fields = {"mine": "a dog", "caption": "other", "objects": [{"name": "dog"}, {"name": "dog"}, {"x": 1}, 3]}
+    reference = reference_of(fields, None, "mine")
+    assert (reference.texts, reference.object_names) == (("a dog",), ("dog",))
