@@ -175,8 +175,8 @@ class EngineConfig(Section):
     encode_batch: Annotated[int, Field(ge=1)] = Field(16, description="Images encoded together.")
     lossless: bool = Field(
         False,
-        description="Early exits only draft; full depth checks the drafts of a sequence together and replaces the wrong "
-        "ones, so that the text is full depth's. No layers are saved, only visits: for latency at few slots.",
+        description="Early exits only draft; full depth checks the drafts of a sequence together and replaces the "
+        "wrong ones, so that the text is full depth's. No layers are saved, only visits: for latency at few slots.",
     )
     max_drafts: Annotated[int, Field(ge=1)] = Field(
         8, description="lossless: tokens drafted before full depth checks them. Larger: fewer checks, more thrown away."

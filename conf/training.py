@@ -107,9 +107,9 @@ class TrainConfig(Section):
     output: str = Field(description="Run directory: state, log and the checkpoint to ship.")
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32",
-        description="Autocast type. bfloat16 pays on GPUs and CPUs with native bf16, and is very slow on others.",
+        description="Autocast type. auto: bfloat16 where the device multiplies it natively; elsewhere it is very slow.",
     )
     num_threads: int | None = Field(None, description="CPU threads; none: all.")
     tokenizer: TokenizerConfig = TokenizerConfig()

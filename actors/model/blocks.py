@@ -228,7 +228,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     """q [B, T, H, E], k and v [B, S, H, E], mask broadcastable to [B, H, T, S] (bool or additive) -> [B, T, I]."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if torch.is_grad_enabled() and q.device.type == "cpu":
-        # The fused kernel's backward pass is four times slower on CPUs than these products (heads of 32, 64 to 160 keys).
+        # The fused kernel's backward pass is four times slower on CPUs than these products (heads of 32, 160 keys).
         scores = (q * scale) @ k.mT
         context = (scores if mask is None else scores + additive(mask, scores.dtype)).softmax(-1).to(v.dtype) @ v
     else:

@@ -27,9 +27,9 @@ def exit_weights(exits: Sequence[int], config: LossConfig) -> list[float]:
 def multi_exit_loss(
     model: MultiExitModel, batch: PackedBatch, states: Tensor, segments: Tensor, config: LossConfig
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Encoder states of the batch -> (loss, cross-entropy per exit, correct tokens per exit where no gradient is taken).
+    """Encoder states of the batch -> (loss, cross-entropy per exit, correct tokens per exit).
 
-    Sums run over real target tokens only.
+    Sums run over real target tokens only; correct tokens are counted only where no gradient is taken.
     """
     hidden = model.decode_packed(batch, states, segments)
     real = batch.target_labels >= 0

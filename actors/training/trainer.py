@@ -1,12 +1,7 @@
-"""The training loop of one process: resumable, and the same on CPU and GPU.
-
-State is written as safetensors + JSON under `<output>/state/`, so resuming never reads a pickle.
-"""
+"""The training loop of one process: resumable (state.py), and the same on CPU and GPU."""
 
 import itertools
-import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from actors.model.checkpoint import save_checkpoint
 from actors.model.encoders import tied_names
 from actors.model.model import MultiExitModel
 from actors.model.tokenizer import TextCodec, train_tokenizer
+from actors.training import state
 from actors.training.data import Packer, TrainingSample, expand_shards, iterate_samples, read_shard
 from actors.training.grounding import PATCH_PIXELS, GroundingHead, Places
 from actors.training.loss import multi_exit_loss
-from actors.training.muon import Muon
+from actors.training.muon import Muon, native_bfloat16
 from actors.training.scratch import initialise, model_config
 from actors.training.workers import Workers
 from conf.errors import UserError
@@ -55,10 +50,13 @@ class Trainer:
                 f"{self.workers.count} workers"
             )
         self.output = Path(config.output)
+        self.state_path = self.output / "state"
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
+        automatic = config.precision == "auto" and native_bfloat16(self.device)
+        self.bfloat16 = config.precision == "bfloat16" or automatic
         self.train_shards = expand_shards(config.data.train)
         self.validation_shards = expand_shards(config.data.validation)
         torch.manual_seed(config.seed)
@@ -89,7 +87,7 @@ class Trainer:
         self._resume()
 
     def _tokenizer(self) -> Tokenizer:
-        path = self.output / "state" / "tokenizer.json"
+        path = self.state_path / "tokenizer.json"
         if path.is_file():
             return Tokenizer.from_file(str(path))
         texts: list[str] = []
@@ -252,7 +250,7 @@ class Trainer:
         return loss, values
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
@@ -276,58 +274,29 @@ class Trainer:
         accuracy = {str(layer): hits / tokens for layer, hits in zip(self.model_config.exits, correct, strict=True)}
         return {"images": len(samples), "token_accuracy_by_exit": accuracy}
 
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.model} | ({} if self.grounding is None else {"grounding": self.grounding})
+
+    def _parameter_names(self) -> dict[int, str]:
+        return {id(p): name for name, p in self._named_parameters().items()}
+
     def save_state(self) -> None:
-        """Write weights, optimizer moments and position; the JSON is renamed last, so a kill leaves the old state."""
+        """Write everything a resumed run needs."""
         self.workers.average_statistics(self.model)
-        if not self.workers.leads:
-            return
-        directory = self.output / "state"
-        directory.mkdir(parents=True, exist_ok=True)
-        ties = tied_names(self.model_config)
-        tensors = {f"model.{name}": t.contiguous() for name, t in self.model.state_dict().items() if name not in ties}
-        if self.grounding is not None:
-            tensors |= {f"grounding.{name}": t.contiguous() for name, t in self.grounding.state_dict().items()}
-        names = {id(p): name for name, p in self._named_parameters().items()}
-        states = [entry for optimizer in self.optimizers for entry in optimizer.state.items()]
-        for parameter, moments in states:
-            for key, value in moments.items():
-                tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value.contiguous()
-        weights = directory / f"step-{self.step:07d}.safetensors"
-        save_file(tensors, weights)
-        position = {"step": self.step, "epoch": self.epoch, "epoch_images": self.epoch_images, "file": weights.name,
-                    "best": self.best, "worse": self.worse}  # fmt: skip
-        temporary = directory / "position.json.tmp"
-        temporary.write_text(json.dumps(position))
-        os.replace(temporary, directory / "position.json")
-        for old in directory.glob("step-*.safetensors"):
-            if old != weights:
-                old.unlink()
+        if self.workers.leads:
+            position = {
+                "step": self.step, "epoch": self.epoch, "epoch_images": self.epoch_images,
+                "best": self.best, "worse": self.worse,
+            }  # fmt: skip
+            ties = tied_names(self.model_config)
+            state.save(self.state_path, self._modules(), ties, self.optimizers, self._parameter_names(), position)
 
     def _resume(self) -> None:
-        path = self.output / "state" / "position.json"
-        if not path.is_file():
-            return
-        position = json.loads(path.read_text())
-        tensors = load_file(path.parent / position["file"], device=str(self.device))
-        state = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        self.model.load_state_dict(state, strict=False)
-        if self.grounding is not None:
-            self.grounding.load_state_dict(
-                {name.removeprefix("grounding."): t for name, t in tensors.items() if name.startswith("grounding.")}
-            )
-        names = {id(p): name for name, p in self._named_parameters().items()}
-        for optimizer in self.optimizers:
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                prefix = f"optimizer.{names[id(parameter)]}."
-                moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-                if ("momentum" in moments) == isinstance(optimizer, Muon):  # not those of another optimizer
-                    optimizer.state[parameter] = {
-                        key: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
-                        for key, t in moments.items()
-                    }
-        self.step, self.epoch = position["step"], position["epoch"]
-        self.epoch_images = position["epoch_images"]
-        self.best, self.worse = position.get("best", -1.0), position.get("worse", 0)
+        position = state.load(self.state_path, self._modules(), self.optimizers, self._parameter_names(), self.device)
+        if position is not None:
+            self.step, self.epoch = position["step"], position["epoch"]
+            self.epoch_images = position["epoch_images"]
+            self.best, self.worse = position.get("best", -1.0), position.get("worse", 0)
 
     def export(self) -> None:
         """Write the checkpoint to ship; half precision on disk, which halves its size."""
