@@ -5,6 +5,7 @@ alone: the engine is rebuilt and the requests that were in it are run again one 
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -136,7 +137,7 @@ class EngineThread:
         suspects = list(self._in_flight.values())
         self._in_flight.clear()
         done: list[tuple[asyncio.Future[Outcome], Outcome]] = []
-        self._engine = self._make_engine()
+        self._rebuild()
         for request, future in suspects:
             try:
                 self._engine.add(request)
@@ -146,8 +147,16 @@ class EngineThread:
                 done.append((future, completions[0]))
             except Exception as error:
                 done.append((future, RequestFailure(type(error).__name__, str(error), attempts=2)))
-                self._engine = self._make_engine()
+                self._rebuild()
         return done
+
+    def _rebuild(self) -> None:
+        """A new engine; the time that the broken one spent was spent all the same."""
+        with contextlib.suppress(Exception):
+            stats = self._engine.take_stats()
+            with self._wakeup:
+                self._windows.append(stats)
+        self._engine = self._make_engine()
 
     def _close_window_if_due(self) -> None:
         """A window ends when it is old enough or the engine runs dry; before the last futures are resolved, so that

@@ -3,10 +3,11 @@
 Every field says its unit and which way to turn it. Unknown keys are errors. Nothing here imports torch or ray.
 """
 
+from datetime import date
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -247,6 +248,11 @@ class CostConfig(Section):
     currency: str = Field("USD", description="Currency of the price.")
     source: str | None = Field(None, description="Where the price was read.")
     date: str | None = Field(None, description="When it was read, YYYY-MM-DD.")
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _date_as_text(cls, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, date) else value  # YAML reads 2026-11-01 as a date
 
 
 class JobConfig(Section):

@@ -31,12 +31,26 @@ def main(arguments: Sequence[str]) -> int:
         "--references", metavar="FIELD", help="field of the source to score against; default: the usual names"
     )
     parser.add_argument("--no-source", action="store_true", help="do not read the source: no previews, no scores")
+    parser.add_argument(
+        "--ab",
+        type=int,
+        metavar="N",
+        help="first decode N rows of the run again, with its own settings and at full depth",
+    )
     options = parser.parse_args(arguments)
     if options.items < 0 or options.sample < 0:
         raise UserError("--items and --sample must not be negative")
 
     from jobs.source_rows import find_references, find_thumbnails
     from pipeline.report.build import build_report
+
+    if options.ab is not None:
+        from jobs.full_depth import measure_full_depth
+
+        if options.ab < 1:
+            raise UserError("--ab needs at least one row")
+        for run in options.runs:
+            measure_full_depth(run, options.ab)
 
     is_html = options.format == "html"
     report = build_report(

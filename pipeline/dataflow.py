@@ -16,6 +16,7 @@ lost something) is followed by another pass over just those.
 """
 
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def run(
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Do what is left of this run; gives the content of run.json. UserErrors are raised before anything is written."""
+    start_s = time.time()  # listing the source and starting Ray are paid for too
     storage, reader = Storage(config.output.path), make_reader(config.source)
     settings, passthrough = content_settings(config, info), config.source.passthrough
     overwrite = config.output.on_existing == "overwrite"
@@ -96,7 +98,7 @@ def run(
             for shard in retried:
                 reopen(storage, reader, shard, config.output.retry_errors, config.source.chunk_rows, passthrough)
             ledger = Ledger.from_storage(storage, [shard.name for shard in shards], {shard.name for shard in retried})
-            with RunRecord(storage, config, info, settings, fit, ledger) as record:
+            with RunRecord(storage, config, info, settings, fit, ledger, start_s) as record:
                 # It may die with its node; a new one has forgotten everything, which costs deaths but no rows.
                 crash_log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CrashLog).remote()
                 index = IndexShard(reader, storage, config.source.chunk_rows)

@@ -52,6 +52,7 @@ class RunRecord:
         settings: Mapping[str, Any],
         fit: Fit,
         ledger: Ledger,
+        start_s: float | None = None,  # when the command began to reserve the machine; none: now
     ) -> None:
         self.invocation = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self.status = Status.RUNNING
@@ -60,8 +61,8 @@ class RunRecord:
         self._storage, self._config, self._info, self._fit, self._ledger = storage, config, info, fit, ledger
         self._settings_hash = settings_hash(settings)
         self._counts: dict[str, Counts] = {}  # of shards published by this invocation
-        self._start_s = time.time()
-        self._touched_s = self._start_s
+        self._start_s = time.time() if start_s is None else start_s
+        self._touched_s = time.time()
 
     def __enter__(self) -> "RunRecord":
         self._save_invocation(ended=False)

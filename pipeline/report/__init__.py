@@ -3,6 +3,7 @@
     scan.py       results/, errors/, engine_stats/ -> sums, histograms and picks, in one pass of bounded memory
     sketch.py     quantiles of any number of values
     picks.py      which rows to show: least certain, deepest, cut, looped, failed, and a fair sample
+    loops.py      which texts repeat themselves
     numbers.py    sums -> the numbers of a report (frozen dataclasses; None is unknown)
     cost.py       money and device time, and the check that they close
     quality.py    scores of a sample against references

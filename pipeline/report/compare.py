@@ -1,7 +1,7 @@
 """Two runs over the same rows: how often they say the same, and what the difference costs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.metrics import wilson_interval
@@ -27,6 +27,8 @@ class Comparison:
     equal_high: float
     layers_saved: float | None  # share of the other's decoder layers
     device_time_saved: float | None  # share of the other's attributed device seconds
+    device_time_range: tuple[float, float] | None = None  # lowest and highest saving of repeated measurements
+    equal_tokens: float | None = None  # share of tokens that are equal at equal positions, where counted
 
 
 def compare_rows(other: str, pairs: Sequence[tuple[SharedRow, SharedRow]]) -> Comparison | None:
@@ -41,7 +43,7 @@ def compare_rows(other: str, pairs: Sequence[tuple[SharedRow, SharedRow]]) -> Co
 
 
 def recorded_comparison(sample: Mapping[str, Any] | None) -> Comparison | None:
-    """The sample that a run itself decoded at full depth as well: run.json's `full_depth_sample`, if there is one.
+    """A sample of the run decoded both ways (`deed report RUN --ab N`), as full_depth_sample.json holds it.
 
     Its keys: rows, equal_texts (rows of equal text), layers_run, layers_run_full, device_s, device_s_full.
     """
@@ -49,7 +51,12 @@ def recorded_comparison(sample: Mapping[str, Any] | None) -> Comparison | None:
         return None
     layers = sample.get("layers_run") or 0, sample.get("layers_run_full") or 0
     device_s = sample.get("device_s") or 0.0, sample.get("device_s_full") or 0.0
-    return _comparison("full depth", sample["rows"], sample["equal_texts"], layers, device_s)
+    savings = [1 - one["device_s"] / one["device_s_full"] for one in sample.get("passes") or () if one["device_s_full"]]
+    return replace(
+        _comparison("full depth", sample["rows"], sample["equal_texts"], layers, device_s),
+        device_time_range=(min(savings), max(savings)) if len(savings) > 1 else None,
+        equal_tokens=sample["equal_tokens"] / sample["tokens"] if sample.get("tokens") else None,
+    )
 
 
 def _comparison(

@@ -54,7 +54,7 @@ def _outcome(run: RunNumbers) -> Iterator[Fact]:
             "damaged shards", count(outcome.shard_errors), "the rows that could be read were", outcome.shard_errors
         )
     yield _part("cut at the length limit", outcome.rows_truncated, outcome.rows_ok)
-    yield _part("stopped repeating themselves", outcome.rows_looped, outcome.rows_ok)
+    yield _part("repeating themselves", outcome.rows_looped, outcome.rows_ok)
     yield Fact("failed rows tried more than once", count(outcome.rows_retried))
     invocations = run.identity.num_invocations
     if invocations is not None and invocations > 1:
@@ -169,13 +169,18 @@ def _exits(run: RunNumbers) -> Iterator[Fact]:
         yield Fact("device time saved", "none", "this run is the full depth")
         yield Fact("texts equal to full depth", "all", "this run is the full depth")
     elif full is None:
-        note = "give a run with engine.schedule=full to compare with"
+        note = "deed report RUN --ab 200 measures it"
         yield _higher_share("device time saved", None, "on the same rows", NOT_MEASURED)
         yield _higher_share("texts equal to full depth", None, note, NOT_MEASURED)
     else:
         rows = f"on the same {count(full.num_rows)} rows, against {full.other}"
+        if full.device_time_range is not None:
+            rows += f"; {share(full.device_time_range[0])} to {share(full.device_time_range[1])} over the passes"
         yield _higher_share("device time saved", full.device_time_saved, rows, NOT_MEASURED)
+        yield _higher_share("decoder layers saved, same rows", full.layers_saved, "counted", NOT_MEASURED)
         yield _higher_share("texts equal to full depth", full.equal_texts, interval_of(full))
+        if full.equal_tokens is not None:
+            yield _higher_share("tokens equal to full depth", full.equal_tokens, "at equal positions")
     forced = run.speed.involuntary_exits
     yield _better("tokens forced out by batching", count(forced), forced, Better.LOWER)
 

@@ -15,6 +15,7 @@ from pipeline.report.picks import Pick
 from pipeline.sink import ENGINE_STATS, ERRORS, RESULTS
 from pipeline.storage import Storage, is_temporary
 
+FULL_DEPTH_SAMPLE = "full_depth_sample.json"  # rows decoded both ways, see jobs/full_depth.py
 THREADS = 8
 _BATCH_ROWS = 65_536
 
@@ -46,6 +47,16 @@ class RunFolder:
         if not isinstance(record, dict):
             raise UserError(f"{self.storage.path(RUN_NAME)!r} does not describe a run")
         return record
+
+    def read_full_depth_sample(self) -> dict[str, Any] | None:
+        """What `deed report RUN --ab N` measured; None if nobody has."""
+        try:
+            sample = json.loads(self.storage.read(FULL_DEPTH_SAMPLE))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(f"{self.storage.path(FULL_DEPTH_SAMPLE)!r} is not valid JSON: {error}") from None
+        return sample if isinstance(sample, dict) else None
 
     def _tables(self, folder: str) -> list[str]:
         names = self.storage.walk(folder)

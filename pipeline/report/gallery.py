@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.folder import RunFolder
+from pipeline.report.loops import is_looping
 from pipeline.report.picks import Pick, Tag
 from pipeline.report.scan import RunScan
 
@@ -73,7 +74,7 @@ def choose_items(folder: RunFolder, scan: RunScan, limit: int) -> list[GalleryIt
 
 def result_item(row: Mapping[str, Any], num_layers: int, tags: Iterable[Tag] = ()) -> GalleryItem:
     reason = row["finish_reason"]
-    by_reason = {"length": {Tag.TRUNCATED}, "loop": {Tag.LOOPED}}.get(reason, set())
+    derived = ({Tag.TRUNCATED} if reason == "length" else set()) | ({Tag.LOOPED} if is_looping(row["text"]) else set())
     return GalleryItem(
         key=(row["sample_id"], row["prompt_index"]),
         shard=row["shard"] or "",
@@ -81,7 +82,7 @@ def result_item(row: Mapping[str, Any], num_layers: int, tags: Iterable[Tag] = (
         prompt=row["prompt"],
         text=(row["text"] or "")[:_LONGEST_TEXT],
         tokens=_tokens(row, num_layers),
-        tags=frozenset({*tags, *by_reason}),
+        tags=frozenset({*tags, *derived}),
         finish_reason=reason,
         mean_depth=row["mean_depth"],
         min_confidence=row["min_confidence"],

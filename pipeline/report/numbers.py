@@ -50,7 +50,7 @@ def numbers_of(scan: RunScan, quality: Quality | None = None) -> RunNumbers:
         cost=cost_of(record.get("cost") or {}, wall_s, outcome.rows_ok, num_tokens, scan.results.sketches["device_s"]),
         errors=_errors(scan, outcome.rows_read),
         quality=quality,
-        against_full_depth=recorded_comparison(record.get("full_depth_sample")),
+        against_full_depth=recorded_comparison(scan.full_depth_sample),
     )
 
 
@@ -84,7 +84,7 @@ def _outcome(scan: RunScan, record: Mapping[str, Any]) -> Outcome:
         rows_error=rows_error,
         shard_errors=shard_errors,
         rows_truncated=scan.results.finish_reasons["length"],
-        rows_looped=scan.results.finish_reasons["loop"],
+        rows_looped=scan.results.num_looping,
         rows_retried=scan.errors.num_retried,
         checks=checks,
     )

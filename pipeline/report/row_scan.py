@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.report.loops import is_looping
 from pipeline.report.picks import FirstK, Tag, fair_keys
 from pipeline.report.sketch import Sketch
 
 SKETCHED = ("queue_wait_s", "encode_s", "ttft_s", "decode_s", "e2e_s", "device_s", "num_tokens", "mean_depth")
 RESULTS_COLUMNS = (
-    "sample_id", "prompt_index", "finish_reason", "min_confidence", "exit_layers", "confidences", *SKETCHED
+    "sample_id", "prompt_index", "text", "finish_reason", "min_confidence", "exit_layers", "confidences", *SKETCHED
 )  # fmt: skip
 ERRORS_COLUMNS = ("sample_id", "key", "prompt_index", "stage", "error_type", "message", "attempts")
 MAX_LAYERS, MAX_POSITIONS = 256, 128
@@ -25,6 +26,7 @@ class ResultsScan:
     """Sums over results/."""
 
     num_rows: int = 0
+    num_looping: int = 0
     finish_reasons: Counter[str] = field(default_factory=Counter)
     depth_steps: np.ndarray = field(
         default_factory=lambda: np.zeros(MAX_LAYERS, np.int64)
@@ -44,12 +46,14 @@ class ResultsScan:
         self._add_steps(batch["exit_layers"], batch["confidences"])
         fair = fair_keys(batch["sample_id"], batch["prompt_index"])
         reasons = batch["finish_reason"]
+        looping = np.array([is_looping(text) for text in batch["text"].to_pylist()], bool)
+        self.num_looping += int(looping.sum())
         keys = {
             Tag.SAMPLE: fair,
             Tag.UNCERTAIN: _floats(batch["min_confidence"]),
             Tag.DEEP: -_floats(batch["mean_depth"]),
             Tag.TRUNCATED: np.where(_is(reasons, "length"), fair, np.nan),
-            Tag.LOOPED: np.where(_is(reasons, "loop"), fair, np.nan),
+            Tag.LOOPED: np.where(looping, fair, np.nan),
         }
         for tag, first in self.picks.items():
             first.add(keys[tag], file, first_row)
@@ -68,6 +72,7 @@ class ResultsScan:
 
     def merge(self, other: "ResultsScan") -> None:
         self.num_rows += other.num_rows
+        self.num_looping += other.num_looping
         self.finish_reasons += other.finish_reasons
         for name in ("depth_steps", "depth_confidence", "position_layers", "position_steps"):
             setattr(self, name, getattr(self, name) + getattr(other, name))

@@ -26,6 +26,7 @@ class RunScan:
     results: ResultsScan
     errors: ErrorsScan
     engine: EngineScan
+    full_depth_sample: dict[str, Any] | None = None
 
 
 def scan_run(folder: RunFolder, *, num_examples: int = 24, num_sampled: int = 2000) -> RunScan:
@@ -60,7 +61,8 @@ def scan_run(folder: RunFolder, *, num_examples: int = 24, num_sampled: int = 20
         lambda name: pa.Table.from_batches(list(folder.batches(name, ENGINE_STATS.names)), ENGINE_STATS),
         folder.engine_stats,
     )
-    return RunScan(folder.url, record, len(folder.results), results, errors, scan_engine_stats(list(tables)))
+    engine = scan_engine_stats(list(tables))
+    return RunScan(folder.url, record, len(folder.results), results, errors, engine, folder.read_full_depth_sample())
 
 
 def _in_parallel(scan: Callable[[str], Part], names: Sequence[str]) -> Iterator[Part]:

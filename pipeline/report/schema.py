@@ -32,7 +32,7 @@ class Outcome:
     rows_error: int
     shard_errors: int
     rows_truncated: int
-    rows_looped: int
+    rows_looped: int  # texts that repeat themselves, see loops.py
     rows_retried: int  # failed rows that were tried more than once
     checks: tuple[Check, ...]
 

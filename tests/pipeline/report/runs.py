@@ -83,7 +83,9 @@ class FakeRun:
             words = [HOSTILE, "[bold red]markup[/]", "| a `b` <b>c</b>", "\x1b[31mred\x1b[0m", "\u202eabc"]
         if self.different_every and i % self.different_every == 0:
             words[-1] = "something else"
-        reason = "loop" if i % 40 == 39 else "length" if i % 25 == 24 else "eos"
+        if i % 40 == 39:
+            words = ["a", "a red", "dog on", "a red", "dog on", "a red", "dog on"]
+        reason = "length" if i % 25 == 24 else "eos"
         token_texts = [(" " if j else "") + word for j, word in enumerate(words)] + ([""] if reason == "eos" else [])
         hard = [word in COLORS or word in NOUNS for word in words] + ([False] if reason == "eos" else [])
         depths = [rng.choice([4, 6, 8, 8]) if difficult else rng.choice([2, 2, 2, 4]) for difficult in hard]

@@ -1,0 +1,126 @@
+"""`deed report RUN --ab N`: some of a run's rows decoded again, as the run did it and at full depth, in this process.
+
+Both engines get the same pixels and prompts, read from the run's own source, and take turns after a warm-up, so that a
+machine that slows down slows both. What is measured is stored beside the run: every report of it shows it from then on.
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from conf.errors import UserError
+from conf.schema import EngineConfig, ModelSection, Schedule
+from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
+
+if TYPE_CHECKING:
+    from actors.captioner import Backend
+    from actors.engine.request import Completion, Request
+
+PASSES = 3  # timed, of each engine
+_COLUMNS = ("sample_id", "shard", "key", "prompt_index", "prompt", "text")
+
+
+def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[str, Any]:
+    """Measure, store and return the sample; UserError where the run cannot be decoded again as it was."""
+    from actors.captioner import load_backend
+    from conf.checkpoint_info import read_checkpoint_info
+
+    folder = RunFolder(url)
+    record = folder.read_record() or {}
+    config = record.get("config")
+    if not config:
+        raise UserError(f"{url!r} has no run.json with its configuration yet; --ab needs a run that has ended")
+    engine, model = EngineConfig.model_validate(config["engine"]), ModelSection.model_validate(config["model"])
+    if engine.schedule is Schedule.FULL:
+        raise UserError(f"{url!r} ran at full depth already: there is nothing to compare")
+    if read_checkpoint_info(model.checkpoint).weights_sha256 != record.get("weights_sha256"):
+        raise UserError(f"checkpoint {model.checkpoint!r} no longer holds the weights that {url!r} was made with")
+    num_threads = model.num_threads or max(1, int(config["actors"]["num_cpus"]))
+    as_run = load_backend(model, engine, num_threads)
+    full_engine = engine.model_copy(update={"schedule": Schedule.FULL, "lossless": False})
+    full = load_backend(model, full_engine, num_threads)
+    rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"]["max_pixels"])
+
+    _decode(as_run, requests[: engine.num_slots])  # warm-up, not counted
+    _decode(full, requests[: engine.num_slots])
+    timed: dict[bool, list[list[Completion]]] = {False: [], True: []}
+    for number in range(passes):
+        for is_full in (False, True) if number % 2 == 0 else (True, False):
+            timed[is_full].append(_decode(full if is_full else as_run, requests))
+    sample = _summary(rows, timed[False], timed[True], as_run)
+    sample |= {"measured_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "device": as_run.device}
+    folder.storage.write(FULL_DEPTH_SAMPLE, json.dumps(sample, indent=2, ensure_ascii=False).encode())
+    return sample
+
+
+def _sampled_requests(
+    folder: RunFolder, backend: "Backend", num_rows: int, max_pixels: int
+) -> tuple[list[dict[str, Any]], list["Request"]]:
+    """The sampled rows that are still in the source, and their requests."""
+    from actors.engine.request import Request
+    from jobs.source_rows import read_samples
+    from pipeline.preprocess import Pixels, image_to_pixels
+    from pipeline.report.picks import Tag
+    from pipeline.report.scan import scan_run
+
+    scan = scan_run(folder, num_examples=0, num_sampled=num_rows)
+    picked = list(folder.rows(scan.results.picks[Tag.SAMPLE].picks, _COLUMNS).values())
+    pixels = {}
+    for key, raw in read_samples(folder, {(row["shard"], row["key"]) for row in picked}):
+        decoded = image_to_pixels(raw.image or b"", image_size=backend.image_size, max_pixels=max_pixels)
+        if isinstance(decoded, Pixels):
+            pixels[key] = decoded.pixels_HWC
+    rows = [row for row in picked if (row["shard"], row["key"]) in pixels]
+    if not rows:
+        raise UserError(f"none of the sampled rows of {folder.url!r} can be read from its source again")
+    if len(rows) < len(picked):
+        print(f"--ab: {len(picked) - len(rows)} of {len(picked)} rows are no longer in the source", file=sys.stderr)
+    requests = [
+        Request(i, pixels[row["shard"], row["key"]], backend.encode_prompt(row["prompt"])) for i, row in enumerate(rows)
+    ]
+    return rows, requests
+
+
+def _decode(backend: "Backend", requests: Sequence["Request"]) -> list["Completion"]:
+    """Completions in the order of the requests, all offered to a fresh engine at once."""
+    engine, done = backend.make_engine(), {}
+    for request in requests:
+        engine.add(request)
+    while engine.has_work():
+        done.update({completion.request_id: completion for completion in engine.step()})
+    return [done[request.request_id] for request in requests]
+
+
+def _summary(
+    rows: Sequence[dict[str, Any]],
+    early: Sequence[Sequence["Completion"]],
+    full: Sequence[Sequence["Completion"]],
+    backend: "Backend",
+) -> dict[str, Any]:
+    """Sums over the rows (device seconds: mean of the passes), and each row with both texts."""
+    texts = [
+        (backend.decode_tokens(a.token_ids), backend.decode_tokens(b.token_ids))
+        for a, b in zip(early[0], full[0], strict=True)
+    ]
+    pairs = [(a.token_ids, b.token_ids) for a, b in zip(early[0], full[0], strict=True)]
+    equal_tokens = sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False))
+    seconds = [[sum(completion.device_s for completion in run) for run in runs] for runs in (early, full)]
+    return {
+        "rows": len(rows),
+        "equal_texts": sum(a == b for a, b in texts),
+        "equal_published": sum(row["text"] == text for row, (text, _) in zip(rows, texts, strict=True)),
+        "equal_tokens": equal_tokens,
+        "tokens": sum(max(len(a), len(b)) for a, b in pairs),
+        "layers_run": sum(itertools.chain.from_iterable(c.exit_layers for c in early[0])),
+        "layers_run_full": sum(itertools.chain.from_iterable(c.exit_layers for c in full[0])),
+        "device_s": sum(seconds[0]) / len(seconds[0]),
+        "device_s_full": sum(seconds[1]) / len(seconds[1]),
+        "passes": [{"device_s": a, "device_s_full": b} for a, b in zip(*seconds, strict=True)],
+        "samples": [
+            {**{name: row[name] for name in ("sample_id", "prompt_index")}, "text": text, "text_full": text_full}
+            for row, (text, text_full) in zip(rows, texts, strict=True)
+        ],
+    }
