@@ -1,0 +1,62 @@
+"""Every `deed` command in README.md and docs/: it exists, takes these options, and its configuration is valid.
+
+What the commands do is shown by the tests of each of them; here nothing is run.
+"""
+
+import contextlib
+import importlib
+import io
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from conf.load import load_config
+from conf.schema import JobConfig
+from jobs.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_JOBS = {"caption", "demo"}  # commands whose configuration is a JobConfig
+
+
+def documented() -> list[tuple[str, str]]:
+    """(page, command) of every line in a code block that begins with deed."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page.name, line.strip()) for line in lines if line.strip().startswith("deed ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), documented())
+def test_a_documented_command_is_one(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    name, *arguments = shlex.split(command, comments=True)[1:]
+    assert name in COMMANDS, f"{page}: no such command"
+    for option in ("--config",):
+        if option in arguments:
+            assert Path(arguments[arguments.index(option) + 1]).is_file(), f"{page}: no such file"
+    known = options_of([name, *(a for a in arguments[:1] if name == "bench")])
+    for argument in arguments:
+        assert not argument.startswith("--") or argument in known, f"{page}: {name} has no option {argument}"
+    if name in _JOBS and "--config" in arguments:
+        sets = [value for key, value in itertools.pairwise(arguments) if key == "--set"]
+        config = load_config(arguments[arguments.index("--config") + 1], sets, JobConfig)
+        assert Path(config.model.checkpoint).is_dir(), f"{page}: no such checkpoint"
+
+
+def options_of(command: list[str]) -> set[str]:
+    """What --help of a command lists."""
+    module, _, function = COMMANDS[command[0]][0].partition(":")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
+        getattr(importlib.import_module(module), function)([*command[1:], "--help"])
+    return set(re.findall(r"--[a-z0-9-]+", output.getvalue()))
+
+
+def test_commands_are_found() -> None:
+    assert {page for page, _ in documented()} >= {"README.md", "report.md", "data.md"}
