@@ -1,0 +1,117 @@
+"""What this machine can do at a model's shapes: the ceiling that every variant is held against.
+
+One decoder layer is its matrix products and one cross-attention over the encoder states, with nothing around them. All
+layers run in turn, as decoding runs them, so that weights come from where they come from there.
+
+Shape suffixes: M rows, D width, H heads, E head width, C encoder positions.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from actors.model.blocks import DecoderLayer
+from actors.model.checkpoint import load_checkpoint
+from conf.bench import BenchConfig, BenchModel, Distribution
+from jobs.bench.engine.bound import Costs, fit_line
+from jobs.bench.engine.cells import Cell
+from jobs.bench.engine.models import make_model
+from jobs.bench.engine.places import checkpoint_of
+from jobs.bench.engine.work import collate, make_requests
+
+_COPY_BYTES = 256 << 20
+_ROWS = (1, 8, 32, 128)
+_REPEATS, _LEAST_S = 3, 0.05
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one model on this machine. Lists go with `rows`."""
+
+    rows: tuple[int, ...]
+    layer_s: tuple[float, ...]  # of one decoder layer
+    head_s: tuple[float, ...]
+    layer_gflops: tuple[float, ...]  # GFLOP/s that the layer's matrix products reach
+    copy_gb_per_s: float  # memory bandwidth of a large copy, both directions counted
+    weights_gb_per_s: float  # that of weights at one row
+    costs: Costs
+    weights_sha256: str
+
+
+@torch.inference_mode()
+def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> Rates:
+    """Make the model if need be, and time its parts alone."""
+    make_model(config, model)
+    dtype = getattr(torch, config.dtype)
+    checkpoint = load_checkpoint(checkpoint_of(config, model), dtype=dtype)
+    decoder = checkpoint.model.decoder
+    layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+    shape, context = checkpoint.config.decoder, checkpoint.model.max_context
+    layer_s, head_s = [], []
+    for rows in _ROWS:
+        h_MD = torch.randn(rows, shape.d_model, dtype=dtype)
+        k_MHCE = torch.randn(rows, shape.num_heads, context, shape.d_head, dtype=dtype)
+        layer_s.append(seconds_of(lambda h=h_MD, k=k_MHCE: _all_layers(layers, h, k)) / len(layers))  # type: ignore[misc]
+        head_s.append(seconds_of(lambda h=h_MD: decoder.exit_logits(shape.num_layers, h)))  # type: ignore[misc]
+    products = [p for layer in layers[:1] for n, p in layer.named_parameters() if p.dim() == 2 and "cross_kv" not in n]
+    weights, item = sum(p.numel() for p in products), products[0].element_size()
+    layer_floor_s, layer_slope_s = fit_line(list(zip(_ROWS, layer_s, strict=True)))
+    head_floor_s, head_slope_s = fit_line(list(zip(_ROWS, head_s, strict=True)))
+    cell = Cell(model, Distribution.INDEPENDENT, "run", encode_batch, 1, (), 1, encode_batch)
+    batch = collate(make_requests(config, cell, checkpoint), checkpoint.config.pad_id)
+    return Rates(
+        rows=_ROWS,
+        layer_s=tuple(layer_s),
+        head_s=tuple(head_s),
+        layer_gflops=tuple(2e-9 * weights * rows / s for rows, s in zip(_ROWS, layer_s, strict=True)),
+        copy_gb_per_s=copy_bandwidth(),
+        weights_gb_per_s=1e-9 * weights * item / layer_s[0],
+        costs=Costs(
+            encode_s=seconds_of(lambda: checkpoint.model.encode(*batch)) / encode_batch,
+            layer_floor_s=layer_floor_s, layer_slope_s=layer_slope_s,
+            head_floor_s=head_floor_s, head_slope_s=head_slope_s,
+        ),
+        weights_sha256=checkpoint.sha256,
+    )  # fmt: skip
+
+
+def _all_layers(layers: list[DecoderLayer], h_MD: torch.Tensor, k_MHCE: torch.Tensor) -> None:
+    for layer in layers:
+        qkv = F.linear(h_MD, layer.qkv.weight)
+        d_inner = qkv.shape[-1] // 3
+        F.linear(qkv[:, :d_inner], layer.self_out.weight)
+        q_MH1E = layer.heads(F.linear(h_MD, layer.query.weight))[:, :, None]
+        read = F.scaled_dot_product_attention(q_MH1E, k_MHCE, k_MHCE)
+        F.linear(read.flatten(1), layer.cross_out.weight)
+        F.linear(
+            F.linear(h_MD, layer.ffn.expand.weight)[:, : layer.ffn.contract.in_features], layer.ffn.contract.weight
+        )
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Median seconds of a call, each measurement long enough for the clock; slow calls are measured once."""
+    call()
+    first_s = _timed(call, 1)
+    if first_s > 1:
+        return first_s
+    count = max(1, round(_LEAST_S / max(first_s, 1e-9)))
+    return statistics.median(_timed(call, count) for _ in range(_REPEATS))
+
+
+def _timed(call: Callable[[], Any], count: int) -> float:
+    start_s = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start_s) / count
+
+
+def copy_bandwidth() -> float:
+    """GB/s of a copy too large for any cache: bytes read and bytes written."""
+    source = torch.ones(_COPY_BYTES // 4)
+    target = torch.empty_like(source)
+    return 2e-9 * _COPY_BYTES / seconds_of(lambda: target.copy_(source))
