@@ -85,6 +85,9 @@ def make_model(config: BenchConfig, model: BenchModel) -> None:
     folder = folder_of(config, model)
     if model is BenchModel.SCENES or folder.is_dir():
         return
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     spec, partial = RANDOM_MODELS[model], folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     torch.manual_seed(config.seed)
