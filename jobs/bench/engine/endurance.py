@@ -49,7 +49,8 @@ def endure(num_sequences: int, command: str) -> int:
     grew = more_bytes > ALLOWED_BYTES or more_objects > ALLOWED_OBJECTS
     print(f"after the warm-up: {more_bytes / 1e6:+.1f} MB, {more_objects:+.0f} objects: {'GREW' if grew else 'flat'}")
     print(json.dumps({
-        "schema_version": 1, **origin(command, torch.get_num_threads(), _SEED, "float32"), "rows_in": added, "rows_out": done,
+        "schema_version": 1, **origin(command, torch.get_num_threads(), _SEED, "float32"),
+        "rows_in": added, "rows_out": done,
         "wall_s": time.perf_counter() - start_s, "memory": memory, "objects": objects,
         "grown_bytes": more_bytes, "grown_objects": more_objects, "grew": grew,
     }))  # fmt: skip
