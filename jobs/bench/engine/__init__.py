@@ -92,7 +92,7 @@ def bench(config: "BenchConfig", command: str, *, forecast_only: bool = False) -
     return 0
 
 
-_SETUP_S = 12.0  # a process starting, loading, running once; seen on a slow machine
+_SETUP_S = 6.0  # of a variant in a cell: starting, loading, running once; seen on a small machine
 
 
 def _cell(
