@@ -13,6 +13,7 @@ from actors.engine.processors import Processors
 from actors.engine.reference import encode_one, generate, teacher_forced
 from actors.engine.request import FinishReason
 from actors.model.model import MultiExitModel
+from conf.model import GenerationDefaults
 from conf.schema import EngineConfig, Schedule
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import (
@@ -28,6 +29,10 @@ from tests.actors.interop.sources import (
 )
 
 SEEDS = (0, 1, 2)
+ASKED = {  # what the sources ask of `generate` must be what is compared
+    "bart": GenerationDefaults(forced_eos=True, no_repeat_ngram=2),
+    "florence2": GenerationDefaults(forced_bos_id=0, forced_eos=True, no_repeat_ngram=3),
+}
 
 
 def _engine(**values: Any) -> EngineConfig:
@@ -58,6 +63,7 @@ def test_tokens_and_logits_equal_those_of_transformers(name: str, tmp_path: Path
         save_source(theirs, case, path)
         converted, ours = load_ours(path)
         assert not [note for note in converted.notes if "_token_id" in note]
+        assert converted.config.generation == ASKED.get(name, converted.config.generation)
 
         expected = []
         for row in their_outputs(theirs, work, case):
