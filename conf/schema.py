@@ -149,7 +149,21 @@ class EngineConfig(Section):
     """The regrouping engine inside each actor (DESIGN section 5)."""
 
     num_slots: Annotated[int, Field(ge=1)] = Field(
-        32, description="Sequences in flight. Larger fills deep batches better; smaller needs less memory."
+        32, description="Most sequences one visit to the decoder takes. Larger shares its fixed cost among more."
+    )
+    oversubscription: Annotated[float, Field(ge=1)] | None = Field(
+        None,
+        description="pool: sequences in flight for each of num_slots, so that shallow visits are full while deep "
+        "queues fill; none: one for each exit, with which some queue is always full. More needs memory and delays "
+        "results.",
+    )
+    max_cache_bytes: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Bytes all sequences in flight may take; fewer are then kept in flight. none: no limit."
+    )
+    calibration_s: Annotated[float, Field(ge=0)] = Field(
+        0.5,
+        description="pool: seconds spent at the start on measuring what visits cost, which says when a deep group is "
+        "worth one; 0: assume that all layers cost the same and batches are free.",
     )
     schedule: Schedule = Field(Schedule.POOL, description="pool regroups by depth; full never exits early.")
     kv: KvPolicy = Field(KvPolicy.JIT, description="jit is exact; project and copy are the published approximations.")
@@ -166,10 +180,15 @@ class EngineConfig(Section):
     thresholds: tuple[float, ...] | None = Field(
         None,
         description="Confidence at or above which a token leaves, one per exit but the last; none: the checkpoint's "
-        "calibration. Higher is deeper and safer.",
+        "calibration. Higher is deeper and safer; an exit above 1 never fires and is left out.",
+    )
+    threshold_decay: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="Rate at which thresholds fall along an output (CALM): min(1, 0.9 threshold + 0.1 exp(-rate t / "
+        "max_new_tokens)) at token t. Early tokens, which all later ones read, are then safer. none: they stay.",
     )
     max_wait_steps: Annotated[int, Field(ge=1)] = Field(
-        16,
+        32,
         description="Engine steps after which a waiting deep group runs however small. Larger: fuller "
         "deep batches, later results.",
     )

@@ -3,68 +3,24 @@
 The engine knows nothing of text, files or Ray, and is single-threaded. Its slow twin is reference.py.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 
+from actors.engine.calibration import measure_costs
 from actors.engine.exit_judge import ExitJudge
+from actors.engine.kv_cache import fitting_slots, slot_bytes
 from actors.engine.processors import Processors
 from actors.engine.request import Completion, Request, Sequence
-from actors.engine.runner import Runner
+from actors.engine.runner import Runner, absorbs
 from actors.engine.scheduler import Batch, EncodeBatch, Scheduler, SchedulerRules
+from actors.engine.stats import EngineStats, Window
+from actors.engine.thresholds import Decay, reachable
 from actors.model.model import MultiExitModel
 from conf.errors import UserError
 from conf.schema import EngineConfig, Gate, KvPolicy, Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Counters of one window; seconds of the engine's clock."""
-
-    start_s: float
-    end_s: float
-    busy_s: float
-    encode_s: float
-    decode_s: float
-    gate_s: float
-    host_s: float
-    num_steps: int
-    num_tokens: int  # decoding steps, end tokens included
-    num_completed: int
-    occupancy: float  # mean share of slots in use, over steps
-    segment_visits: tuple[int, ...]
-    segment_rows: tuple[int, ...]
-    segment_positions: tuple[int, ...]
-    segment_s: tuple[float, ...]
-    kv_cache_bytes: int
-    involuntary_exits: int
-    num_drafted: int  # tokens of early exits that full depth had to check (lossless)
-    num_accepted: int  # those it confirmed
-
-
-@dataclass(slots=True)
-class _Window:
-    """The counters being filled."""
-
-    start_s: float
-    num_segments: int
-    encode_s: float = 0.0
-    decode_s: float = 0.0
-    gate_s: float = 0.0
-    host_s: float = 0.0
-    num_steps: int = 0
-    num_completed: int = 0
-    occupied: float = 0.0
-    visits: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.visits, self.rows, self.positions = ([0] * self.num_segments for _ in range(3))
-        self.seconds = [0.0] * self.num_segments
 
 
 class Engine:
@@ -81,15 +37,18 @@ class Engine:
             raise UserError(f"max_new_tokens={limit} is more than the model's {model.config.decoder.max_positions}")
         self._clock = clock
         self._model = model
+        num_slots = resolve_slots(model, config, len(exit_layers))
         self.scheduler = Scheduler(
             SchedulerRules(
                 schedule=config.schedule,
                 exit_layers=exit_layers,
                 thresholds=thresholds,
-                num_slots=config.num_slots,
+                num_slots=num_slots,
+                max_rows=min(config.num_slots, num_slots),
                 encode_batch=min(config.encode_batch, config.num_slots),
                 max_wait_steps=config.max_wait_steps,
                 max_new_tokens=limit,
+                decay=resolve_decay(config),
                 forced_eos=model.config.generation.forced_eos,
                 max_drafts=config.max_drafts if config.lossless else None,
                 start_id=model.config.start_id,
@@ -102,7 +61,7 @@ class Engine:
             exit_layers=exit_layers,
             kv=config.kv,
             cross=config.cross,
-            num_slots=config.num_slots,
+            num_slots=num_slots,
             max_new_tokens=limit,
             checks_drafts=config.lossless,
         )
@@ -110,12 +69,20 @@ class Engine:
             model,
             exit_layers=exit_layers,
             gate=config.gate,
-            num_slots=config.num_slots,
+            num_slots=num_slots,
             processors=Processors.resolve(model.config, config.generation),
             checks_drafts=config.lossless,
         )
         self._cuda = self.runner.device.type == "cuda"
-        self._window = _Window(clock(), len(exit_layers))
+        self._window = Window(clock(), len(exit_layers))
+        if config.schedule is Schedule.POOL and len(exit_layers) > 1 and config.calibration_s > 0:
+            self._calibrate(config.calibration_s)
+
+    def _calibrate(self, limit_s: float) -> None:
+        start_s, rows = self._clock(), self.scheduler.max_rows
+        costs = measure_costs(self.runner, self.judge, rows, limit_s=limit_s, clock=self._clock)
+        self.scheduler.policy.set_costs(costs)
+        self._window.calibration_s = self._clock() - start_s
 
     def add(self, request: Request) -> None:
         """Queue a request; ValueError when the model cannot take it."""
@@ -173,6 +140,7 @@ class Engine:
         window.visits[segment] += 1
         window.rows[segment] += len(batch.sequences)
         window.positions[segment] += sum(weights)
+        window.places[segment] += states.num_places
         window.seconds[segment] += end_s - start_s
         window.num_completed += len(finished)
         self._attribute(batch.sequences, weights, end_s - start_s)
@@ -193,7 +161,7 @@ class Engine:
         """Return the counters since the last call and start new ones."""
         window, now_s = self._window, self._clock()
         counts = self.scheduler.take_counts()
-        self._window = _Window(now_s, window.num_segments)
+        self._window = Window(now_s, window.num_segments)
         return EngineStats(
             start_s=window.start_s,
             end_s=now_s,
@@ -214,6 +182,11 @@ class Engine:
             involuntary_exits=counts.involuntary,
             num_drafted=counts.drafted,
             num_accepted=counts.accepted,
+            segment_places=tuple(window.places),
+            segment_costs=self.scheduler.policy.costs,
+            calibration_s=window.calibration_s,
+            num_slots=self.scheduler.slots.num_slots,
+            exit_layers=self.scheduler.rules.exit_layers,
         )
 
 
@@ -234,4 +207,24 @@ def resolve_exits(model: MultiExitModel, config: EngineConfig) -> tuple[tuple[in
         thresholds = tuple(calibrated[layer] for layer in exits[:-1])
     if thresholds is None or len(thresholds) != len(exits) - 1:
         raise UserError(f"exits {list(exits)} need {len(exits) - 1} thresholds; give engine.thresholds or calibrate")
-    return tuple(exits), tuple(thresholds)
+    return reachable(tuple(exits), tuple(thresholds))
+
+
+def resolve_decay(config: EngineConfig) -> Decay | None:
+    """How the run's thresholds fall along an output."""
+    if config.threshold_decay is None:
+        return None
+    return Decay(config.threshold_decay, config.generation.max_new_tokens)
+
+
+def resolve_slots(model: MultiExitModel, config: EngineConfig, num_segments: int) -> int:
+    """Sequences in flight: `num_slots` for every queue, and an encoder batch that is ready when others finish."""
+    times = (config.oversubscription or num_segments) if config.schedule is Schedule.POOL else 1
+    wanted = math.ceil(config.num_slots * times) + min(config.encode_batch, config.num_slots)
+    limit = config.generation.max_new_tokens
+    one_bytes = slot_bytes(
+        model.config.decoder, limit, model.max_context,
+        projected_cross=not absorbs(config.cross, limit, model.config.decoder.d_head),
+        item_bytes=model.decoder.embedding.weight.element_size(),
+    )  # fmt: skip
+    return fitting_slots(wanted, one_bytes, config.max_cache_bytes)

@@ -26,6 +26,7 @@ class ExitStates:
 
     h_BD: Tensor
     before_BD: Tensor
+    num_places: int = 0  # of attention in the visit, padding included
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,14 @@ batch names. K and V of a position lie side by side, so that one copy writes the
 Shape suffixes: L layers, S slots, T positions, C encoder positions, I inner width of attention, D width.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from conf.errors import UserError
 from conf.model import DecoderConfig
 
 
@@ -43,3 +46,32 @@ class SlotCache:
     def capacity_bytes(self) -> int:
         tensors = (self.self_kv_LST2I, self.cross_kv_LSC2I, self.context_SCD, self.context_mask_SC, self.hidden_STD)
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    @contextmanager
+    def lent(self, num_slots: int) -> Iterator[None]:
+        """Let free slots be written for a measurement: they look as if all their encoder states were real."""
+        self.context_mask_SC[:num_slots] = True
+        try:
+            yield
+        finally:
+            self.context_mask_SC[:num_slots] = False
+            self.self_kv_LST2I[:, :num_slots] = 0
+            self.hidden_STD[:num_slots] = 0
+
+
+def slot_bytes(
+    config: DecoderConfig, max_positions: int, max_context: int, *, projected_cross: bool, item_bytes: int
+) -> int:
+    """What one sequence takes of every cache of `SlotCache.allocate`."""
+    per_position = config.num_layers * 2 * config.d_inner + config.d_model
+    per_context = config.d_cross + (config.num_layers * 2 * config.d_inner if projected_cross else 0)
+    return item_bytes * (max_positions * per_position + max_context * per_context) + max_context
+
+
+def fitting_slots(wanted: int, one_bytes: int, max_bytes: int | None) -> int:
+    """As many of the wanted slots as `max_bytes` holds; UserError where it does not hold one."""
+    if max_bytes is None:
+        return wanted
+    if max_bytes < one_bytes:
+        raise UserError(f"engine.max_cache_bytes={max_bytes} is less than the {one_bytes} bytes one sequence takes")
+    return min(wanted, max_bytes // one_bytes)

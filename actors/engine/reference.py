@@ -12,6 +12,7 @@ import torch
 from actors.engine.exit_policy import Shortlist, saturation, score
 from actors.engine.processors import Processors
 from actors.engine.request import Request
+from actors.engine.thresholds import Decay, threshold_at
 from actors.model.model import MultiExitModel
 from conf.schema import Gate
 
@@ -36,6 +37,7 @@ def generate(
     max_new_tokens: int,
     min_new_tokens: int = 0,
     processors: Processors | None = None,
+    decay: Decay | None = None,
 ) -> Trace:
     """Decode one request greedily with step-level early exit."""
     processors = processors or Processors(model.config.eos_id, min_new_tokens)
@@ -48,7 +50,8 @@ def generate(
             (exit_layer, tokens[-1], confidences[-1])
             for exit_layer, (tokens, confidences) in zip(exit_layers, said, strict=True)
         ]
-        sure = [confidence >= threshold for (_, _, confidence), threshold in zip(now, thresholds, strict=False)]
+        needed = [threshold_at(threshold, len(steps), decay) for threshold in thresholds]
+        sure = [confidence >= threshold for (_, _, confidence), threshold in zip(now, needed, strict=False)]
         exit_layer, token_id, confidence = now[[*sure, True].index(True)]
         steps.append((token_id, exit_layer, confidence))
         if steps[-1][0] == model.config.eos_id:

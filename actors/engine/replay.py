@@ -12,6 +12,7 @@ import torch
 from actors.engine.processors import Processors
 from actors.engine.reference import encode_one, verdicts
 from actors.engine.request import Completion, FinishReason, Request
+from actors.engine.thresholds import Decay, threshold_at
 from actors.model.model import MultiExitModel
 from conf.schema import Gate
 
@@ -53,6 +54,7 @@ def replay(
     min_new_tokens: int = 0,
     processors: Processors | None = None,
     tolerance: float = 1e-4,
+    decay: Decay | None = None,
 ) -> Replay:
     """Replay one completion. A confidence within `tolerance` of its threshold counts as either side of it."""
     ended = completion.finish_reason is FinishReason.EOS
@@ -69,7 +71,8 @@ def replay(
         tokens, confidences = said[index]
         same_token += tokens[step] == token_id
         largest = max(largest, abs(confidences[step] - completion.confidences[step]))
-        stayed = all(said[j][1][step] < thresholds[j] + tolerance for j in range(index))
-        left = index == len(exit_layers) - 1 or confidences[step] >= thresholds[index] - tolerance
+        needed = [threshold_at(threshold, step, decay) for threshold in thresholds]
+        stayed = all(said[j][1][step] < needed[j] + tolerance for j in range(index))
+        left = index == len(exit_layers) - 1 or confidences[step] >= needed[index] - tolerance
         same_exit += stayed and left
     return Replay(len(emitted), same_token, same_exit, largest)

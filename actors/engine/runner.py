@@ -108,6 +108,7 @@ class Runner:
         first_layer, end_layer = self.segments[batch.segment]
         last_segment = batch.segment == len(self.segments) - 1
         visit = self._plan(batch)
+        num_places = visit.num_places
         hidden_ND = self.cache.hidden_STD.flatten(0, 1)
         if batch.segment == 0:
             token_N = self._index([sequence.input_id for sequence in batch.sequences])  # one row each by construction
@@ -125,13 +126,13 @@ class Runner:
                 h_ND, visit = h_ND[visit.last_N], self._plan(batch, current_only=True)
                 masks = _Masks(self._self_mask(visit), self._cross_mask(visit, masks.blocked_R11C), masks.blocked_R11C)
                 q_NHE = self.layer(index).self_q(h_ND)
-                return ExitStates(self._attend_and_mix(index, h_ND, q_NHE, visit, masks, context_RCD), h_ND)
+                return ExitStates(self._attend_and_mix(index, h_ND, q_NHE, visit, masks, context_RCD), h_ND, num_places)
             h_ND = self._layer(index, h_ND, visit, masks, context_RCD)
         if not last_segment:
             hidden_ND.index_copy_(0, visit.flat_N, h_ND)
         if visit.last_N is None or (last_segment and self.checks_drafts):
-            return ExitStates(h_ND, before_ND)
-        return ExitStates(h_ND[visit.last_N], before_ND[visit.last_N])
+            return ExitStates(h_ND, before_ND, num_places)
+        return ExitStates(h_ND[visit.last_N], before_ND[visit.last_N], num_places)
 
     def _context(self, batch: Batch, visit: Visit, first_layer: int, end_layer: int) -> Tensor | None:
         """Encoder states of the visit's slots where cross-attention reads them; else see that its K/V are there."""

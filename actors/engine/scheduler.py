@@ -1,4 +1,4 @@
-"""Who runs next: admission, one queue per segment, and when a deep queue is worth a visit. Pure Python, no torch.
+"""Who runs next: admission, one queue per segment (policy.py says which), what a row does after a visit. No torch.
 
 A row is never forced out of the model: a queue decides only *when* its rows run. `consensus` may keep rows in longer
 than they ask for, never let them out earlier. Where early exits are drafts (`lossless`), a row that would end, or has
@@ -11,8 +11,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
+from actors.engine.costs import VisitCost, costs_by_layers
+from actors.engine.policy import QueuePolicy
 from actors.engine.request import FinishReason, Request, Sequence
 from actors.engine.slots import SlotAllocator
+from actors.engine.thresholds import Decay, threshold_at
 from conf.schema import Schedule
 
 
@@ -60,6 +63,9 @@ class SchedulerRules:
     max_new_tokens: int
     start_id: int
     eos_id: int
+    max_rows: int | None = None  # most sequences of a visit; more slots than that keep every queue full
+    costs: tuple[VisitCost, ...] | None = None  # of every segment; none: by its layers
+    decay: Decay | None = None  # how thresholds fall along an output
     forced_eos: bool = False  # the last allowed step would emit the end token, so it is not run at all
     max_drafts: int | None = None  # early exits are drafts, and full depth checks them at the latest after so many
 
@@ -81,6 +87,12 @@ class Scheduler:
         self.rules, self._clock = rules, clock
         self.slots = SlotAllocator(rules.num_slots)
         self.num_segments = len(rules.exit_layers)
+        self.max_rows = rules.max_rows or rules.num_slots
+        self.policy = QueuePolicy(
+            rules.costs or costs_by_layers(rules.exit_layers), self.max_rows, rules.max_wait_steps
+        )
+        # Slots that may stand empty until there are enough of them for an encoder batch.
+        self._encode_batch = max(1, min(rules.encode_batch, rules.num_slots // 3 or 1))
         self._waiting: deque[Sequence] = deque()
         self._queues: list[deque[Sequence]] = [deque() for _ in rules.exit_layers]
         self._step = 0
@@ -103,17 +115,40 @@ class Scheduler:
         """Return what to run now; call only while there is work."""
         assert self.has_work(), "nothing to run"
         self._step += 1
-        free = self.slots.num_free
-        worth = min(self.rules.encode_batch, len(self._waiting))
-        if self._waiting and (free >= worth or self.num_running == 0):
-            return EncodeBatch(tuple(self._admit() for _ in range(min(free, worth))))
-        segment = self._choose_segment()
-        queue = self._queues[segment]
-        rows = sorted(
-            queue, key=lambda sequence: sequence.slot or 0
-        )  # neighbours in memory are neighbours in the batch
+        lengths = [len(queue) for queue in self._queues]
+        segment = self._pressing(lengths)
+        if segment is None and self._waiting:
+            free = self.slots.num_free
+            if free >= min(self._encode_batch, len(self._waiting)) or not any(lengths):
+                most = min(free, len(self._waiting), self.rules.encode_batch)
+                return EncodeBatch(tuple(self._admit() for _ in range(most)))
+        if segment is None:
+            segment = self.policy.longest(lengths)
+        return Batch(segment, self._take(self._queues[segment]))
+
+    def _pressing(self, lengths: list[int]) -> int | None:
+        """The segment that runs before anybody is admitted, if any."""
+        if self.rules.schedule is Schedule.POOL:
+            return self.policy.pressing(lengths, [self._step - q[0].waiting_since if q else 0 for q in self._queues])
+        deepest = max((segment for segment, length in enumerate(lengths) if length), default=0)
+        if deepest > 0 or lengths[0] >= self.max_rows:
+            return deepest  # one wave: whoever is deepest goes on until it is out
+        return None
+
+    def _take(self, queue: deque[Sequence]) -> tuple[Sequence, ...]:
+        """Remove at most `max_rows` from a queue, its oldest among them, in slot order: neighbours in memory are then
+        neighbours in the batch, and the others follow the oldest one's slot, so that memory is read in few pieces."""
+        rows = sorted(queue, key=lambda sequence: sequence.slot or 0)
+        if len(rows) <= self.max_rows:
+            queue.clear()
+            return tuple(rows)
+        first = rows.index(queue[0])
+        taken = (rows[first:] + rows[:first])[: self.max_rows]
+        chosen = {sequence.slot for sequence in taken}
+        kept = [sequence for sequence in queue if sequence.slot not in chosen]
         queue.clear()
-        return Batch(segment, tuple(rows))
+        queue.extend(kept)
+        return tuple(sorted(taken, key=lambda sequence: sequence.slot or 0))
 
     def _admit(self) -> Sequence:
         sequence = self._waiting.popleft()
@@ -121,19 +156,6 @@ class Scheduler:
         sequence.admitted_s = self._clock()
         sequence.input_id = self.rules.start_id
         return sequence
-
-    def _choose_segment(self) -> int:
-        occupied = [segment for segment, queue in enumerate(self._queues) if queue]
-        if self.rules.schedule is not Schedule.POOL:
-            return occupied[-1]  # one wave: whoever is deepest goes on until it is out
-        for segment in reversed(occupied):
-            oldest = self._queues[segment][0]
-            if segment > 0 and self._step - oldest.waiting_since > self.rules.max_wait_steps:
-                return segment
-        # A visit costs floor + slope * rows, and both grow with the segment's layers, so that the share of a visit
-        # that is floor depends on the rows alone: the longest queue wastes least. Of equals the deepest, which frees
-        # slots soonest.
-        return max(occupied, key=lambda segment: (len(self._queues[segment]), segment))
 
     def encoded(self, batch: EncodeBatch) -> None:
         """The batch has its encoder states; its sequences may decode."""
@@ -146,11 +168,15 @@ class Scheduler:
         """Return which rows leave at this segment's exit."""
         if batch.segment == self.num_segments - 1:
             return [True] * len(batch.sequences)
-        threshold = self.rules.thresholds[batch.segment]
-        leaves = [confidence >= threshold for confidence in confidences]
+        thresholds = [self.threshold(batch.segment, sequence) for sequence in batch.sequences]
+        leaves = [confidence >= threshold for confidence, threshold in zip(confidences, thresholds, strict=True)]
         if self.rules.schedule is Schedule.CONSENSUS:
             return [all(leaves)] * len(leaves)
         return leaves
+
+    def threshold(self, segment: int, sequence: Sequence) -> float:
+        """How sure the exit of `segment` must be of the sequence's current token."""
+        return threshold_at(self.rules.thresholds[segment], sequence.position, self.rules.decay)
 
     def commit(self, batch: Batch, decision: Decision, leaves: Rows[bool]) -> list[Sequence]:
         """Record what was computed, move every row to its next place, return the sequences that finished."""
@@ -167,7 +193,7 @@ class Scheduler:
                 continue
             if not last:
                 self._counts.drafted += self.rules.max_drafts is not None
-                self._counts.involuntary += confidence < self.rules.thresholds[batch.segment]
+                self._counts.involuntary += confidence < self.threshold(batch.segment, sequence)
             self._emit(sequence, token_id, confidence, self.rules.exit_layers[batch.segment])
             if sequence.finish_reason is None:
                 self._enqueue(sequence, 0)
@@ -229,6 +255,7 @@ class Scheduler:
 
     def _enqueue(self, sequence: Sequence, segment: int) -> None:
         sequence.segment, sequence.waiting_since = segment, self._step
+        self.policy.entered(segment)
         self._queues[segment].append(sequence)
 
     def take_counts(self) -> Counts:

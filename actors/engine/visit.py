@@ -33,6 +33,11 @@ class Visit:
     query_position_RQ: Tensor
     num_keys: int
 
+    @property
+    def num_places(self) -> int:
+        """Attention places, those that hold nothing included."""
+        return self.query_position_RQ.numel()
+
     def pad(self, x_N: Tensor) -> Tensor:
         """Packed [N, ...] -> attention rows [R, Q, ...]."""
         return x_N[:, None] if self.padded_RQ is None else x_N[self.padded_RQ]

@@ -91,11 +91,11 @@ def test_a_segment_runs_exactly_the_positions_some_later_step_needs(scripts: lis
 
 
 def test_deep_rows_wait_for_company_but_not_for_ever() -> None:
-    scheduler = Scheduler(rules(num_slots=3, encode_batch=3, max_wait_steps=4), clock=lambda: 0.0)
-    scripts = {0: [2] * 3, 1: [0] * 30, 2: [0] * 30}
+    scheduler = Scheduler(rules(num_slots=9, encode_batch=9, max_wait_steps=4), clock=lambda: 0.0)
+    scripts = {0: [2] * 19, **{request_id: [0] * 19 for request_id in range(1, 9)}}
     for request_id in scripts:
-        scheduler.add(Request(request_id, PIXELS, (3,), max_new_tokens=30))
-    _, batches = drive(scheduler, {i: [*script[:19], script[-1]] for i, script in scripts.items()})
+        scheduler.add(Request(request_id, PIXELS, (3,)))
+    _, batches = drive(scheduler, scripts)
     deep = [i for i, batch in enumerate(batches) if batch.segment == 1]
     assert deep[0] == 5  # alone in its queue, it ran when it was older than max_wait_steps
     assert all(b.segment == 0 for b in batches[: deep[0]])

@@ -78,6 +78,7 @@ def config(**values: object) -> EngineConfig:
     defaults = {
         "num_slots": 4,
         "encode_batch": 4,
+        "calibration_s": 0,
         "generation": {"max_new_tokens": 16},
         "thresholds": (0.5, 0.5, 0.5, 0.5),
     }

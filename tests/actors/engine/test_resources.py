@@ -1,0 +1,138 @@
+"""What an engine measures and reserves: costs of visits, slots in flight, bytes of caches, merged exits, decay."""
+
+import itertools
+
+import pytest
+import torch
+
+from actors.engine.engine import Engine, resolve_decay
+from actors.engine.kv_cache import slot_bytes
+from actors.engine.reference import generate
+from actors.engine.replay import NOTHING, replay
+from actors.engine.request import FinishReason
+from conf.errors import UserError
+from conf.schema import Gate, Schedule
+from tests.actors.engine.tiny import config, requests, run, tiny_model
+
+MODEL = tiny_model()
+
+
+def test_measured_costs_change_nothing_but_who_runs_when() -> None:
+    ticks = itertools.count()
+    settings = config(exits=(1, 3, 5), thresholds=(0.3, 0.4), calibration_s=1000.0)
+    measured = Engine(MODEL, settings, clock=lambda: float(next(ticks)))
+    plain = Engine(MODEL, settings.model_copy(update={"calibration_s": 0.0}))
+    for engine in (measured, plain):
+        cache = engine.runner.cache
+        for tensor in (cache.self_kv_LST2I, cache.context_SCD, cache.context_mask_SC, cache.hidden_STD):
+            assert not tensor.any()  # as new
+    work = requests(20, 1)
+    first, second = run(measured, work), run(plain, work)
+    assert {i: (c.token_ids, c.exit_layers) for i, c in first.items()} == {
+        i: (c.token_ids, c.exit_layers) for i, c in second.items()
+    }
+    stats = measured.take_stats()
+    assert stats.calibration_s > 0
+    assert [cost.floor_s for cost in stats.segment_costs] == [1.0, 1.0, 1.0]  # every timing took one tick of the clock
+    assert [cost.slope_s for cost in stats.segment_costs] == [0.0, 0.0, 0.0]
+    assert plain.take_stats().calibration_s == 0.0
+
+
+def test_no_time_to_measure_means_costs_by_layers() -> None:
+    ticks = itertools.count()
+    settings = config(exits=(1, 5), thresholds=(0.3,), calibration_s=0.5)
+    engine = Engine(MODEL, settings, clock=lambda: float(next(ticks)))
+    assert [cost.floor_s for cost in engine.take_stats().segment_costs] == [2.0, 5.0]
+
+
+@pytest.mark.parametrize("cross", ["projected", "absorbed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bytes_of_a_sequence_are_known(cross: str, dtype: torch.dtype) -> None:
+    model = tiny_model(dtype=dtype)
+    engine = Engine(model, config(cross=cross, exits=(2, 5), thresholds=(0.5,)))
+    one = slot_bytes(
+        model.config.decoder, 16, model.max_context,
+        projected_cross=cross == "projected", item_bytes=dtype.itemsize,
+    )  # fmt: skip
+    stats = engine.take_stats()
+    assert stats.num_slots == 4 * 2 + 4  # a row of every queue for each row of a visit, and an encoder batch
+    assert stats.kv_cache_bytes == one * stats.num_slots
+
+
+def test_memory_bounds_what_is_in_flight() -> None:
+    one = Engine(MODEL, config(num_slots=1, encode_batch=1, schedule="full")).take_stats().kv_cache_bytes // 2
+    work = requests(12, 2)
+    free = run(Engine(MODEL, config()), work)
+    for slots in (1, 3, 7):
+        engine = Engine(MODEL, config(max_cache_bytes=slots * one + 1))
+        assert engine.take_stats().num_slots == slots
+        tight = run(engine, work)
+        assert {i: c.exit_layers for i, c in tight.items()} == {i: c.exit_layers for i, c in free.items()}
+        assert engine.take_stats().kv_cache_bytes <= slots * one
+    with pytest.raises(UserError, match=f"max_cache_bytes=99 is less than the {one} bytes one sequence takes"):
+        Engine(MODEL, config(max_cache_bytes=99))
+
+
+def test_exits_that_cannot_fire_cost_nothing() -> None:
+    work = requests(20, 3)
+    full, never = Engine(MODEL, config(schedule="full")), Engine(MODEL, config(thresholds=(1.5, 2.0, 1.01, 1.1)))
+    outputs = [{i: (c.token_ids, c.exit_layers) for i, c in run(engine, work).items()} for engine in (full, never)]
+    assert outputs[0] == outputs[1]
+    ours, theirs = full.take_stats(), never.take_stats()
+    assert theirs.exit_layers == (5,)
+    assert ours.segment_visits == theirs.segment_visits  # the very same visits
+    some = Engine(MODEL, config(thresholds=(1.5, 0.3, 1.5, 0.4)))
+    run(some, work)
+    assert some.take_stats().exit_layers == (2, 4, 5)
+
+
+@pytest.mark.parametrize("schedule", [Schedule.POOL, Schedule.INPLACE])
+def test_falling_thresholds_equal_the_reference_and_replay(schedule: Schedule) -> None:
+    exits, thresholds = (1, 3, 5), (0.35, 0.4)
+    settings = config(exits=exits, thresholds=thresholds, threshold_decay=4.0, schedule=schedule)
+    decay, work = resolve_decay(settings), requests(24, 4)
+    done = run(Engine(MODEL, settings), work)
+    still = run(Engine(MODEL, settings.model_copy(update={"threshold_decay": None})), work)
+    assert [done[i].exit_layers for i in range(24)] != [still[i].exit_layers for i in range(24)]  # it does something
+    found = NOTHING
+    for request in work:
+        completion = done[request.request_id]
+        trace = generate(
+            MODEL, request, exit_layers=exits, thresholds=thresholds, gate=Gate.SOFTMAX_MAX,
+            max_new_tokens=min(16, request.max_new_tokens or 16), decay=decay,
+        )  # fmt: skip
+        ended = completion.finish_reason is FinishReason.EOS
+        assert (*completion.token_ids, *([MODEL.config.eos_id] if ended else [])) == trace.step_ids
+        assert completion.exit_layers == trace.exit_layers
+        found += replay(
+            MODEL, request, completion, exit_layers=exits, thresholds=thresholds, gate=Gate.SOFTMAX_MAX, decay=decay
+        )
+    assert found.exact
+
+
+def test_thousands_of_sequences_leave_nothing_behind() -> None:
+    """Caches are fixed; what the scheduler keeps must not grow with what it has done."""
+    model = tiny_model(num_layers=2, dtype=torch.float32)
+    engine = Engine(model, config(num_slots=32, encode_batch=32, exits=(1, 2), thresholds=(0.2,),
+                                  generation={"max_new_tokens": 2}))  # fmt: skip
+    [request, *_] = requests(1)
+    before, done = engine.take_stats().kv_cache_bytes, 0
+    for _ in range(10):
+        for request_id in range(200):
+            engine.add(type(request)(request_id, request.pixels_HWC, request.prompt_ids))
+        while engine.has_work():
+            done += len(engine.step())
+        scheduler = engine.scheduler
+        assert scheduler.slots.num_free == scheduler.slots.num_slots
+        assert scheduler.num_running == 0
+        assert not scheduler.has_work()
+    assert done == 2000
+    assert engine.take_stats().kv_cache_bytes == before
+
+
+def test_padding_is_counted() -> None:
+    engine = Engine(MODEL, config(exits=(1, 5), thresholds=(0.3,)))
+    run(engine, requests(30, 5))
+    stats = engine.take_stats()
+    assert all(a >= b for a, b in zip(stats.segment_places, stats.segment_positions, strict=True))
+    assert 0 < stats.padding < 1
