@@ -9,6 +9,8 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from jobs.job_arguments import add_job_arguments, job_config
+
 if TYPE_CHECKING:
     from conf.schema import JobConfig
     from pipeline.dataflow import CaptionerSpec
@@ -26,16 +28,8 @@ class Stopped(BaseException):
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed caption", description=__doc__)
-    parser.add_argument("--config", help="YAML file with the fields of JobConfig, for example conf/caption.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one field, e.g. source.chunk_rows=64"
-    )
-    options = parser.parse_args(arguments)
-
-    from conf.load import load_config
-    from conf.schema import JobConfig
-
-    return run_and_summarise(load_config(options.config, options.set, JobConfig), references=False)
+    add_job_arguments(parser)
+    return run_and_summarise(job_config(parser.parse_args(arguments)), references=False)
 
 
 def run_and_summarise(config: "JobConfig", *, references: bool = True) -> int:
@@ -98,3 +92,9 @@ def raise_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    from jobs.cli import main as deed
+
+    sys.exit(deed(["caption", *sys.argv[1:]]))

@@ -1,0 +1,98 @@
+"""The arguments of `deed caption` and of the commands that take the same ones -> one JobConfig.
+
+Sources, --out, --prompt and --checkpoint are short forms of --set, applied over the configuration file and under --set.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.errors import UserError
+
+if TYPE_CHECKING:
+    from conf.schema import JobConfig
+
+SHIPPED_CHECKPOINT = Path(__file__).parent.parent / "assets" / "checkpoints" / "deed-scenes"
+
+# suffix of a source -> source.kind; what has none of them is a folder of images
+_KINDS = {
+    "webdataset": (".tar", ".tgz"),
+    "parquet":    (".parquet",),
+    "manifest":   (".csv", ".tsv", ".jsonl", ".ndjson"),
+}  # fmt: skip
+_COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="a folder of images, or files of one kind: tar shards, Parquet with images inside, or a CSV or JSONL "
+        "manifest; globs and URLs too",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="where the results go, a folder or URL")
+    parser.add_argument("--prompt", help="what to ask for every image; {field} is replaced by a field of the sample")
+    parser.add_argument("--checkpoint", metavar="FOLDER", help="the model (default: the shipped one)")
+    parser.add_argument("--config", help="YAML file with the fields of JobConfig, for example conf/caption.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one field, e.g. source.chunk_rows=64"
+    )
+
+
+def job_config(options: argparse.Namespace) -> "JobConfig":
+    """The configuration that the parsed arguments ask for; UserError if they do not say what to read or to write."""
+    from conf.load import load_config
+    from conf.schema import JobConfig
+
+    short: list[str] = []
+    if options.config is None:
+        short.append(f"model.checkpoint={_quoted(str(SHIPPED_CHECKPOINT))}")
+        if not options.sources and not _is_set(options.set, "source.paths"):
+            raise UserError("name what to caption, for example a folder of images, or a --config file")
+        if options.out is None and not _is_set(options.set, "output.path"):
+            raise UserError("say where the results go, for example --out runs/mine")
+    if options.sources:
+        short += [f"source.kind={kind_of(options.sources)}", f"source.paths={_quoted(options.sources)}"]
+    for key, value in (
+        ("output.path", options.out),
+        ("source.prompt.template", options.prompt),
+        ("model.checkpoint", options.checkpoint),
+    ):
+        if value is not None:
+            short.append(f"{key}={_quoted(value)}")
+    return load_config(options.config, [*short, *options.set], JobConfig)
+
+
+def kind_of(sources: Sequence[str]) -> str:
+    """The source.kind of paths, globs or URLs by their suffixes; UserError when they are of different kinds."""
+    kinds = {source: _kind_of_one(source) for source in sources}
+    if len(set(kinds.values())) > 1:
+        shown = ", ".join(f"{source!r} ({kind})" for source, kind in list(kinds.items())[:3])
+        raise UserError(f"all sources of a run must be of one kind, got {shown}")
+    return kinds[sources[0]]
+
+
+def _kind_of_one(source: str) -> str:
+    if Path(source).is_dir():
+        return "images"
+    name = source.lower().rstrip("/")
+    for suffix in _COMPRESSED:
+        name = name.removesuffix(suffix)
+    for kind, suffixes in _KINDS.items():
+        if name.endswith(suffixes):
+            return kind
+    if Path(source).is_file():
+        raise UserError(f"{source!r} is no folder, tar shard, Parquet file, CSV or JSONL manifest")
+    return "images"
+
+
+def _is_set(overrides: Sequence[str], key: str) -> bool:
+    return any(override.partition("=")[0].strip() in (key, key.partition(".")[0]) for override in overrides)
+
+
+def _quoted(value: object) -> str:
+    """As YAML, so that a path or a prompt is taken as it is."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,38 @@
+"""`deed caption FOLDER --out OUTPUT` as a person runs it: loose images, no configuration, from another directory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.shards import image_bytes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "older").mkdir(parents=True)
+    (photos / "a.jpg").write_bytes(image_bytes((200, 10, 10), (90, 60), "JPEG"))
+    (photos / "B.PNG").write_bytes(image_bytes((10, 200, 10)))
+    (photos / "older" / "ü c.webp").write_bytes(image_bytes((10, 10, 200), (40, 80), "WEBP"))
+    (photos / "broken.jpeg").write_bytes(image_bytes((1, 2, 3), (64, 64), "JPEG")[:200])
+    (photos / "notes.txt").write_text("no image")
+    result = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "caption", "./photos", "--out", "runs/mine",
+         "--set", "engine.generation.max_new_tokens=8"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, timeout=280,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    rows = pq.read_table(tmp_path / "runs" / "mine" / "results").to_pylist()
+    assert {row["sample_id"] for row in rows} == {"photos/a.jpg", "photos/B.PNG", "photos/older/ü c.webp"}
+    assert all(row["text"] for row in rows)
+    (error,) = pq.read_table(tmp_path / "runs" / "mine" / "errors").to_pylist()
+    assert (error["sample_id"], error["error_type"]) == ("photos/broken.jpeg", "truncated_image")

@@ -1,0 +1,66 @@
+"""`deed caption` without a configuration file: the short forms, and what is refused."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from conf.errors import UserError
+from conf.schema import JobConfig
+from jobs.job_arguments import SHIPPED_CHECKPOINT, add_job_arguments, job_config
+
+CONFIG = str(Path(__file__).parents[2] / "conf" / "caption.yaml")
+
+
+def parse(*arguments: str) -> JobConfig:
+    parser = argparse.ArgumentParser()
+    add_job_arguments(parser)
+    return job_config(parser.parse_args(arguments))
+
+
+def test_a_folder_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the shipped checkpoint is found from anywhere
+    (tmp_path / "my photos.tar").mkdir()
+    config = parse("my photos.tar", "--out", "runs/mine", "--prompt", "what is this: [x], {name}?")
+    assert (config.source.kind.value, config.source.paths) == ("images", ("my photos.tar",))
+    assert config.source.prompt.template == "what is this: [x], {name}?"
+    assert config.output.path == "runs/mine"
+    assert Path(config.model.checkpoint) == SHIPPED_CHECKPOINT
+    assert (SHIPPED_CHECKPOINT / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("a-{000..003}.tar", "webdataset"),
+        ("s3://bucket/x/*.TAR.gz", "webdataset"),
+        ("a.tgz", "webdataset"),
+        ("data/*.parquet", "parquet"),
+        ("list.csv", "manifest"),
+        ("list.jsonl.zst", "manifest"),
+        ("s3://bucket/photos/", "images"),
+    ],
+)
+def test_the_kind_follows_from_the_suffix(source: str, kind: str) -> None:
+    assert parse(source, "--out", "o").source.kind.value == kind
+
+
+def test_short_forms_go_over_the_file_and_under_set() -> None:
+    config = parse("a.parquet", "--config", CONFIG, "--checkpoint", "mine", "--set", "model.checkpoint=theirs")
+    assert (config.source.kind.value, config.source.paths) == ("parquet", ("a.parquet",))
+    assert config.model.checkpoint == "theirs"
+    assert config.output.path == "runs/captions", "what is not named stays as in the file"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name what to caption"),
+        (["photos"], "say where the results go"),
+        (["a.tar", "b.csv", "--out", "o"], "of one kind, got 'a.tar' .webdataset., 'b.csv' .manifest."),
+        ([__file__, "--out", "o"], "is no folder, tar shard"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(*arguments)
