@@ -18,6 +18,7 @@ COMMANDS = {
     "calibrate": ("jobs.calibrate:main", "choose the exit thresholds of a checkpoint"),
     "evaluate":  ("jobs.evaluate:main",  "score a checkpoint on labelled shards, exit by exit"),
     "bench":     ("jobs.bench:main",     "measure the engine or the data plane on this machine, or try to break a run"),
+    "status":    ("jobs.status:main",    "how far a running, dead or finished run is, and what to do next"),
     "export":    ("jobs.export:main",    "write results as WebDataset, COCO, VQA v2, JSONL, CSV or image folder"),
     "report":    ("jobs.report:main",    "turn the tables of a run into a report"),
     "scenes":    ("jobs.scenes.__main__:main", "make the synthetic corpus that the shipped checkpoint is trained on"),

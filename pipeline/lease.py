@@ -62,6 +62,13 @@ class Lease:
         if self._lost.is_set():
             raise LeaseLost(f"another run has taken over {self._storage.url}")
 
+    def look(self) -> tuple[dict[str, Any], float, bool] | None:
+        """Who holds the output, seconds since its last sign of life, and whether it lives; None if nobody does."""
+        holder = self._holder()
+        if holder is None:
+            return None
+        return holder, self._clock() - float(holder["beat_s"]), not self._is_dead(holder)
+
     def _take_over(self) -> None:
         holder = self._holder()
         if holder is not None and not self._is_dead(holder):

@@ -1,0 +1,170 @@
+"""How far a running, dead or finished run is: read from its output alone, changing nothing and without Ray."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from conf.errors import UserError
+from pipeline.lease import Lease
+from pipeline.ledger import CONFIG_NAME, RUN_NAME, STATE, known_shards
+from pipeline.sink import (
+    ERRORS,
+    NO_ROWS,
+    RESULTS,
+    STAGING,
+    Counts,
+    load_index,
+    published_name,
+    read_counts,
+    staged_chunk_of,
+)
+from pipeline.storage import Storage
+
+RUNNING, KILLED = "running", "killed"  # beside the states of pipeline.run_record.Status, which runs write themselves
+_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds the lease, and how long ago it was last heard of."""
+
+    host: str
+    pid: int
+    age_s: float
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """The books of one output. Rows of published shards are audited; staged ones are samples whose chunk is there."""
+
+    output: str
+    state: str
+    message: str | None
+    owner: Owner | None
+    last_seen_utc: str | None
+    shards: int
+    shards_published: int
+    shards_started: int  # not published, with chunks staged
+    shards_open: int  # nothing of them is there
+    rows_ok: int
+    rows_error: int
+    shard_errors: int
+    chunks_staged: int
+    samples_staged: int
+    errors_by_type: dict[str, int]  # "stage/error_type", published shards only
+    wall_s: float  # over all invocations, up to their last signs of life
+    actor_s: float  # the same times the actors of each
+    command: list[str] = field(default_factory=list)  # the last that ended, as typed
+
+    @property
+    def rows_done(self) -> int:
+        return self.rows_ok + self.rows_error + self.samples_staged
+
+
+def read_status(url: str) -> RunStatus:
+    """The status of the output at `url`; UserError if no run was ever begun there."""
+    storage = Storage(url)
+    if not storage.exists(CONFIG_NAME):
+        raise UserError(f"no run was begun in {storage.url!r}")
+    held, notes, record = Lease(storage).look(), _invocations(storage), _run_record(storage)
+    owner = None if held is None else Owner(held[0]["host"], int(held[0]["pid"]), held[1], held[2])
+    published = {name.removesuffix(".parquet") for name in storage.names(RESULTS) if name.endswith(".parquet")}
+    staged = staged_samples(storage, published)
+    known = {shard.name for shard in known_shards(storage).values()}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        counts = dict(zip(published, pool.map(lambda name: read_counts(storage, name), published), strict=True))
+    total = sum(counts.values(), NO_ROWS)
+    wall_s = [_seconds(note["start_utc"], note["last_seen_utc"]) for note in notes]
+    shards, started = known | published, {name for name, chunks in staged.items() if chunks}
+    return RunStatus(
+        output=storage.url,
+        state=_state(owner, notes),
+        message=record.get("message") if notes and notes[-1]["ended"] else None,
+        owner=owner,
+        last_seen_utc=notes[-1]["last_seen_utc"] if notes else None,
+        shards=len(shards),
+        shards_published=len(published),
+        shards_started=len(started),
+        shards_open=len(shards - published - started),
+        rows_ok=total.num_ok,
+        rows_error=total.num_errors,
+        shard_errors=total.num_shard_errors,
+        chunks_staged=sum(len(chunks) for chunks in staged.values()),
+        samples_staged=sum(sum(chunks.values()) for chunks in staged.values()),
+        errors_by_type=_errors_by_type(storage, counts.items()),
+        wall_s=sum(wall_s),
+        actor_s=sum(s * note["num_actors"] for s, note in zip(wall_s, notes, strict=True)),
+        command=list(record.get("command", ())),
+    )
+
+
+def staged_samples(storage: Storage, published: set[str]) -> dict[str, dict[int, int]]:
+    """Unpublished shard -> staged chunk -> its samples. Chunks of a shard without a readable index do not count."""
+    chunks: dict[str, list[int]] = {}
+    for path in storage.walk(STAGING):
+        shard_name, _, file_name = path.rpartition("/")
+        chunk_index = staged_chunk_of(file_name)
+        if chunk_index is not None and shard_name not in published:
+            chunks.setdefault(shard_name, []).append(chunk_index)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        indexes = pool.map(lambda name: load_index(storage, name), chunks)
+        return {
+            name: {n: len(index.chunk_samples(n)) for n in numbers if n < index.num_chunks}
+            for (name, numbers), index in zip(chunks.items(), indexes, strict=True)
+            if index is not None
+        }
+
+
+def next_step(status: RunStatus) -> str:
+    """What to do now, in one sentence."""
+    if status.state == RUNNING:
+        return "wait; stopping it and running the same command again continues where it was"
+    if status.state == "complete":
+        if status.rows_error + status.shard_errors:
+            return "look at the errors; the same command with --set output.retry_errors=transient tries them again"
+        return "nothing is left to do; the same command takes up shards that were added since"
+    if status.state == "too_many_errors":
+        return "look at the errors; mend the source, or raise output.max_error_fraction, and run the same command again"
+    if status.owner is not None and not status.owner.alive:
+        return "run the same command again: it takes the dead run's lease over and continues"
+    return "run the same command again to continue"
+
+
+def _state(owner: Owner | None, notes: list[dict[str, Any]]) -> str:
+    if owner is not None and owner.alive:
+        return RUNNING
+    return str(notes[-1]["status"]) if notes and notes[-1]["ended"] else KILLED
+
+
+def _invocations(storage: Storage) -> list[dict[str, Any]]:
+    folder = f"{STATE}/invocations"
+    names = [name for name in storage.names(folder) if name.endswith(".json") and not name.startswith(".")]
+    notes = [json.loads(storage.read(f"{folder}/{name}")) for name in names]
+    return sorted(notes, key=lambda note: str(note["start_utc"]))
+
+
+def _run_record(storage: Storage) -> dict[str, Any]:
+    try:
+        record = json.loads(storage.read(RUN_NAME))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _errors_by_type(storage: Storage, counts: Iterable[tuple[str, Counts]]) -> dict[str, int]:
+    """Most frequent first; shards without errors are not opened."""
+    found: Counter[str] = Counter()
+    for name, count in counts:
+        if count.num_errors + count.num_shard_errors:
+            table = storage.read_table(published_name(ERRORS, name)).select(["stage", "error_type"])
+            found.update(f"{row['stage']}/{row['error_type']}" for row in table.to_pylist())
+    return dict(found.most_common())
+
+
+def _seconds(start_utc: str, end_utc: str) -> float:
+    return (datetime.fromisoformat(end_utc) - datetime.fromisoformat(start_utc)).total_seconds()
