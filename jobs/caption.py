@@ -14,6 +14,7 @@ from jobs.job_arguments import add_job_arguments, job_config
 if TYPE_CHECKING:
     from conf.schema import JobConfig
     from pipeline.dataflow import CaptionerSpec
+    from pipeline.readers import Reader
 
 SUCCESS, TOO_MANY_ERRORS = 0, 3
 
@@ -43,7 +44,10 @@ def run_and_summarise(config: "JobConfig", *, references: bool = True) -> int:
 
 
 def run_job(
-    config: "JobConfig", make_spec: "Callable[[JobConfig], CaptionerSpec] | None" = None
+    config: "JobConfig",
+    make_spec: "Callable[[JobConfig], CaptionerSpec] | None" = None,
+    reader: "Reader | None" = None,
+    command: str = "deed caption",
 ) -> tuple[int, dict[str, Any] | None]:
     """Run one captioning job with progress on the terminal; gives the exit code and, on success, run.json's content."""
     from conf.checkpoint_info import read_checkpoint_info, resolve_engine
@@ -59,12 +63,12 @@ def run_job(
     spec = (make_spec or captioner_spec)(config)
     try:
         with raise_on_signals(), without_ray_noise() as terminal, show_progress(terminal) as on_progress:
-            return SUCCESS, run(config, info, spec, on_progress)
+            return SUCCESS, run(config, info, spec, on_progress, reader)
     except TooManyErrors as error:
-        print(f"deed caption: stopped, {error}", file=sys.stderr)
+        print(f"{command}: stopped, {error}", file=sys.stderr)
         return TOO_MANY_ERRORS, None
     except Stopped as stop:
-        print(f"deed caption: stopped by {stop}; run the same command again to continue", file=sys.stderr)
+        print(f"{command}: stopped by {stop}; run the same command again to continue", file=sys.stderr)
         return stop.exit_code, None
 
 

@@ -13,6 +13,7 @@ from conf.errors import UserError
 COMMANDS = {
     "demo":      ("jobs.demo:main",      "caption the demo shards with the shipped checkpoint and show a summary"),
     "caption":   ("jobs.caption:main",   "caption or question every image of a source, on Ray"),
+    "vqa":       ("jobs.vqa:main",       "answer questions about images: each run answers only what is new"),
     "train":     ("jobs.train:main",     "train a multi-exit model"),
     "convert":   ("jobs.convert:main",   "turn a transformers model directory into a multi-exit checkpoint, or back"),
     "calibrate": ("jobs.calibrate:main", "choose the exit thresholds of a checkpoint"),
@@ -26,7 +27,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 success, 1 crash, 2 a user's mistake, 3 too many errors."""
+    """Run one command; 0 success, 1 crash, 2 a user's mistake, 3 too many errors, 4 another run holds the output."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

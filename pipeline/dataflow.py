@@ -43,7 +43,7 @@ from pipeline.ledger import (
 )
 from pipeline.plan import Shard
 from pipeline.publisher import RayPublisher
-from pipeline.readers import make_reader
+from pipeline.readers import Reader, make_reader
 from pipeline.run_record import RunRecord, Status
 from pipeline.second_chance import reopen, shards_to_retry
 from pipeline.sink import RESULTS
@@ -70,10 +70,14 @@ def run(
     info: CheckpointInfo,
     captioner: CaptionerSpec,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    reader: Reader | None = None,
 ) -> dict[str, Any]:
-    """Do what is left of this run; gives the content of run.json. UserErrors are raised before anything is written."""
+    """Do what is left of this run; gives the content of run.json. UserErrors are raised before anything is written.
+
+    `reader`: another one than the source's kind has.
+    """
     start_s = time.time()  # listing the source and starting Ray are paid for too
-    storage, reader = Storage(config.output.path), make_reader(config.source)
+    storage, reader = Storage(config.output.path), reader or make_reader(config.source)
     settings, passthrough = content_settings(config, info), config.source.passthrough
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)

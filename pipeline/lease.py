@@ -19,6 +19,10 @@ BEAT_S = 10.0
 EXPIRY_S = 60.0  # six missed beats
 
 
+class OutputBusy(UserError):
+    """A living run holds the output."""
+
+
 class LeaseLost(Exception):
     """Another run has taken the output over while this one was silent."""
 
@@ -73,14 +77,14 @@ class Lease:
         holder = self._holder()
         if holder is not None and not self._is_dead(holder):
             age_s = max(0.0, self._clock() - float(holder["beat_s"]))
-            raise UserError(
+            raise OutputBusy(
                 f"output {self._storage.url!r} is being written by process {holder['pid']} on {holder['host']} "
                 f"(last sign of life {age_s:.0f} s ago); wait for it, stop it, or choose another output.path"
             )
         self._storage.write(LEASE_NAME, self._content())
         holder = self._holder()
         if holder is None or holder.get("owner") != self._owner:  # somebody else took it over at the same moment
-            raise UserError(f"another run has just taken over {self._storage.url!r}")
+            raise OutputBusy(f"another run has just taken over {self._storage.url!r}")
 
     def _is_dead(self, holder: dict[str, Any]) -> bool:
         if self._clock() - float(holder["beat_s"]) > self._expiry_s:

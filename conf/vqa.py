@@ -1,0 +1,42 @@
+"""Frozen configuration of `deed vqa`: a job, and the questions asked of every image."""
+
+from pydantic import Field, model_validator
+
+from conf.schema import JobConfig, PromptConfig, Section, SourceKind
+
+
+class QuestionsConfig(Section):
+    """What is asked; questions of all three kinds are put together, each once per image."""
+
+    ask: tuple[str, ...] = Field((), description="Asked of every image; `{column}` is replaced by that field.")
+    file: str | None = Field(
+        None, description="Path or URL of a text file, one question a line; empty lines and lines with # are left out."
+    )
+    field: str | None = Field(
+        None, description="Sample field that holds a question, a list of them, or a list of objects with `question`."
+    )
+    template: str = Field("{question}", description="What becomes of each question before the model reads it.")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "QuestionsConfig":
+        if not self.ask and self.file is None and self.field is None:
+            raise ValueError("give questions by ask, file or field")
+        if "{question}" not in self.template:
+            raise ValueError(f"template must contain {{question}}, got {self.template!r}")
+        return self
+
+
+class VqaConfig(JobConfig):
+    """Scheduled question answering: every run answers what no earlier run under output.path has answered."""
+
+    questions: QuestionsConfig
+
+    @model_validator(mode="after")
+    def _only_questions(self) -> "VqaConfig":
+        if self.source.prompt != PromptConfig():
+            raise ValueError("deed vqa takes its questions from `questions`, not from source.prompt")
+        if self.source.kind is SourceKind.MANIFEST:
+            raise ValueError("deed vqa reads webdataset, parquet and images; a manifest's rows have no lasting names")
+        if self.output.on_existing != "resume" or self.output.retry_errors.value != "none":
+            raise ValueError("deed vqa only adds to its output: leave on_existing=resume and retry_errors=none")
+        return self

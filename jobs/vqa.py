@@ -1,0 +1,81 @@
+"""`deed vqa`: answer questions about images; each run under the same output answers only what is new."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conf.schema import JobConfig
+    from conf.vqa import VqaConfig
+    from pipeline.dataflow import CaptionerSpec
+    from pipeline.storage import Storage
+    from pipeline.ticks import Tick
+
+SUCCESS, BUSY = 0, 4
+
+
+def main(arguments: Sequence[str]) -> int:
+    from conf.load import load_config
+    from conf.vqa import VqaConfig
+
+    options = make_parser().parse_args(arguments)
+    return run_ticks(load_config(options.config, options.set, VqaConfig))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="deed vqa", description=__doc__)
+    parser.add_argument("--config", help="YAML file with the fields of VqaConfig, for example conf/vqa.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    return parser
+
+
+def run_ticks(config: "VqaConfig", make_spec: "Callable[[JobConfig], CaptionerSpec] | None" = None) -> int:
+    """Finish the tick that was interrupted, if one was, then do a new one if anything is new; gives the exit code."""
+    from conf.checkpoint_info import read_checkpoint_info
+    from pipeline.lease import Lease, OutputBusy
+    from pipeline.ledger import check_settings, content_settings, save_settings
+    from pipeline.questions import Questions
+    from pipeline.storage import Storage
+    from pipeline.ticks import load_ticks, plan_tick
+
+    root, questions = Storage(config.output.path), Questions.resolve(config.questions)
+    settings = content_settings(config, read_checkpoint_info(config.model.checkpoint))
+    check_settings(root, settings)
+    try:
+        with Lease(root) as lease:
+            save_settings(root, settings)
+            ticks = load_ticks(root)
+            for interrupted in (tick for tick in ticks if not tick.is_complete(root)):
+                if (code := run_tick(config, root, interrupted, make_spec)) != SUCCESS:
+                    return code
+            lease.check()
+            if (tick := plan_tick(config, questions, ticks)) is None:
+                print("deed vqa: nothing new")
+                return SUCCESS
+            tick.save(root)
+            return run_tick(config, root, tick, make_spec)
+    except OutputBusy as busy:
+        print(f"deed vqa: {busy}", file=sys.stderr)
+        return BUSY
+
+
+def run_tick(
+    config: "VqaConfig", root: "Storage", tick: "Tick", make_spec: "Callable[[JobConfig], CaptionerSpec] | None"
+) -> int:
+    """Do what is left of one tick; gives the exit code."""
+    from jobs.caption import run_job
+    from pipeline.ticks import TickReader, tick_config
+
+    reader = TickReader.of(config, root, tick)
+    code, record = run_job(tick_config(config, tick), make_spec, reader, "deed vqa")
+    if record is not None:
+        counts = record["counts"]
+        print(f"deed vqa: tick {tick.number}: {counts['rows_ok']} answers, {counts['rows_error']} errors")
+    return code
+
+
+if __name__ == "__main__":
+    from jobs.cli import main as deed
+
+    sys.exit(deed(["vqa", *sys.argv[1:]]))

@@ -1,0 +1,245 @@
+"""Incremental labelling: each scheduled run is a tick, a run directory of its own that is never changed afterwards.
+
+    ROOT/_state/lease.json     one writer
+    ROOT/_state/config.json    settings every tick shares
+    ROOT/ticks/000001/         what `deed caption` writes, and tick.json: its shards and questions, fixed beforehand
+
+A tick is planned when all before it are complete, and leaves out every (sample, question) that is in their results or
+errors; within a tick the data plane does each exactly once. So each is in one tick, once.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from conf.errors import UserError
+from conf.schema import JobConfig, PromptConfig, SourceConfig, SourceKind
+from conf.vqa import VqaConfig
+from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
+from pipeline.questions import Questions
+from pipeline.readers import RawSample, Reader, make_reader
+from pipeline.readers.images import FILES_PER_SHARD
+from pipeline.sink import ERRORS, RESULTS
+from pipeline.storage import Storage
+
+TICKS, TICK_NAME = "ticks", "tick.json"
+_ID, _ASK, _PROMPT = "__id", "__ask", "__prompt"  # fields the reader adds to a sample
+_ROW, _MASK = "__row", "__mask"  # parts it adds: position in the whole shard, which prompts are to be asked
+_MASK_BITS = 62
+
+
+@dataclass(frozen=True)
+class TickShard:
+    """A shard of a tick. `container`: the lasting name of its file or folder; `earlier`: published files about it."""
+
+    shard: Shard
+    container: str
+    earlier: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tick:
+    number: int
+    questions: Questions
+    shards: tuple[TickShard, ...]
+
+    @property
+    def folder(self) -> str:
+        return f"{TICKS}/{self.number:06d}"
+
+    def save(self, root: Storage) -> None:
+        """From here on the tick exists, and will be done as it is written here."""
+        root.write(f"{self.folder}/{TICK_NAME}", json.dumps(asdict(self)).encode())
+
+    def is_complete(self, root: Storage) -> bool:
+        try:
+            return bool(json.loads(root.read(f"{self.folder}/run.json"))["status"] == "complete")
+        except (FileNotFoundError, ValueError):
+            return False
+
+
+def load_ticks(root: Storage) -> list[Tick]:
+    """Every tick that was planned, oldest first."""
+    names = [name for name in root.walk(TICKS) if name.count("/") == 1 and name.endswith(f"/{TICK_NAME}")]
+    return [_tick_from_json(root.read(f"{TICKS}/{name}")) for name in names]
+
+
+def _tick_from_json(text: bytes) -> Tick:
+    raw = json.loads(text)
+    questions = Questions(tuple(raw["questions"]["ask"]), raw["questions"]["field"], raw["questions"]["template"])
+    shards = tuple(
+        TickShard(
+            Shard(**{**entry["shard"], "members": tuple(entry["shard"]["members"])}),
+            entry["container"],
+            tuple(entry["earlier"]),
+        )
+        for entry in raw["shards"]
+    )
+    return Tick(raw["number"], questions, shards)
+
+
+def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) -> Tick | None:
+    """The next tick: shards, files or questions that are new. None: nothing is."""
+    number = ticks[-1].number + 1 if ticks else 1
+    known = {entry.shard.url: entry.container for tick in ticks for entry in tick.shards}
+    listed = make_reader(base_source(config, questions)).shards(known)
+    earlier: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    covered: set[tuple[str, int, str]] = set()  # url, size, and file or "": asked just these questions before
+    for tick in ticks:
+        for entry in tick.shards:
+            shard = entry.shard
+            sizes[shard.url] = shard.size_bytes
+            earlier.setdefault(shard.url, []).append(f"{tick.folder}/{{}}/{shard.name}.parquet")
+            if tick.questions.digest == questions.digest:
+                covered |= {(shard.url, 0, m) for m in shard.members} or {(shard.url, shard.size_bytes, "")}
+    if config.source.kind is SourceKind.IMAGES:
+        due = _due_files(listed, known, covered, number)
+    else:
+        due = [(shard, shard.name) for shard in listed if (shard.url, shard.size_bytes, "") not in covered]
+    if config.source.kind is SourceKind.PARQUET and config.source.id_column is None:
+        for shard, _ in due:
+            if sizes.get(shard.url, shard.size_bytes) != shard.size_bytes:
+                raise UserError(
+                    f"{shard.url} has changed since it was labelled and its rows have no names: set source.id_column, "
+                    "or give changed files new names"
+                )
+    entries = tuple(TickShard(shard, name, tuple(earlier.get(shard.url, ()))) for shard, name in due)
+    return Tick(number, questions, entries) if entries else None
+
+
+def _due_files(
+    listed: Sequence[Shard], known: Mapping[str, str], covered: set[tuple[str, int, str]], number: int
+) -> list[tuple[Shard, str]]:
+    """Folders: only the files not covered, cut anew, so that a new file does not move others to another shard."""
+    files: dict[str, list[str]] = {}
+    for shard in listed:
+        files.setdefault(shard.url, []).extend(m for m in shard.members if (shard.url, 0, m) not in covered)
+    names = name_shards(files, dict(known))
+    due: list[tuple[Shard, str]] = []
+    for url, members in files.items():
+        for part, first in enumerate(range(0, len(members), FILES_PER_SHARD)):
+            group = tuple(members[first : first + FILES_PER_SHARD])
+            due.append((Shard(f"{names[url]}-t{number:06d}-{part:05d}", url, len(group), group), names[url]))
+    return due
+
+
+def base_source(config: JobConfig, questions: Questions) -> SourceConfig:
+    """The source as its own reader sees it: every field that is needed is named."""
+    template = " ".join(f"{{{name}}}" for name in questions.columns)
+    return config.source.model_copy(update={"prompt": PromptConfig(template=template)})
+
+
+def tick_config(config: VqaConfig, tick: Tick) -> JobConfig:
+    """The job of one tick: prompts and identities are those its reader adds to the samples."""
+    values = {name: getattr(config, name) for name in JobConfig.model_fields}
+    prompt = PromptConfig(template=f"{{{_PROMPT}}}", list_field=_ASK)
+    path = f"{config.output.path.rstrip('/')}/{tick.folder}"
+    values["source"] = config.source.model_copy(update={"prompt": prompt, "id_column": _ID})
+    values["output"] = config.output.model_copy(update={"path": path})
+    return JobConfig.model_construct(**values)
+
+
+@dataclass(frozen=True)
+class TickReader:
+    """A source's reader with everything left out that earlier ticks have done; a pipeline.readers.Reader."""
+
+    base: Reader
+    root: Storage
+    tick: Tick
+    id_column: str | None
+    needs_fields: bool
+
+    @classmethod
+    def of(cls, config: VqaConfig, root: Storage, tick: Tick) -> "TickReader":
+        needs_fields = bool(tick.questions.columns) or config.source.id_column is not None
+        reader = make_reader(base_source(config, tick.questions))
+        return cls(reader, root, tick, config.source.id_column, needs_fields)
+
+    def _entry(self, shard: Shard) -> TickShard:
+        return next(entry for entry in self.tick.shards if entry.shard.name == shard.name)
+
+    def shards(self, known_names: dict[str, str]) -> list[Shard]:
+        return [entry.shard for entry in self.tick.shards]
+
+    def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
+        return self.base.spans(shard, index, todo)
+
+    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
+        entry = self._entry(shard)
+        samples, problems = self.base.index(shard)
+        done, failed = answered(self.root, entry.earlier)
+        if not done and not failed:
+            return samples, problems
+        fields = (raw.fields for raw in self.base.read(shard, samples)) if self.needs_fields else ({} for _ in samples)
+        kept: list[Sample] = []
+        for sample, own in zip(samples, fields, strict=True):
+            identity = self._identity(entry, sample, own)
+            if identity in failed:
+                continue
+            try:
+                prompts = [prompt for prompt, _ in self.tick.questions.prompts(own)]
+            except LookupError:
+                prompts = []
+            new = [number for number, prompt in enumerate(prompts) if (identity, prompt) not in done]
+            if new or not prompts:
+                parts = (*sample.parts, Part(_ROW, sample.row, 0), *_masks(new))
+                kept.append(Sample(len(kept), sample.key, parts))
+        return kept, problems
+
+    def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
+        entry = self._entry(shard)
+        for sample, raw in zip(samples, self.base.read(shard, [_original(s) for s in samples]), strict=True):
+            fields = {**raw.fields, _ID: self._identity(entry, sample, raw.fields)}
+            if raw.image is None:
+                yield replace(raw, sample=sample, fields=fields)
+                continue
+            try:
+                prompts = self.tick.questions.prompts(raw.fields)
+            except LookupError as error:
+                yield RawSample(sample, None, fields, "no_prompt", f"{fields[_ID]}: {error.args[0]}")
+                continue
+            chosen = _chosen(sample, len(prompts))
+            fields[_ASK] = [{**prompts[n][1], _PROMPT: prompts[n][0]} for n in chosen]
+            yield RawSample(sample, raw.image, fields)
+
+    def _identity(self, entry: TickShard, sample: Sample, fields: Mapping[str, Any]) -> str:
+        given = None if self.id_column is None else fields.get(self.id_column)
+        return f"{entry.container}/{sample.key}" if given is None else str(given)
+
+
+def answered(root: Storage, earlier: Sequence[str]) -> tuple[set[tuple[str, str]], set[str]]:
+    """(sample, prompt) pairs that have an answer or an error of their own, and samples that failed as a whole."""
+    done: set[tuple[str, str]] = set()
+    failed: set[str] = set()
+    for name in earlier:
+        results = root.read_table(name.format(RESULTS)).select(["sample_id", "prompt"]).to_pydict()
+        done.update(zip(results["sample_id"], results["prompt"], strict=True))
+        for row in root.read_table(name.format(ERRORS)).to_pylist():
+            if row["prompt"] is not None:
+                done.add((row["sample_id"], row["prompt"]))
+            elif row["key"] is not None and row["error_type"] != "no_prompt":
+                failed.add(row["sample_id"])
+    return done, failed
+
+
+def _masks(numbers: Sequence[int]) -> list[Part]:
+    """The prompts to be asked as bits; several parts where there are many prompts."""
+    words: dict[int, int] = {}
+    for number in numbers:
+        words[number // _MASK_BITS] = words.get(number // _MASK_BITS, 0) | 1 << number % _MASK_BITS
+    return [Part(_MASK, word, place) for place, word in words.items()]
+
+
+def _chosen(sample: Sample, num_prompts: int) -> list[int]:
+    masks = {part.size: part.offset for part in sample.parts if part.name == _MASK}
+    if not masks:
+        return list(range(num_prompts))
+    return [n for n in range(num_prompts) if masks.get(n // _MASK_BITS, 0) >> n % _MASK_BITS & 1]
+
+
+def _original(sample: Sample) -> Sample:
+    """The sample as the source's own reader knows it."""
+    row = next((part.offset for part in sample.parts if part.name == _ROW), sample.row)
+    return Sample(row, sample.key, tuple(part for part in sample.parts if part.name not in (_ROW, _MASK)))
