@@ -45,8 +45,8 @@ from pipeline.plan import Shard
 from pipeline.publisher import RayPublisher
 from pipeline.readers import Reader, make_reader
 from pipeline.run_record import RunRecord, Status
-from pipeline.second_chance import reopen, shards_to_retry
-from pipeline.sink import RESULTS
+from pipeline.second_chance import open_again, shards_to_retry
+from pipeline.sink import RESULTS, STAGING
 from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
 
@@ -99,9 +99,8 @@ def run(
                 clear_output(storage)
             save_settings(storage, settings)
             save_plan(storage, known, shards)
-            for shard in retried:
-                reopen(storage, reader, shard, config.output.retry_errors, config.source.chunk_rows, passthrough)
-            ledger = Ledger.from_storage(storage, [shard.name for shard in shards], {shard.name for shard in retried})
+            open_again(storage, reader, retried, config.output.retry_errors, config.source.chunk_rows, passthrough)
+            ledger = Ledger.from_storage(storage, [shard.name for shard in shards])
             with RunRecord(storage, config, info, settings, fit, ledger, start_s) as record:
                 # It may die with its node; a new one has forgotten everything, which costs deaths but no rows.
                 crash_log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CrashLog).remote()
@@ -166,4 +165,4 @@ def finished_record(storage: Storage, shards: Sequence[Shard]) -> dict[str, Any]
         return None
     published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
     done = record["status"] == Status.COMPLETE.value and all(shard.name in published for shard in shards)
-    return record if done else None
+    return record if done and not storage.walk(STAGING) else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from conf.schema import JobConfig
+from pipeline import second_chance
 from pipeline.ledger import Ledger, remove_temporaries
 from pipeline.plan import Shard
 from pipeline.run_record import TooManyErrors
@@ -105,6 +106,7 @@ class Driver:
                 raise IncompleteRun(f"{idle_passes} passes over shards {open_shards} brought nothing")
         self._storage.remove_folder(STAGING)  # chunks that a retried task committed once more after publication
         remove_temporaries(self._storage)
+        second_chance.close(self._storage)
         self._on_progress(self._progress())
 
     def _tasks(self) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ decides when a shard is worth auditing, and the audit decides.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,16 @@ from conf.checkpoint_info import CheckpointInfo, resolve_engine
 from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline.plan import Shard
-from pipeline.sink import ENGINE_STATS, ERRORS, RESULTS, STAGING, load_index, staged_chunk_of
+from pipeline.sink import (
+    ENGINE_STATS,
+    ERRORS,
+    RESULTS,
+    STAGING,
+    load_index,
+    open_shards,
+    remove_staging,
+    staged_chunk_of,
+)
 from pipeline.storage import Storage, is_temporary
 
 STATE, CONFIG_NAME, PLAN_NAME, RUN_NAME = "_state", "_state/config.json", "_state/plan.parquet", "run.json"
@@ -158,14 +167,14 @@ class Ledger:
                 self.published.add(name)
 
     @classmethod
-    def from_storage(cls, storage: Storage, shard_names: Iterable[str], reopened: Set[str] = frozenset()) -> "Ledger":
+    def from_storage(cls, storage: Storage, shard_names: Iterable[str]) -> "Ledger":
         """Read the state of an output and remove what killed runs left behind. Needs the lease.
 
-        Shards that are `reopened` (pipeline.second_chance) are worked on although they are published.
+        Shards that are open again (pipeline.second_chance) are worked on although they are published.
         """
         remove_temporaries(storage)
         published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
-        ledger = cls(shard_names, sorted(published - reopened))
+        ledger = cls(shard_names, sorted(published - open_shards(storage)))
         stale: set[str] = set()
         indexed: list[str] = []
         for path in storage.walk(STAGING):
@@ -179,7 +188,7 @@ class Ledger:
             elif (chunk_index := staged_chunk_of(file_name)) is not None:
                 book.staged.add(chunk_index)
         for shard_name in stale:
-            storage.remove_folder(f"{STAGING}/{shard_name}")
+            remove_staging(storage, shard_name)
         with ThreadPoolExecutor(_THREADS) as pool:
             for shard_name, index in zip(indexed, pool.map(lambda n: load_index(storage, n), indexed), strict=True):
                 ledger.open[shard_name].num_chunks = None if index is None else index.num_chunks

@@ -21,6 +21,7 @@ from typing import Any
 from conf.checkpoint_info import CheckpointInfo
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
+from pipeline.lease import LeaseLost
 from pipeline.ledger import RUN_NAME, STATE, Ledger, settings_hash
 from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
 from pipeline.storage import Storage
@@ -66,11 +67,14 @@ class RunRecord:
 
     def __enter__(self) -> "RunRecord":
         self._save_invocation(ended=False)
+        self._reopen_record()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, LeaseLost):  # the output and its run.json are another run's now
+            return
         if error is None:
             self.status = Status.COMPLETE
         elif isinstance(error, TooManyErrors):
@@ -82,6 +86,15 @@ class RunRecord:
         self._save_invocation(ended=True)
         self.content = self._make_content()
         self._storage.write(RUN_NAME, json.dumps(self.content, indent=2, ensure_ascii=False).encode())
+
+    def _reopen_record(self) -> None:
+        """What an earlier invocation wrote when it was complete holds no longer."""
+        try:
+            content = json.loads(self._storage.read(RUN_NAME))
+        except (FileNotFoundError, ValueError):
+            return
+        content = {**content, "status": Status.RUNNING.value, "message": None}
+        self._storage.write(RUN_NAME, json.dumps(content, indent=2, ensure_ascii=False).encode())
 
     def touch(self) -> None:
         """A sign of life, every ten seconds at most."""

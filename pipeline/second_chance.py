@@ -2,8 +2,12 @@
 
 What is tried again is whole chunks, those that hold a row that failed; the rows of all others are put back into staging
 as they were published. Until the shard is published again, its first publication stays where it is.
+
+A second chance that was begun is brought to its end by whatever run comes next, with what it had done so far: shards
+carry a mark while they are open again, and a note in the output says that all of them were opened.
 """
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,15 +18,18 @@ from pipeline.readers import Reader
 from pipeline.sink import (
     ERRORS,
     RESULTS,
-    STAGING,
+    mark_reopened,
+    open_shards,
     published_name,
     read_counts,
+    remove_staging,
     rows_table,
     save_index,
     stage_chunk,
 )
 from pipeline.storage import Storage
 
+_NOTE = "_state/retry.json"
 _THREADS = 8
 # What another day may mend: storage and networks that were down, objects that arrive late, workers that died.
 _TRANSIENT = frozenset(
@@ -42,13 +49,13 @@ _TRANSIENT = frozenset(
 
 
 def shards_to_retry(storage: Storage, shards: Sequence[Shard], which: RetryErrors) -> list[Shard]:
-    """The published shards with rows that failed in a way that is to be tried again."""
-    if which is RetryErrors.NONE:
+    """The published shards to be opened again because of rows that failed; those open already are not among them."""
+    if which is RetryErrors.NONE or _noted(storage) == which.value:
         return []
-    published = set(storage.names(RESULTS))
+    published, open_again = set(storage.names(RESULTS)), open_shards(storage)
 
     def has_some(shard: Shard) -> bool:
-        if f"{shard.name}.parquet" not in published:
+        if f"{shard.name}.parquet" not in published or shard.name in open_again:
             return False
         counts = read_counts(storage, shard.name)
         return counts.num_errors + counts.num_shard_errors > 0 and any(
@@ -59,11 +66,38 @@ def shards_to_retry(storage: Storage, shards: Sequence[Shard], which: RetryError
         return [shard for shard, some in zip(shards, pool.map(has_some, shards), strict=True) if some]
 
 
+def open_again(
+    storage: Storage,
+    reader: Reader,
+    shards: Sequence[Shard],
+    which: RetryErrors,
+    chunk_rows: int,
+    passthrough: Sequence[str],
+) -> None:
+    """Open the shards again. From then on, until `close`, no other shard is opened for this reason. Needs the lease."""
+    for shard in shards:
+        reopen(storage, reader, shard, which, chunk_rows, passthrough)
+    if which is not RetryErrors.NONE:
+        storage.write(_NOTE, json.dumps({"retry_errors": which.value}).encode())
+
+
+def close(storage: Storage) -> None:
+    """Every shard is published: the next run that is asked to retry begins anew."""
+    storage.remove([_NOTE])
+
+
+def _noted(storage: Storage) -> str | None:
+    try:
+        return str(json.loads(storage.read(_NOTE))["retry_errors"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
 def reopen(
     storage: Storage, reader: Reader, shard: Shard, which: RetryErrors, chunk_rows: int, passthrough: Sequence[str]
 ) -> None:
     """Index the shard anew and stage the chunks in which nothing is to be tried again."""
-    storage.remove_folder(f"{STAGING}/{shard.name}")
+    remove_staging(storage, shard.name)
     samples, problems = reader.index(shard)
     index = ShardIndex(tuple(samples), tuple(problems), chunk_rows)
     errors = [row for row in _rows(storage, ERRORS, shard.name) if row["key"] is not None]
@@ -81,7 +115,8 @@ def reopen(
             for row in by_key[sample.key]
         ]
         stage_chunk(storage, shard.name, chunk_index, rows_table(rows, passthrough))
-    save_index(storage, shard.name, index)  # last: without it nothing that is staged counts
+    save_index(storage, shard.name, index)
+    mark_reopened(storage, shard.name)  # last: without it nothing that is staged counts
 
 
 def _again(row: dict[str, Any], which: RetryErrors) -> bool:

@@ -2,6 +2,12 @@
 
 Staged and published files are whole or absent, and the audit compares what is on storage with the shard's index, so a
 task that ran twice, or died half-way, cannot lose or double a row.
+
+A shard is two files, and no store replaces two files in one step. The first time, errors come before results: the
+results file is the sign that the shard is done, and without it everything staged is still there. When a shard is
+published again (pipeline.second_chance), a mark beside its staged chunks says so before either file changes and goes
+when both have: whoever finds the mark publishes once more. Results are then replaced first, so that even between the
+two a row is in one file or in both, never in neither.
 """
 
 import json
@@ -19,6 +25,7 @@ from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
 from pipeline.tables import errors_schema, results_schema, staging_schema
 
 RESULTS, ERRORS, ENGINE_STATS, STAGING = "results", "errors", "engine_stats", "_staging"
+REOPENED = "reopened"
 _CHUNK_NAME = re.compile(r"chunk-(\d{6})\.parquet")
 
 
@@ -56,6 +63,11 @@ def index_name(shard_name: str) -> str:
     return f"{STAGING}/{shard_name}/index.parquet"
 
 
+def reopened_name(shard_name: str) -> str:
+    """The mark of a published shard that is being worked on again; what is staged then replaces what is published."""
+    return f"{STAGING}/{shard_name}/{REOPENED}"
+
+
 def published_name(folder: str, shard_name: str) -> str:
     return f"{folder}/{shard_name}.parquet"
 
@@ -83,14 +95,34 @@ def stage_chunk(storage: Storage, shard_name: str, chunk_index: int, rows: pa.Ta
     storage.write_table(chunk_name(shard_name, chunk_index), rows)
 
 
-def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] = ()) -> Publication:
-    """Audit the staged chunks of a shard and publish it: errors first, results last, then the staging is removed.
+def mark_reopened(storage: Storage, shard_name: str) -> None:
+    storage.write(reopened_name(shard_name), b"1")
 
-    The results file is the sign that a shard is done. Chunks that fail the audit are removed and reported in `redo`.
+
+def open_shards(storage: Storage) -> set[str]:
+    """Names of the published shards that are open again."""
+    staged = storage.walk(STAGING)
+    return {folder for folder, _, name in (path.rpartition("/") for path in staged) if name == REOPENED}
+
+
+def remove_staging(storage: Storage, shard_name: str) -> None:
+    """Drop everything staged of a shard. The mark goes first: without it the rest counts for nothing."""
+    storage.remove([reopened_name(shard_name)])
+    storage.remove_folder(f"{STAGING}/{shard_name}")
+
+
+def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] = ()) -> Publication:
+    """Audit the staged chunks of a shard, publish it and remove the staging; killed anywhere, it can be called again.
+
+    Chunks that fail the audit are removed and reported in `redo`.
     """
+    again = storage.exists(published_name(RESULTS, shard_name))
     index = load_index(storage, shard_name)
-    if index is None:  # without its index nothing staged can be audited
-        storage.remove_folder(f"{STAGING}/{shard_name}")
+    if index is None:
+        if again and not storage.exists(reopened_name(shard_name)):  # an earlier call got that far, then was killed
+            remove_staging(storage, shard_name)
+            return Publication(shard_name, read_counts(storage, shard_name))
+        remove_staging(storage, shard_name)  # without its index nothing staged can be audited
         return Publication(shard_name, None, redo=(0,))
     chunks: list[pa.Table] = []
     redo: list[int] = []
@@ -120,9 +152,13 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] 
         num_shard_errors=len(index.problems),
     )
     metadata = {"deed.counts": json.dumps({name: getattr(counts, name) for name in Counts.__slots__})}
-    storage.write_table(published_name(ERRORS, shard_name), errors.replace_schema_metadata(metadata))
-    storage.write_table(published_name(RESULTS, shard_name), results.replace_schema_metadata(metadata))
-    storage.remove_folder(f"{STAGING}/{shard_name}")
+    files = [(ERRORS, errors), (RESULTS, results)]
+    if again:
+        mark_reopened(storage, shard_name)
+        files.reverse()
+    for folder, table in files:
+        storage.write_table(published_name(folder, shard_name), table.replace_schema_metadata(metadata))
+    remove_staging(storage, shard_name)
     return Publication(shard_name, counts)
 
 

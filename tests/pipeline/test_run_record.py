@@ -9,6 +9,7 @@ import pytest
 
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
+from pipeline.lease import LeaseLost
 from pipeline.ledger import Ledger
 from pipeline.run_record import RunRecord, Status, TooManyErrors
 from pipeline.sink import Counts, publish_shard, write_engine_stats
@@ -67,6 +68,23 @@ def test_every_way_to_end_is_recorded(storage: Storage, error: BaseException | N
             raise error
     assert saved(storage)["status"] == status.value
     assert (saved(storage)["message"] is None) == (error is None)
+
+
+def test_a_complete_run_that_is_continued_is_running_until_it_ends(storage: Storage) -> None:
+    with record_of(storage, Ledger(["s"])):
+        pass
+    assert saved(storage)["status"] == "complete"
+    with record_of(storage, Ledger(["s", "t"])):
+        assert saved(storage)["status"] == "running"
+    assert (saved(storage)["status"], saved(storage)["counts"]["shards"]) == ("complete", 2)
+
+
+def test_a_run_that_has_lost_its_output_leaves_the_record_to_the_other_one(storage: Storage) -> None:
+    record = record_of(storage, Ledger(["s"]))
+    with pytest.raises(LeaseLost), record:
+        storage.write("run.json", b"the other run's")
+        raise LeaseLost
+    assert storage.read("run.json") == b"the other run's"
 
 
 def test_unknown_is_null_and_never_zero(storage: Storage) -> None:

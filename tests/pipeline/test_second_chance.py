@@ -44,7 +44,7 @@ def test_only_the_chunks_that_failed_are_done_again(
     before = storage.read_table(f"{RESULTS}/s.parquet")
     assert shards_to_retry(storage, [shard, Shard("new", "x", 1)], which) == [shard]
     reopen(storage, WebDatasetReader((shard.url,)), shard, which, 2, ())
-    ledger = Ledger.from_storage(storage, ["s"], {"s"})
+    ledger = Ledger.from_storage(storage, ["s"])
     assert (ledger.open["s"].staged, ledger.open["s"].num_chunks) == (staged, 4)
     assert storage.read_table(f"{RESULTS}/s.parquet") == before, "what is published stays until there is better"
     for chunk_index in {0, 1, 2, 3} - staged:
@@ -62,10 +62,3 @@ def test_only_the_chunks_that_failed_are_done_again(
 def test_nothing_to_retry(storage: Storage, shard: Shard) -> None:
     assert shards_to_retry(storage, [shard], RetryErrors.NONE) == []
     assert Ledger.from_storage(storage, ["s"]).finished
-
-
-def test_a_retry_that_is_given_up_leaves_the_shard_as_it_was(storage: Storage, shard: Shard) -> None:
-    reopen(storage, WebDatasetReader((shard.url,)), shard, RetryErrors.ALL, 2, ())
-    ledger = Ledger.from_storage(storage, ["s"])
-    assert ledger.finished
-    assert storage.walk("_staging") == []
