@@ -41,13 +41,14 @@ class Backend:
     token_texts: Callable[[Sequence[int]], list[str]]  # what each token adds
     image_size: int
     device: str  # "cpu", or the GPU's name
+    encode_prefix: Callable[[str], tuple[int, ...] | None] = lambda prompt: None  # what its output begins with
 
 
 def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) -> Backend:
     """The real thing: checkpoint and engine on the device this process has. Called inside the actor."""
     import torch
 
-    from actors.engine.engine import Engine
+    from actors.engine_factory import make_engine, prefix_of
     from actors.model.checkpoint import load_checkpoint
 
     cuda = model.device == "cuda" or (model.device == "auto" and torch.cuda.is_available())
@@ -62,8 +63,9 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
         return token_ids
 
     return Backend(
-        make_engine=lambda: Engine(checkpoint.model, engine),
+        make_engine=lambda: make_engine(checkpoint, engine),
         encode_prompt=encode_prompt,
+        encode_prefix=lambda prompt: prefix_of(prompt, engine.generation, checkpoint.codec),
         decode_tokens=checkpoint.codec.decode,
         token_texts=checkpoint.codec.pieces,
         image_size=checkpoint.config.image_size,
@@ -121,7 +123,10 @@ class Captioner:
             except ValueError as error:
                 refused[position] = RequestFailure("bad_prompt", str(error), attempts=1)
                 continue
-            requests[position] = Request(next(self._request_ids), pixels_NHWC[row["pixel_index"]], prompt_ids)
+            requests[position] = Request(
+                next(self._request_ids), pixels_NHWC[row["pixel_index"]], prompt_ids,
+                prefix_ids=self._backend.encode_prefix(row["prompt"]),
+            )  # fmt: skip
         outcomes = refused | await self._run_guarded(shard_name, chunk_index, requests)
         rows = [
             {**row, "shard": shard_name, **self._outcome_columns(row, outcomes.get(position))}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
+from actors.engine_factory import make_engine, prefix_of
 from actors.model.checkpoint import Checkpoint
 from actors.training.data import TrainingSample, expand_shards, read_pixels, read_shard
 from conf.schema import EngineConfig
@@ -58,7 +58,7 @@ def predict(
     """Return one prediction per item, in the order of the items."""
     config = checkpoint.config
     by_key = {sample.key: sample for sample in samples}
-    running = Engine(checkpoint.model, engine)
+    running = make_engine(checkpoint, engine)
     pixels: dict[str, np.ndarray] = {}
     done: dict[int, Completion] = {}
     for request_id, item in enumerate(items):
@@ -66,7 +66,8 @@ def predict(
             pixels = {item.key: read_pixels(by_key[item.key].jpeg, config.image_size)}  # items come image by image
         words = word_lines(by_key[item.key].record, "sign.plates") if checkpoint.codec.rules.words else ""
         prompt_ids = checkpoint.codec.encode_prompt(item.prompt + words, config.encoder.max_prompt_tokens)
-        running.add(Request(request_id, pixels[item.key], prompt_ids))
+        prefix_ids = prefix_of(item.prompt, engine.generation, checkpoint.codec)
+        running.add(Request(request_id, pixels[item.key], prompt_ids, prefix_ids=prefix_ids))
         while request_id - len(done) >= 4 * engine.num_slots:  # keep memory flat
             done.update((completion.request_id, completion) for completion in running.step())
     while running.has_work():

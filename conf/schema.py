@@ -143,6 +143,39 @@ class GenerationConfig(Section):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Above 1 makes tokens already said less likely; 1: off; none: what the checkpoint asks for."
     )
+    bad_words: tuple[str, ...] = Field(
+        (),
+        description="Words or phrases never to be said, as the tokenizer spells them with and without a space before; "
+        "other cases and inflections are other words.",
+    )
+    bad_word_ids: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = Field(
+        (), description="The same as token ids, in addition."
+    )
+    decoder_prefix: str = Field(
+        "",
+        description="Text every output begins with, given to the decoder and not repeated in the result; `{prompt}` "
+        "is replaced by the sample's prompt.",
+    )
+    prefix_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="The same as token ids, without the start token; not together with decoder_prefix."
+    )
+    max_prefix_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Longest prefix of a request, in tokens; none: 32 where it holds `{prompt}`, else its length."
+    )
+    loop_ngram: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="An output that ends with loop_repeats copies of the same sequence of at most this many tokens is "
+        "cut there (finish_reason=loop); 0: off.",
+    )
+    loop_repeats: Annotated[int, Field(ge=2)] = Field(
+        4, description="Copies in a row that count as a loop. Fewer cut sooner, and may cut what was meant."
+    )
+
+    @model_validator(mode="after")
+    def _one_prefix(self) -> "GenerationConfig":
+        if self.decoder_prefix and self.prefix_ids:
+            raise ValueError("give decoder_prefix or prefix_ids, not both")
+        return self
 
 
 class EngineConfig(Section):

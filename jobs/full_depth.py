@@ -79,7 +79,13 @@ def _sampled_requests(
     if len(rows) < len(picked):
         print(f"--ab: {len(picked) - len(rows)} of {len(picked)} rows are no longer in the source", file=sys.stderr)
     requests = [
-        Request(i, pixels[row["shard"], row["key"]], backend.encode_prompt(row["prompt"])) for i, row in enumerate(rows)
+        Request(
+            i,
+            pixels[row["shard"], row["key"]],
+            backend.encode_prompt(row["prompt"]),
+            prefix_ids=backend.encode_prefix(row["prompt"]),
+        )
+        for i, row in enumerate(rows)
     ]
     return rows, requests
 

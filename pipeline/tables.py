@@ -20,7 +20,7 @@ _RESULTS = [
     ("prompt",          pa.string()),               # what the model was asked
     ("text",            pa.string()),               # what it answered
     ("num_tokens",      pa.int32()),                # tokens of the answer, end-of-sequence not counted
-    ("finish_reason",   pa.string()),               # eos or length
+    ("finish_reason",   pa.string()),               # eos, length or loop
     ("mean_confidence", pa.float32()),              # over steps, at the exit taken
     ("min_confidence",  pa.float32()),              # of the least certain step
     ("mean_depth",      pa.float32()),              # decoder layers per step

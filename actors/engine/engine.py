@@ -12,6 +12,8 @@ import torch
 from actors.engine.calibration import measure_costs
 from actors.engine.exit_judge import ExitJudge
 from actors.engine.kv_cache import fitting_slots, slot_bytes
+from actors.engine.limits import check_lengths, check_request
+from actors.engine.loops import LoopRule
 from actors.engine.processors import Processors
 from actors.engine.request import Completion, Request, Sequence
 from actors.engine.runner import Runner, absorbs
@@ -32,9 +34,8 @@ class Engine:
         exit_layers, thresholds = resolve_exits(model, config)
         if config.gate is Gate.CLASSIFIER and len(exit_layers) > 1 and not model.config.gates:
             raise UserError("engine.gate=classifier is not available: the checkpoint has no gates (see deed train)")
-        limit = config.generation.max_new_tokens
-        if limit > model.config.decoder.max_positions:
-            raise UserError(f"max_new_tokens={limit} is more than the model's {model.config.decoder.max_positions}")
+        limit, self._max_prefix = config.generation.max_new_tokens, check_lengths(model, config.generation)
+        processors = Processors.resolve(model.config, config.generation, model.decoder.embedding.weight.device)
         self._clock = clock
         self._model = model
         num_slots = resolve_slots(model, config, len(exit_layers))
@@ -50,6 +51,9 @@ class Engine:
                 max_new_tokens=limit,
                 decay=resolve_decay(config),
                 forced_eos=model.config.generation.forced_eos,
+                prefix_ids=config.generation.prefix_ids,
+                deep_first=config.kv is not KvPolicy.JIT,
+                loop=LoopRule.resolve(config.generation),
                 max_drafts=config.max_drafts if config.lossless else None,
                 start_id=model.config.start_id,
                 eos_id=model.config.eos_id,
@@ -63,14 +67,17 @@ class Engine:
             cross=config.cross,
             num_slots=num_slots,
             max_new_tokens=limit,
+            max_prefix=self._max_prefix,
             checks_drafts=config.lossless,
+            keeps_tokens=not processors.idle,
         )
         self.judge = ExitJudge(
             model,
             exit_layers=exit_layers,
             gate=config.gate,
             num_slots=num_slots,
-            processors=Processors.resolve(model.config, config.generation),
+            processors=processors,
+            token_ST=self.runner.cache.token_ST,
             checks_drafts=config.lossless,
         )
         self._cuda = self.runner.device.type == "cuda"
@@ -86,12 +93,7 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue a request; ValueError when the model cannot take it."""
-        size = self._model.config.image_size
-        if request.pixels_HWC.shape != (size, size, 3):
-            raise ValueError(f"pixels must have shape {(size, size, 3)}, got {request.pixels_HWC.shape}")
-        longest = self._model.config.encoder.max_prompt_tokens
-        if not 1 <= len(request.prompt_ids) <= longest:
-            raise ValueError(f"a prompt must have 1 to {longest} tokens, got {len(request.prompt_ids)}")
+        check_request(request, self._model.config, self._max_prefix)
         self.scheduler.add(request)
 
     def has_work(self) -> bool:
@@ -223,7 +225,7 @@ def resolve_slots(model: MultiExitModel, config: EngineConfig, num_segments: int
     wanted = math.ceil(config.num_slots * times) + min(config.encode_batch, config.num_slots)
     limit = config.generation.max_new_tokens
     one_bytes = slot_bytes(
-        model.config.decoder, limit, model.max_context,
+        model.config.decoder, limit + check_lengths(model, config.generation), model.max_context,
         projected_cross=not absorbs(config.cross, limit, model.config.decoder.d_head),
         item_bytes=model.decoder.embedding.weight.element_size(),
     )  # fmt: skip

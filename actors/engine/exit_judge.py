@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from actors.engine.exit_policy import SHORTLIST_SIZE, Shortlist, needs_tokens, saturation, score
-from actors.engine.processors import Processors
+from actors.engine.processors import Past, Processors
 from actors.engine.request import Sequence as Running
 from actors.engine.scheduler import Batch, Decision
 from actors.model.model import MultiExitModel
@@ -42,11 +42,12 @@ class ExitJudge:
 
     def __init__(
         self, model: MultiExitModel, *, exit_layers: tuple[int, ...], gate: Gate, num_slots: int,
-        processors: Processors, checks_drafts: bool = False,
+        processors: Processors, token_ST: Tensor, checks_drafts: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.decoder = model, model.decoder
         self.exit_layers, self.gate, self.processors = exit_layers, gate, processors
         self.checks_drafts = checks_drafts
+        self.token_ST = token_ST  # decoder inputs by slot and position
         self.device = model.decoder.embedding.weight.device
         self.shortlists: Shortlist | None = None  # one per slot
         if gate is Gate.SHORTLIST:
@@ -94,9 +95,8 @@ class ExitJudge:
         """Tokens of all pending positions, each after its own history."""
         logits_BV = self.decoder.exit_logits(self.exit_layers[-1], h_BD)
         if not self.processors.idle:
-            start_id = self.model.config.start_id
-            pending = ((s, position) for s in batch.sequences for position in s.pending(batch.segment))
-            self.processors.apply(logits_BV, [(start_id, *s.token_ids[:position]) for s, position in pending])
+            rows = [(s, position) for s in batch.sequences for position in s.pending(batch.segment)]
+            self.processors.apply(logits_BV, self._past([s for s, _ in rows], [position for _, position in rows]))
         token_B, confidence_B = score(logits_BV, Gate.SOFTMAX_MAX)
         return Verdict(confidence_B.tolist(), token_B.tolist())
 
@@ -109,9 +109,18 @@ class ExitJudge:
     def _logits(self, batch: Batch, h_BD: Tensor, sequences: Sequence[Running]) -> Tensor:
         logits_BV = self.decoder.exit_logits(self.exit_layers[batch.segment], h_BD)
         if not self.processors.idle:
-            start_id = self.model.config.start_id
-            self.processors.apply(logits_BV, [(start_id, *sequence.token_ids) for sequence in sequences])
+            self.processors.apply(logits_BV, self._past(sequences, [sequence.position for sequence in sequences]))
         return logits_BV
+
+    def _past(self, sequences: Sequence[Running], positions: list[int]) -> Past:
+        """What every row had read when it was at its position."""
+        facts = [
+            [sequence.slot or 0 for sequence in sequences],
+            [position + 1 for position in positions],
+            [len(sequence.given_ids) for sequence in sequences],
+        ]
+        slot_B, length_B, given_B = torch.tensor(facts, dtype=torch.int64).to(self.device, non_blocking=True)
+        return Past(self.token_ST[slot_B, : max(facts[1])], length_B, given_B)
 
     def _shortlists(self, batch: Batch) -> Shortlist | None:
         if self.shortlists is None:

@@ -26,6 +26,7 @@ class SlotCache:
     context_SCD: Tensor  # encoder states
     context_mask_SC: Tensor  # True = real
     hidden_STD: Tensor  # output of the last segment a position has run
+    token_ST: Tensor  # decoder input at a position
 
     @classmethod
     def allocate(
@@ -40,11 +41,15 @@ class SlotCache:
             context_SCD=like.new_zeros(num_slots, max_context, config.d_cross),
             context_mask_SC=torch.zeros(num_slots, max_context, dtype=torch.bool, device=like.device),
             hidden_STD=like.new_zeros(num_slots, max_positions, config.d_model),
+            token_ST=torch.zeros(num_slots, max_positions, dtype=torch.int64, device=like.device),
         )
 
     @property
     def capacity_bytes(self) -> int:
-        tensors = (self.self_kv_LST2I, self.cross_kv_LSC2I, self.context_SCD, self.context_mask_SC, self.hidden_STD)
+        tensors = (
+            self.self_kv_LST2I, self.cross_kv_LSC2I, self.context_SCD, self.context_mask_SC, self.hidden_STD,
+            self.token_ST,
+        )  # fmt: skip
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     @contextmanager
@@ -57,6 +62,7 @@ class SlotCache:
             self.context_mask_SC[:num_slots] = False
             self.self_kv_LST2I[:, :num_slots] = 0
             self.hidden_STD[:num_slots] = 0
+            self.token_ST[:num_slots] = 0
 
 
 def slot_bytes(
@@ -65,7 +71,8 @@ def slot_bytes(
     """What one sequence takes of every cache of `SlotCache.allocate`."""
     per_position = config.num_layers * 2 * config.d_inner + config.d_model
     per_context = config.d_cross + (config.num_layers * 2 * config.d_inner if projected_cross else 0)
-    return item_bytes * (max_positions * per_position + max_context * per_context) + max_context
+    tokens = 8 * max_positions
+    return item_bytes * (max_positions * per_position + max_context * per_context) + max_context + tokens
 
 
 def fitting_slots(wanted: int, one_bytes: int, max_bytes: int | None) -> int:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from actors.engine.exit_policy import Shortlist, saturation, score
-from actors.engine.processors import Processors
-from actors.engine.request import Request
+from actors.engine.loops import LoopRule
+from actors.engine.processors import Past, Processors
+from actors.engine.request import FinishReason, Request
 from actors.engine.thresholds import Decay, threshold_at
 from actors.model.model import MultiExitModel
 from conf.schema import Gate
@@ -24,6 +25,7 @@ class Trace:
     step_ids: tuple[int, ...]
     exit_layers: tuple[int, ...]
     confidences: tuple[float, ...]
+    finish_reason: FinishReason
 
 
 @torch.inference_mode()
@@ -38,14 +40,20 @@ def generate(
     min_new_tokens: int = 0,
     processors: Processors | None = None,
     decay: Decay | None = None,
+    loop: LoopRule | None = None,
+    prefix_ids: tuple[int, ...] = (),
 ) -> Trace:
-    """Decode one request greedily with step-level early exit."""
+    """Decode one request greedily with step-level early exit; `prefix_ids` where the request brings no prefix."""
     processors = processors or Processors(model.config.eos_id, min_new_tokens)
     states, mask = encode_one(model, request)
-    inputs = [model.config.start_id]
+    inputs = given_ids(model, request, prefix_ids)
+    num_given, reason = len(inputs), FinishReason.LENGTH
     steps: list[tuple[int, int, float]] = []
     while len(steps) < max_new_tokens:
-        said = verdicts(model, inputs, states, mask, exit_layers=exit_layers, gate=gate, processors=processors)
+        said = verdicts(
+            model, inputs, states, mask,
+            exit_layers=exit_layers, gate=gate, processors=processors, num_given=num_given,
+        )  # fmt: skip
         now = [
             (exit_layer, tokens[-1], confidences[-1])
             for exit_layer, (tokens, confidences) in zip(exit_layers, said, strict=True)
@@ -55,15 +63,24 @@ def generate(
         exit_layer, token_id, confidence = now[[*sure, True].index(True)]
         steps.append((token_id, exit_layer, confidence))
         if steps[-1][0] == model.config.eos_id:
+            reason = FinishReason.EOS
             break
         inputs.append(steps[-1][0])
+        if loop is not None and loop.loops(inputs[num_given:]):
+            reason = FinishReason.LOOP
+            break
     ids, layers, confidences = zip(*steps, strict=True)
-    return Trace(ids, layers, confidences)
+    return Trace(ids, layers, confidences, reason)
+
+
+def given_ids(model: MultiExitModel, request: Request, prefix_ids: tuple[int, ...]) -> list[int]:
+    """Decoder inputs before the first step."""
+    return [model.config.start_id, *(prefix_ids if request.prefix_ids is None else request.prefix_ids)]
 
 
 def verdicts(
     model: MultiExitModel, inputs: list[int], states: torch.Tensor, mask: torch.Tensor, *,
-    exit_layers: tuple[int, ...], gate: Gate, processors: Processors,
+    exit_layers: tuple[int, ...], gate: Gate, processors: Processors, num_given: int = 1,
 ) -> list[tuple[list[int], list[float]]]:  # fmt: skip
     """What every exit would emit at every position of `inputs`, and how sure it is: (tokens, confidences) per exit."""
     hidden = teacher_forced(model, inputs, states, mask)
@@ -74,7 +91,8 @@ def verdicts(
     for exit_layer in exit_layers:
         h_TD = hidden[exit_layer - 1][0]
         logits_TV = model.decoder.exit_logits(exit_layer, h_TD).clone()
-        processors.apply(logits_TV, [inputs[: step + 1] for step in range(len(inputs))])
+        prefixes = [inputs[: step + 1] for step in range(len(inputs))]
+        processors.apply(logits_TV, Past.of(prefixes, num_given, logits_TV.device))
         if gate is Gate.SATURATION:
             token_T, confidence_T = logits_TV.argmax(-1), saturation(h_TD, before[exit_layer - 1])
         elif gate is Gate.CLASSIFIER:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from actors.engine.processors import Processors
-from actors.engine.reference import encode_one, verdicts
+from actors.engine.reference import encode_one, given_ids, verdicts
 from actors.engine.request import Completion, FinishReason, Request
 from actors.engine.thresholds import Decay, threshold_at
 from actors.model.model import MultiExitModel
@@ -55,15 +55,19 @@ def replay(
     processors: Processors | None = None,
     tolerance: float = 1e-4,
     decay: Decay | None = None,
+    prefix_ids: tuple[int, ...] = (),
 ) -> Replay:
     """Replay one completion. A confidence within `tolerance` of its threshold counts as either side of it."""
     ended = completion.finish_reason is FinishReason.EOS
     emitted = [*completion.token_ids, *([model.config.eos_id] if ended else [])]
-    inputs = [model.config.start_id, *emitted[:-1]]
+    given = given_ids(model, request, prefix_ids)
+    inputs = [*given, *emitted[:-1]]
     processors = processors or Processors(model.config.eos_id, min_new_tokens)
-    said = verdicts(
-        model, inputs, *encode_one(model, request), exit_layers=exit_layers, gate=gate, processors=processors
-    )
+    everywhere = verdicts(
+        model, inputs, *encode_one(model, request),
+        exit_layers=exit_layers, gate=gate, processors=processors, num_given=len(given),
+    )  # fmt: skip
+    said = [(tokens[len(given) - 1 :], confidences[len(given) - 1 :]) for tokens, confidences in everywhere]
     same_token = same_exit = 0
     largest = 0.0
     for step, (token_id, exit_layer) in enumerate(zip(emitted, completion.exit_layers, strict=True)):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 class FinishReason(str, Enum):
     EOS = "eos"  # the model ended the output
     LENGTH = "length"  # the limit on new tokens cut it
+    LOOP = "loop"  # it repeated itself and was cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,16 @@ class Request:
     pixels_HWC: npt.NDArray[Any]
     prompt_ids: tuple[int, ...]
     max_new_tokens: int | None = None  # tighter than the engine's limit, or none
+    prefix_ids: tuple[int, ...] | None = None  # decoder inputs after the start token; none: the engine's
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A finished request.
 
-    `token_ids` leaves out the end token; `exit_layers` and `confidences` have one entry per decoding step, the step
-    that emitted the end token included. Times are seconds of the engine's clock. `device_s` is this request's share
-    of the engine's busy time, `encode_s` the part of it spent in the encoder.
+    `token_ids` leaves out the end token and what the output was given to begin with; `exit_layers` and `confidences`
+    have one entry per decoding step, the step that emitted the end token included. Times are seconds of the engine's
+    clock. `device_s` is this request's share of the engine's busy time, `encode_s` the part of it spent in the encoder.
     """
 
     request_id: int
@@ -61,9 +63,10 @@ class Sequence:
     enqueued_s: float
     computed: list[int]
     limit: int  # decoding steps allowed
+    given_ids: tuple[int, ...] = (0,)  # decoder inputs before the first step: the start token and a prefix
     slot: int | None = None
     segment: int = 0  # that the current token runs next
-    position: int = 0  # of the current token
+    position: int = 0  # of the current token; the first step's is that of the last given one
     input_id: int = 0  # the current token
     cross_segments: int = 0  # segments whose cross-attention K/V exist for this slot
     waiting_since: int = 0  # engine step at which it entered its queue
@@ -77,9 +80,24 @@ class Sequence:
     encode_s: float = 0.0
     device_s: float = 0.0
 
+    @property
+    def first_position(self) -> int:
+        """Of the first step: the position of the last input that was given."""
+        return len(self.given_ids) - 1
+
+    @property
+    def step(self) -> int:
+        """Decoding steps done, which is the number of the current one."""
+        return self.position - self.first_position
+
     def pending(self, segment: int) -> range:
         """Positions that a visit to `segment` computes, the current one last."""
         return range(self.computed[segment], self.position + 1)
+
+    @property
+    def pending_inputs(self) -> tuple[int, ...]:
+        """The inputs at the positions that the first segment has not run."""
+        return self.given_ids if self.computed[0] == 0 else (self.input_id,)
 
     def completion(self, finished_s: float) -> Completion:
         assert self.finish_reason is not None, "the sequence is still running"

@@ -47,18 +47,21 @@ class Runner:
         cross: CrossAttention,
         num_slots: int,
         max_new_tokens: int,
+        max_prefix: int = 0,
         checks_drafts: bool = False,
+        keeps_tokens: bool = False,
     ) -> None:
         self.model, self.decoder = model, model.decoder
         self.exit_layers, self.kv = exit_layers, kv
         self.checks_drafts = checks_drafts  # full depth says the tokens of all pending positions
         self.segments = tuple(itertools.pairwise((0, *exit_layers)))
         self.absorbed = absorbs(cross, max_new_tokens, model.config.decoder.d_head)
-        self.max_positions = max_new_tokens
+        self.max_positions = max_prefix + max_new_tokens
+        self.keeps_tokens = keeps_tokens  # somebody reads cache.token_ST
         embedding = model.decoder.embedding.weight
         self.device, self.dtype = embedding.device, embedding.dtype
         self.cache = SlotCache.allocate(
-            model.config.decoder, num_slots, max_new_tokens, model.max_context,
+            model.config.decoder, num_slots, self.max_positions, model.max_context,
             projected_cross=not self.absorbed, like=embedding.detach(),
         )  # fmt: skip
         self.cross_rows_built = 0  # (sequence, layer) pairs whose cross-attention K/V were projected
@@ -111,7 +114,7 @@ class Runner:
         num_places = visit.num_places
         hidden_ND = self.cache.hidden_STD.flatten(0, 1)
         if batch.segment == 0:
-            token_N = self._index([sequence.input_id for sequence in batch.sequences])  # one row each by construction
+            token_N = self._inputs(batch, visit)
             h_ND = self.decoder.embed(token_N, visit.position_N)
         else:
             h_ND = hidden_ND.index_select(0, visit.flat_N)
@@ -133,6 +136,17 @@ class Runner:
         if visit.last_N is None or (last_segment and self.checks_drafts):
             return ExitStates(h_ND, before_ND, num_places)
         return ExitStates(h_ND[visit.last_N], before_ND[visit.last_N], num_places)
+
+    def _inputs(self, batch: Batch, visit: Visit) -> Tensor:
+        """Decoder inputs [N] of a visit to the first segment: one each, but for sequences that begin with a prefix."""
+        if visit.last_N is None:
+            token_N = self._index([sequence.input_id for sequence in batch.sequences])
+        else:
+            given = (sequence.pending_inputs for sequence in batch.sequences)
+            token_N = self._index(list(itertools.chain.from_iterable(given)))
+        if self.keeps_tokens:
+            self.cache.token_ST.view(-1).index_copy_(0, visit.flat_N, token_N)
+        return token_N
 
     def _context(self, batch: Batch, visit: Visit, first_layer: int, end_layer: int) -> Tensor | None:
         """Encoder states of the visit's slots where cross-attention reads them; else see that its K/V are there."""

@@ -6,12 +6,14 @@ drafted enough, goes on to full depth, which says the tokens of all its pending 
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 from actors.engine.costs import VisitCost, costs_by_layers
+from actors.engine.loops import LoopRule
 from actors.engine.policy import QueuePolicy
 from actors.engine.request import FinishReason, Request, Sequence
 from actors.engine.slots import SlotAllocator
@@ -67,6 +69,9 @@ class SchedulerRules:
     costs: tuple[VisitCost, ...] | None = None  # of every segment; none: by its layers
     decay: Decay | None = None  # how thresholds fall along an output
     forced_eos: bool = False  # the last allowed step would emit the end token, so it is not run at all
+    prefix_ids: tuple[int, ...] = ()  # decoder inputs after the start token, of requests that bring none
+    deep_first: bool = False  # a prefix goes through all layers: nothing computes its deeper features later
+    loop: LoopRule | None = None  # when an output repeats itself too much to go on
     max_drafts: int | None = None  # early exits are drafts, and full depth checks them at the latest after so many
 
 
@@ -102,7 +107,9 @@ class Scheduler:
         limit = min(self.rules.max_new_tokens, request.max_new_tokens or self.rules.max_new_tokens)
         if self.rules.forced_eos:
             limit = max(1, limit - 1)
-        self._waiting.append(Sequence(request, self._clock(), [0] * self.num_segments, limit))
+        prefix_ids = self.rules.prefix_ids if request.prefix_ids is None else request.prefix_ids
+        given_ids = (self.rules.start_id, *prefix_ids)
+        self._waiting.append(Sequence(request, self._clock(), [0] * self.num_segments, limit, given_ids))
 
     def has_work(self) -> bool:
         return bool(self._waiting) or any(self._queues)
@@ -154,7 +161,7 @@ class Scheduler:
         sequence = self._waiting.popleft()
         sequence.slot = self.slots.allocate()
         sequence.admitted_s = self._clock()
-        sequence.input_id = self.rules.start_id
+        sequence.input_id, sequence.position = sequence.given_ids[-1], sequence.first_position
         return sequence
 
     def encoded(self, batch: EncodeBatch) -> None:
@@ -176,7 +183,9 @@ class Scheduler:
 
     def threshold(self, segment: int, sequence: Sequence) -> float:
         """How sure the exit of `segment` must be of the sequence's current token."""
-        return threshold_at(self.rules.thresholds[segment], sequence.position, self.rules.decay)
+        if self.rules.deep_first and sequence.step == 0 < sequence.first_position:
+            return math.inf
+        return threshold_at(self.rules.thresholds[segment], sequence.step, self.rules.decay)
 
     def commit(self, batch: Batch, decision: Decision, leaves: Rows[bool]) -> list[Sequence]:
         """Record what was computed, move every row to its next place, return the sequences that finished."""
@@ -207,8 +216,9 @@ class Scheduler:
         """Drafts must be checked before the sequence may end, and when there are enough of them."""
         if self.rules.max_drafts is None:
             return False
-        ends = token_id == self.rules.eos_id or sequence.position + 1 == sequence.limit
-        return ends or len(sequence.pending(self.num_segments - 1)) > self.rules.max_drafts
+        ends = token_id == self.rules.eos_id or sequence.step + 1 == sequence.limit
+        unchecked = sequence.position + 1 - max(sequence.computed[-1], sequence.first_position)
+        return ends or unchecked > self.rules.max_drafts or self._loops([*sequence.token_ids, token_id])
 
     def _check_drafts(self, batch: Batch, said: Decision) -> Decision:
         """Full depth's tokens of all pending positions -> one per sequence, that of the first position it disagrees at.
@@ -217,16 +227,16 @@ class Scheduler:
         """
         token_ids, confidences, start = [], [], 0
         for sequence in batch.sequences:
-            pending = sequence.pending(batch.segment)
-            first, wrong = pending.start, sequence.position
-            for position in pending[:-1]:
-                if said.token_ids[start + position - first] != sequence.token_ids[position]:
+            pending, given = sequence.pending(batch.segment), sequence.first_position
+            first, wrong, place = max(pending.start, given), sequence.position, start - pending.start
+            for position in range(first, sequence.position):
+                if said.token_ids[place + position] != sequence.token_ids[position - given]:
                     wrong = position
                     break
             self._counts.accepted += wrong - first
             self._take_back(sequence, wrong)
-            token_ids.append(said.token_ids[start + wrong - first])
-            confidences.append(said.confidences[start + wrong - first])
+            token_ids.append(said.token_ids[place + wrong])
+            confidences.append(said.confidences[place + wrong])
             start += len(pending)
         return Decision(token_ids, confidences)
 
@@ -234,7 +244,7 @@ class Scheduler:
         """Make `position` the current one again; caches beyond it are written anew before anything reads them."""
         self._counts.tokens -= sequence.position - position
         for emitted in (sequence.token_ids, sequence.exit_layers, sequence.confidences):
-            del emitted[position:]
+            del emitted[position - sequence.first_position :]
         sequence.position = position
         sequence.computed = [min(computed, position + 1) for computed in sequence.computed]
 
@@ -250,8 +260,13 @@ class Scheduler:
         sequence.token_ids.append(token_id)
         sequence.input_id = token_id
         sequence.position += 1
-        if sequence.position == sequence.limit:
+        if self._loops(sequence.token_ids):
+            sequence.finish_reason = FinishReason.LOOP
+        elif len(sequence.token_ids) == sequence.limit:
             sequence.finish_reason = FinishReason.LENGTH
+
+    def _loops(self, token_ids: Rows[int]) -> bool:
+        return self.rules.loop is not None and self.rules.loop.loops(token_ids)
 
     def _enqueue(self, sequence: Sequence, segment: int) -> None:
         sequence.segment, sequence.waiting_since = segment, self._step

@@ -6,48 +6,70 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.engine.engine import Engine
-from actors.engine.processors import Processors
+from actors.engine.processors import BadWords, Past, Processors
 from actors.engine.reference import generate
 from actors.engine.replay import replay
 from actors.engine.request import FinishReason
+from conf.errors import UserError
 from conf.model import GenerationDefaults
 from conf.schema import Gate, GenerationConfig
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 
+EOS = 2
+TOKENS = st.integers(0, 5)
+WORDS = st.lists(st.lists(TOKENS, min_size=1, max_size=3).map(tuple), max_size=4).map(tuple)
 
-@settings(max_examples=60, deadline=None)
+
+@settings(max_examples=80)
 @given(
-    past=st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    rows=st.lists(st.lists(TOKENS, min_size=1, max_size=12), min_size=1, max_size=4),
     ngram=st.integers(0, 4),
     penalty=st.sampled_from([1.0, 0.8, 1.7]),
     young=st.integers(0, 6),
+    words=WORDS,
+    forced=st.booleans(),
 )
-def test_they_equal_those_of_transformers(past: list[int], ngram: int, penalty: float, young: int) -> None:
-    from transformers.generation.logits_process import (
-        LogitsProcessorList,
-        MinNewTokensLengthLogitsProcessor,
-        NoRepeatNGramLogitsProcessor,
-        RepetitionPenaltyLogitsProcessor,
-    )
+def test_they_equal_those_of_transformers_for_any_mix_of_rows(
+    rows: list[list[int]], ngram: int, penalty: float, young: int, words: tuple[tuple[int, ...], ...], forced: bool
+) -> None:
+    from transformers.generation import logits_process as theirs
 
-    theirs = LogitsProcessorList()
+    every: list[theirs.LogitsProcessor] = []
     if penalty != 1.0:
-        theirs.append(RepetitionPenaltyLogitsProcessor(penalty))
+        every.append(theirs.RepetitionPenaltyLogitsProcessor(penalty))
     if ngram:
-        theirs.append(NoRepeatNGramLogitsProcessor(ngram))
+        every.append(theirs.NoRepeatNGramLogitsProcessor(ngram))
+    if set(words) - {(EOS,)}:
+        every.append(theirs.NoBadWordsLogitsProcessor([list(word) for word in words], EOS))
     if young:
-        theirs.append(MinNewTokensLengthLogitsProcessor(1, young, 2))
-    logits = torch.randn(1, 8, generator=torch.Generator().manual_seed(len(past)))
-    ours = Processors(2, min_new_tokens=young, no_repeat_ngram=ngram, repetition_penalty=penalty)
-    expected = theirs(torch.tensor([past]), logits.clone())
-    assert torch.equal(ours.apply(logits.clone(), [past]), expected)
+        every.append(theirs.MinNewTokensLengthLogitsProcessor(1, young, EOS))
+    if forced:
+        every.append(theirs.ForcedBOSTokenLogitsProcessor(5))
+    logits = torch.randn(len(rows), 8, generator=torch.Generator().manual_seed(len(rows[0])))
+    ours = Processors(
+        EOS, min_new_tokens=young, no_repeat_ngram=ngram, repetition_penalty=penalty,
+        forced_bos_id=5 if forced else None, bad_words=BadWords.of(words, EOS),
+    )  # fmt: skip
+    expected = [
+        theirs.LogitsProcessorList(every)(torch.tensor([row]), logits[i : i + 1].clone()) for i, row in enumerate(rows)
+    ]
+    assert torch.equal(ours.apply(logits.clone(), Past.of(rows)), torch.cat(expected))
+    junk = Past.of(rows)
+    places = torch.arange(junk.token_BT.shape[1])
+    junk.token_BT[places >= junk.length_B[:, None]] = 3  # what lies beyond a row is never looked at
+    assert torch.equal(ours.apply(logits.clone(), junk), torch.cat(expected))
 
 
-def test_the_first_step_can_be_forced() -> None:
-    processors = Processors(2, forced_bos_id=5)
-    assert processors.apply(torch.randn(2, 8), [[1], [1]]).argmax(-1).tolist() == [5, 5]
-    later = torch.randn(1, 8)
-    assert torch.equal(processors.apply(later.clone(), [[1, 5]]), later)
+def test_a_prefix_does_not_count_as_said() -> None:
+    processors = Processors(EOS, min_new_tokens=2)
+    row = torch.zeros(1, 8)
+    assert processors.apply(row.clone(), Past.of([[1, 4, 5, 6]], num_given=3))[0, EOS] == -torch.inf
+    assert processors.apply(row.clone(), Past.of([[1, 4, 5, 6]], num_given=2))[0, EOS] == 0
+
+
+def test_a_word_the_model_does_not_have() -> None:
+    with pytest.raises(UserError, match="bad_word_ids must be below the vocabulary's size 40, got 41"):
+        Processors.resolve(tiny_model().config, GenerationConfig(bad_word_ids=((1, 41),)))
 
 
 def test_the_job_overrides_the_checkpoint() -> None:

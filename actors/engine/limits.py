@@ -1,0 +1,36 @@
+"""What an engine can take: lengths of outputs and prefixes, and what a request must look like."""
+
+from actors.engine.request import Request
+from actors.model.model import MultiExitModel
+from conf.errors import UserError
+from conf.model import ModelConfig
+from conf.schema import GenerationConfig
+
+
+def check_lengths(model: MultiExitModel, generation: GenerationConfig) -> int:
+    """Return the longest prefix of an output, in tokens; UserError where the decoder has no positions for it all."""
+    assert not generation.bad_words, "texts become token ids first: actors/engine_factory.py"
+    assert not generation.decoder_prefix, "texts become token ids first: actors/engine_factory.py"
+    prefix, stated = len(generation.prefix_ids), generation.max_prefix_tokens
+    if stated is not None and stated < prefix:
+        raise UserError(f"the decoder's prefix has {prefix} tokens, max_prefix_tokens={stated} allows fewer")
+    longest = prefix if stated is None else stated
+    positions, limit = model.config.decoder.max_positions, generation.max_new_tokens
+    if limit + longest > positions:
+        with_prefix = f" with a prefix of {longest} tokens" if longest else ""
+        raise UserError(f"max_new_tokens={limit}{with_prefix} is more than the model's {positions}")
+    return longest
+
+
+def check_request(request: Request, model: ModelConfig, max_prefix: int) -> None:
+    """ValueError, in one sentence, when the engine cannot run it."""
+    shape = (model.image_size, model.image_size, 3)
+    if request.pixels_HWC.shape != shape:
+        raise ValueError(f"pixels must have shape {shape}, got {request.pixels_HWC.shape}")
+    longest = model.encoder.max_prompt_tokens
+    if not 1 <= len(request.prompt_ids) <= longest:
+        raise ValueError(f"a prompt must have 1 to {longest} tokens, got {len(request.prompt_ids)}")
+    if len(request.prefix_ids or ()) > max_prefix:
+        raise ValueError(f"a decoder prefix must have at most {max_prefix} tokens, got {len(request.prefix_ids or ())}")
+    if request.max_new_tokens is not None and request.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens of a request must be at least 1, got {request.max_new_tokens}")
