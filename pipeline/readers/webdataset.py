@@ -2,38 +2,22 @@
 
 A shard is listed once by hopping over its headers. A sample is every member with the same key (the path up to the
 first dot of the file name), wherever in the archive they are. If `key.jpg` occurs twice, the second one starts a second
-sample `key~2`. An archive without its end marker was cut: complete samples are kept, the cut is one ShardProblem.
+sample, `key~2`, or the next number that no file has. An archive without its end marker was cut: complete samples are
+kept, the cut is one ShardProblem.
 """
 
 import gzip
 import json
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
-from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards, resolve
+from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
+from pipeline.readers.tar import CutArchive, Member, is_compressed, iter_members, open_stream, read_parts
 from pipeline.retrying import is_transient, retry
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2"})
-_BLOCK = 512
-_MERGE_GAP_BYTES = 64 * 1024  # members closer than this are fetched by one request: headers and unused members between
-_HEADER_TYPES = frozenset({b"x", b"g", b"L", b"K"})  # pax and GNU headers that describe the next member
-_MAX_HEADER_BYTES = 1 << 20
-
-
-class CutArchive(Exception):
-    """The archive ended before its end marker."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A regular file in a tar: its name and the range of its bytes."""
-
-    name: str
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +33,7 @@ class WebDatasetReader:
         return [Shard(names[url], url, size) for url, size in files]
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
-        return [list(todo)] if _is_compressed(shard) else [[chunk_index] for chunk_index in todo]
+        return [list(todo)] if is_compressed(shard.url) else [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
         members: list[Member] = []
@@ -58,7 +42,7 @@ class WebDatasetReader:
 
         def list_members() -> None:
             members.clear()
-            with _open_stream(shard.url) as stream:
+            with open_stream(shard.url) as stream:
                 for member in iter_members(stream):  # one by one: what comes before a cut is kept
                     members.append(member)
 
@@ -81,15 +65,9 @@ class WebDatasetReader:
         return samples, [problem]
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
-        needed = {sample.row: self._needed_parts(sample) for sample in samples}
         try:
-            if not _is_compressed(shard):
-                blobs = _read_ranges(shard.url, [part for parts in needed.values() for part in parts])
-                for sample in samples:
-                    yield self._assemble(shard, sample, {part.name: blobs[part] for part in needed[sample.row]})
-            else:
-                for sample, data in _read_stream(shard.url, samples, needed):
-                    yield self._assemble(shard, sample, data)
+            for sample, data in _collect(shard.url, samples, [self._needed_parts(sample) for sample in samples]):
+                yield self._assemble(shard, sample, data)
         except Exception as error:  # storage and decompressor errors have no common base class
             raise ReadFailure(f"{type(error).__name__}: {error}") from error
 
@@ -119,10 +97,6 @@ class WebDatasetReader:
         return RawSample(sample, data[image.name], fields)
 
 
-def _is_compressed(shard: Shard) -> bool:
-    return shard.url.endswith((".gz", ".tgz", ".zst"))
-
-
 def _is_storage_trouble(error: Exception) -> bool:
     return is_transient(error) and not isinstance(error, gzip.BadGzipFile)  # which is an OSError
 
@@ -139,17 +113,27 @@ def image_part(sample: Sample) -> Part | None:
 
 def group_by_key(members: Sequence[Member]) -> list[Sample]:
     """Members -> samples in order of first appearance; the n-th `key.ext` belongs to the n-th sample of that key."""
-    samples: dict[str, list[Part]] = {}
+    samples: dict[tuple[str, int], list[Part]] = {}
     seen: dict[tuple[str, str], int] = {}
     for member in members:
         key, part_name = split_key(member.name)
         if not key:
             continue
         seen[key, part_name] = repeat = seen.get((key, part_name), 0) + 1
-        samples.setdefault(key if repeat == 1 else f"{key}~{repeat}", []).append(
-            Part(part_name, member.offset, member.size)
-        )
-    return [Sample(row, key, tuple(parts)) for row, (key, parts) in enumerate(samples.items())]
+        samples.setdefault((key, repeat), []).append(Part(part_name, member.offset, member.size))
+    taken = {key for key, _ in samples}
+    names = [key if repeat == 1 else _free_name(key, repeat, taken) for key, repeat in samples]
+    return [
+        Sample(row, name, tuple(parts)) for row, (name, parts) in enumerate(zip(names, samples.values(), strict=True))
+    ]
+
+
+def _free_name(key: str, repeat: int, taken: set[str]) -> str:
+    """`key~2` for the second sample of a key, or the next number, where the archive has a file called `key~2.jpg`."""
+    while f"{key}~{repeat}" in taken:
+        repeat += 1
+    taken.add(f"{key}~{repeat}")
+    return f"{key}~{repeat}"
 
 
 def split_key(name: str) -> tuple[str, str]:
@@ -171,154 +155,20 @@ def _drop_incomplete(samples: list[Sample], last: Member) -> tuple[list[Sample],
     return [Sample(row, sample.key, sample.parts) for row, sample in enumerate(kept)], suspect.key
 
 
-def iter_members(stream: IO[bytes]) -> Iterator[Member]:
-    """Regular files of a tar in archive order; raises CutArchive when the end marker is missing."""
-    overrides: dict[str, str] = {}  # from pax and GNU headers, for the next member only
-    global_overrides: dict[str, str] = {}
-    position = 0
-    while True:
-        block = _read_exactly(stream, _BLOCK, position)
-        if block.count(0) == _BLOCK:
-            return
-        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        position += _BLOCK
-        if header.type in _HEADER_TYPES:
-            if header.size > _MAX_HEADER_BYTES:
-                raise ValueError(f"a tar header at byte {position} claims {header.size} bytes")
-            payload = _read_exactly(stream, _padded(header.size), position)[: header.size]
-            position += _padded(header.size)
-            if header.type == b"L":
-                overrides["path"] = payload.rstrip(b"\0").decode("utf-8", "surrogateescape")
-            elif header.type in b"xg":
-                (overrides if header.type == b"x" else global_overrides).update(_pax_records(payload))
-            continue
-        known = global_overrides | overrides
-        size = int(known.get("size", header.size))
-        if header.isreg():
-            _skip(stream, _padded(size), position)
-            name = known.get("path", header.name)
-            yield Member(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), position, size)
-        elif header.size:
-            _skip(stream, _padded(size), position)
-        position += _padded(size) if header.isreg() or header.size else 0
-        overrides = {}
-
-
-def _pax_records(payload: bytes) -> dict[str, str]:
-    records: dict[str, str] = {}
-    position = 0
-    while position < len(payload) and payload[position : position + 1] != b"\0":
-        space = payload.index(b" ", position)
-        length = int(payload[position:space])
-        if length < 5:
-            raise ValueError("malformed pax header")
-        keyword, _, value = payload[space + 1 : position + length - 1].partition(b"=")
-        records[keyword.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        position += length
-    return records
-
-
-def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
-
-
-def _read_exactly(stream: IO[bytes], size: int, position: int) -> bytes:
-    data = stream.read(size)
-    while len(data) < size:
-        more = stream.read(size - len(data))
-        if not more:
-            raise CutArchive(f"the archive ends at byte {position + len(data)} without an end marker")
-        data += more
-    return data
-
-
-def _skip(stream: IO[bytes], size: int, position: int) -> None:
-    """Move over a member's bytes, making sure that they exist."""
-    if size == 0:
-        return
-    if stream.seekable():
-        stream.seek(position + size - 1)
-        _read_exactly(stream, 1, position + size - 1)
-        return
-    while size > 0:
-        step = min(size, 1 << 20)
-        _read_exactly(stream, step, position)
-        size, position = size - step, position + step
-
-
-class _Decompressed:
-    """A forward-only stream: seeking is reading, which the callers do knowingly."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-
-    def read(self, size: int) -> bytes:
-        return self._raw.read(size)
-
-    def seekable(self) -> bool:
-        return False
-
-    def __enter__(self) -> "_Decompressed":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._raw.close()
-
-
-def _open_stream(url: str) -> Any:
-    fs, inner = resolve(url)
-    raw = fs.open(inner, "rb")
-    if url.endswith((".gz", ".tgz")):
-        return _Decompressed(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
-    if url.endswith(".zst"):
-        try:
-            import zstandard
-        except ImportError:
-            raise ValueError("reading .zst shards needs the zstd extra: pip install deed-pipeline[zstd]") from None
-        return _Decompressed(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-    return raw
-
-
-def _read_ranges(url: str, parts: Sequence[Part]) -> dict[Part, bytes]:
-    """The bytes of each part, fetched with few requests: parts that are close to each other share one."""
-    fs, inner = resolve(url)
-    runs: list[tuple[int, int, list[Part]]] = []
-    for part in sorted(parts, key=lambda p: p.offset):
-        end = part.offset + part.size
-        if runs and part.offset - runs[-1][1] <= _MERGE_GAP_BYTES:
-            start, last_end, together = runs[-1]
-            runs[-1] = (start, max(end, last_end), [*together, part])
-        else:
-            runs.append((part.offset, end, [part]))
-    blobs: dict[Part, bytes] = {}
-    for start, end, together in runs:
-        data = fs.cat_file(inner, start=start, end=end) if end > start else b""
-        if len(data) < end - start:
-            raise OSError(f"{url} gave {len(data)} of {end - start} bytes at {start}")
-        for part in together:
-            blobs[part] = bytes(data[part.offset - start : part.offset - start + part.size])
-    return blobs
-
-
-def _read_stream(
-    url: str, samples: Sequence[Sample], needed: dict[int, tuple[Part, ...]]
+def _collect(
+    url: str, samples: Sequence[Sample], needed: Sequence[tuple[Part, ...]]
 ) -> Iterator[tuple[Sample, dict[str, bytes]]]:
-    """Samples in order from a stream that is read once; holds a sample only until the ones before it are complete."""
-    wanted = sorted(((part, row) for row, parts in needed.items() for part in parts), key=lambda pair: pair[0].offset)
-    missing = {row: len(parts) for row, parts in needed.items()}
-    data: dict[int, dict[str, bytes]] = {sample.row: {} for sample in samples}
-    waiting = iter(samples)
-    head = next(waiting, None)
-    position = 0
-    with _open_stream(url) as stream:
-        for part, row in wanted:
-            _skip(stream, part.offset - position, position)
-            data[row][part.name] = _read_exactly(stream, part.size, part.offset)
-            position = part.offset + part.size
-            missing[row] -= 1
-            while head is not None and missing[head.row] == 0:
-                yield head, data.pop(head.row)
-                head = next(waiting, None)
-    while head is not None:
-        yield head, data.pop(head.row)
-        head = next(waiting, None)
+    """Samples in order, parts in the order of the archive; a sample is held until the ones before it are complete."""
+    wanted = sorted(((part, n) for n, parts in enumerate(needed) for part in parts), key=lambda pair: pair[0].offset)
+    missing = [len(parts) for parts in needed]
+    data: list[dict[str, bytes]] = [{} for _ in samples]
+    head = 0
+    for (part, n), content in zip(wanted, read_parts(url, [part for part, _ in wanted]), strict=True):
+        data[n][part.name] = content
+        missing[n] -= 1
+        while head < len(samples) and not missing[head]:
+            yield samples[head], data[head]
+            data[head] = {}
+            head += 1
+    for n in range(head, len(samples)):
+        yield samples[n], data[n]

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.plan import Sample, Shard
 from pipeline.readers import RawSample, ReadFailure
-from pipeline.readers.webdataset import WebDatasetReader, image_part, iter_members, split_key
+from pipeline.readers import tar as tar_module
+from pipeline.readers.tar import iter_members
+from pipeline.readers.webdataset import WebDatasetReader, image_part, split_key
 from tests.shards import write_tar
 
 MEMBERS = [
@@ -35,11 +38,11 @@ def read_all(path: Path) -> list[RawSample]:
 def compressed(path: Path, suffix: str) -> Path:
     data = path.read_bytes()
     target = path.with_name(path.name + suffix)
-    target.write_bytes(gzip.compress(data) if suffix == ".gz" else zstandard.compress(data))
+    target.write_bytes(gzip.compress(data) if suffix.lower() == ".gz" else zstandard.compress(data))
     return target
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".GZ"])
 def test_samples_come_with_their_bytes_and_fields(tmp_path: Path, suffix: str) -> None:
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     raw = read_all(compressed(path, suffix) if suffix else path)
@@ -70,6 +73,15 @@ def test_repeated_keys_become_samples_of_their_own(tmp_path: Path) -> None:
         ("x", b"1", {"txt": "one"}),
         ("x~2", b"2", {"txt": "two"}),
     ]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 2, 0, 3)])
+def test_a_file_called_like_a_repeat_loses_no_image(tmp_path: Path, order: tuple[int, ...]) -> None:
+    members = [("x~2.jpg", b"a"), ("x.jpg", b"b"), ("x.jpg", b"c"), ("x~2.jpg", b"d")]
+    raw = read_all(write_tar(tmp_path / "a.tar", [members[n] for n in order]))
+    assert sorted(r.image or b"" for r in raw) == [b"a", b"b", b"c", b"d"]
+    assert len({r.sample.key for r in raw}) == 4
+    assert {"x", "x~2"} < {r.sample.key for r in raw}
 
 
 def test_json_fields_are_merged_and_bad_json_is_an_error(tmp_path: Path) -> None:
@@ -151,6 +163,53 @@ def test_what_is_no_archive_is_one_problem(tmp_path: Path, name: str, data: byte
     samples, problems = reader().index(shard_of(tmp_path / name))
     assert samples == []
     assert [problem.error_type for problem in problems] in (["unreadable_shard"], ["truncated_shard"])
+
+
+def header_with_size(name: str, field: bytes, kind: bytes = b"0") -> bytes:
+    """A tar header whose size field holds these twelve bytes."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))
+    header[124:136], header[156:157], header[148:156] = field, kind, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        header_with_size("b.jpg", b"\xff" * 10 + b"\xfe\x00"),  # base 256: -512
+        header_with_size("b.jpg", b"\xff" * 12),
+        header_with_size("b", b"\xff" * 10 + b"\xfe\x00", b"x"),
+        header_with_size("b", b"\xff" * 10 + b"\xfe\x00", b"5"),
+        header_with_size("b.jpg", b"\x80" + b"\xff" * 11),  # 2^88 bytes
+        header_with_size("p", b"%011o\0" % 17, b"x") + b"17 size=-1000000\n".ljust(512, b"\0"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_size_that_cannot_be_ends_the_listing(tmp_path: Path, bad: bytes, suffix: str) -> None:
+    good = write_tar(tmp_path / "good.tar", [("a.jpg", b"a"), ("c.jpg", b"c")]).read_bytes()
+    data = good[:1024] + bad + good[1024:]
+    path = tmp_path / f"a.tar{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix else data)
+    samples, (problem,) = reader().index(shard_of(path))
+    assert problem.error_type in ("unreadable_shard", "truncated_shard")
+    assert [sample.key for sample in samples] in (["a"], [])
+
+
+def test_a_plain_archive_is_read_in_requests_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_module, "_MAX_REQUEST_BYTES", 5000)
+    members = [(f"{n}.jpg", bytes([n]) * size) for n, size in enumerate([2000, 2000, 9000, 1, 0, 3000])]
+    path = write_tar(tmp_path / "a.tar", members)
+    asked: list[int] = []
+    cat_file = LocalFileSystem.cat_file
+    monkeypatch.setattr(
+        LocalFileSystem,
+        "cat_file",
+        lambda fs, name, start, end: (asked.append(end - start), cat_file(fs, name, start=start, end=end))[1],
+    )
+    assert [raw.image for raw in read_all(path)] == [data for _, data in members]
+    assert max(asked) == 9000
+    assert len(asked) == 3
 
 
 def test_an_empty_archive_has_no_samples_and_no_problem(tmp_path: Path) -> None:
