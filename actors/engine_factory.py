@@ -5,6 +5,7 @@ Engines know no text; everybody else makes them here, so that every option works
 
 from collections.abc import Sequence
 
+from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.model.checkpoint import Checkpoint
 from actors.model.tokenizer import TextCodec
@@ -16,10 +17,11 @@ PLACE = "{prompt}"  # in decoder_prefix
 LONGEST_PREFIX = 32  # tokens, where it depends on the prompt and nothing else is said
 
 
-def make_engine(checkpoint: Checkpoint, config: EngineConfig) -> Engine:
+def make_engine(checkpoint: Checkpoint, config: EngineConfig) -> Engine | BeamEngine:
     """The engine the configuration asks for; UserError where the checkpoint cannot do it."""
     generation = tokenized(config.generation, checkpoint.codec)
-    return Engine(checkpoint.model, config.model_copy(update={"generation": generation}))
+    config = config.model_copy(update={"generation": generation})
+    return Engine(checkpoint.model, config) if generation.num_beams == 1 else BeamEngine(checkpoint.model, config)
 
 
 def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfig:

@@ -79,6 +79,12 @@ def resolve_engine(engine: EngineConfig, info: CheckpointInfo) -> EngineConfig:
     limit = engine.generation.max_new_tokens
     if limit > info.max_new_tokens:
         raise UserError(f"engine.generation.max_new_tokens={limit} is more than the checkpoint's {info.max_new_tokens}")
+    prefix = engine.generation.max_prefix_tokens or len(engine.generation.prefix_ids)
+    if limit + prefix > info.max_new_tokens:
+        raise UserError(
+            f"engine.generation.max_new_tokens={limit} with a prefix of {prefix} tokens is more than the checkpoint's "
+            f"{info.max_new_tokens}"
+        )
     if engine.gate is Gate.CLASSIFIER and engine.schedule is not Schedule.FULL and not info.gates:
         raise UserError(
             "engine.gate=classifier needs a checkpoint with learned gates; deed train, mode=frozen, adds them"

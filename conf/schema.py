@@ -171,6 +171,24 @@ class GenerationConfig(Section):
         4, description="Copies in a row that count as a loop. Fewer cut sooner, and may cut what was meant."
     )
 
+    num_beams: Annotated[int, Field(ge=1)] = Field(
+        1, description="Beams of beam search, which runs at full depth (schedule=full); 1: greedy. Cost grows with it."
+    )
+    length_penalty: float = Field(
+        1.0, description="Beam search: scores are divided by length to this power. Above 0 favours longer outputs."
+    )
+    early_stopping: bool | Literal["never"] = Field(
+        False,
+        description="Beam search: true stops when there are num_beams outputs, false when the others are unlikely to "
+        "beat them, never when they cannot.",
+    )
+
+    @model_validator(mode="after")
+    def _beams_do_not_loop(self) -> "GenerationConfig":
+        if self.num_beams > 1 and self.loop_ngram:
+            raise ValueError("loop_ngram is for greedy outputs, set num_beams=1 or loop_ngram=0")
+        return self
+
     @model_validator(mode="after")
     def _one_prefix(self) -> "GenerationConfig":
         if self.decoder_prefix and self.prefix_ids:
@@ -240,6 +258,15 @@ class EngineConfig(Section):
     def _lossless_needs_jit(self) -> "EngineConfig":
         if self.lossless and self.kv is not KvPolicy.JIT:
             raise ValueError(f"lossless needs kv=jit, got kv={self.kv.value}: full depth must check real features")
+        return self
+
+    @model_validator(mode="after")
+    def _beams_are_full_depth(self) -> "EngineConfig":
+        if self.generation.num_beams > 1 and self.schedule is not Schedule.FULL:
+            raise ValueError(
+                f"generation.num_beams={self.generation.num_beams} needs schedule=full: beams are compared at full "
+                f"depth, got schedule={self.schedule.value}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -164,29 +164,14 @@ class Engine:
         window, now_s = self._window, self._clock()
         counts = self.scheduler.take_counts()
         self._window = Window(now_s, window.num_segments)
-        return EngineStats(
-            start_s=window.start_s,
-            end_s=now_s,
-            busy_s=window.encode_s + window.decode_s + window.gate_s + window.host_s,
-            encode_s=window.encode_s,
-            decode_s=window.decode_s,
-            gate_s=window.gate_s,
-            host_s=window.host_s,
-            num_steps=window.num_steps,
+        return window.stats(
+            now_s,
             num_tokens=counts.tokens,
-            num_completed=window.num_completed,
-            occupancy=window.occupied / max(1, window.num_steps),
-            segment_visits=tuple(window.visits),
-            segment_rows=tuple(window.rows),
-            segment_positions=tuple(window.positions),
-            segment_s=tuple(window.seconds),
             kv_cache_bytes=self.runner.cache.capacity_bytes,
             involuntary_exits=counts.involuntary,
             num_drafted=counts.drafted,
             num_accepted=counts.accepted,
-            segment_places=tuple(window.places),
             segment_costs=self.scheduler.policy.costs,
-            calibration_s=window.calibration_s,
             num_slots=self.scheduler.slots.num_slots,
             exit_layers=self.scheduler.rules.exit_layers,
         )

@@ -7,10 +7,10 @@ positions, C encoder positions, H heads, E head width, I = H * E, D width.
 import itertools
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from actors.engine.encoding import encode_requests
 from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.scheduler import Batch, EncodeBatch
@@ -77,19 +77,7 @@ class Runner:
     @torch.inference_mode()
     def encode(self, batch: EncodeBatch) -> None:
         """Write the encoder states of the batch into its slots."""
-        requests = [sequence.request for sequence in batch.sequences]
-        longest = max(len(request.prompt_ids) for request in requests)
-        ids = np.full((len(requests), longest), self.model.config.pad_id, dtype=np.int64)
-        mask = np.zeros((len(requests), longest), dtype=np.bool_)
-        for row, request in enumerate(requests):
-            ids[row, : len(request.prompt_ids)] = request.prompt_ids
-            mask[row, : len(request.prompt_ids)] = True
-        pixels = np.stack([request.pixels_HWC for request in requests])
-        states_BCD, mask_BC = self.model.encode(
-            torch.from_numpy(pixels).to(self.device),
-            torch.from_numpy(ids).to(self.device),
-            torch.from_numpy(mask).to(self.device),
-        )
+        states_BCD, mask_BC = encode_requests(self.model, [sequence.request for sequence in batch.sequences])
         slots = self._index([sequence.slot for sequence in batch.sequences if sequence.slot is not None])
         width = states_BCD.shape[1]
         self.cache.context_SCD[slots, :width] = states_BCD

@@ -1,6 +1,7 @@
 """Counters of an engine over a window of time."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from actors.engine.costs import VisitCost
 
@@ -25,9 +26,9 @@ class EngineStats:
     segment_positions: tuple[int, ...]
     segment_s: tuple[float, ...]
     kv_cache_bytes: int
-    involuntary_exits: int
-    num_drafted: int  # tokens of early exits that full depth had to check (lossless)
-    num_accepted: int  # those it confirmed
+    involuntary_exits: int = 0
+    num_drafted: int = 0  # tokens of early exits that full depth had to check (lossless)
+    num_accepted: int = 0  # those it confirmed
     segment_places: tuple[int, ...] = ()  # attention places computed; what is more than positions is padding
     segment_costs: tuple[VisitCost, ...] = ()  # what regrouping goes by
     calibration_s: float = 0.0  # spent on measuring it, in the window the engine started in
@@ -64,3 +65,25 @@ class Window:
     def __post_init__(self) -> None:
         self.visits, self.rows, self.positions, self.places = ([0] * self.num_segments for _ in range(4))
         self.seconds = [0.0] * self.num_segments
+
+    def stats(self, now_s: float, **others: Any) -> EngineStats:
+        """The window closed at `now_s`, with what the engine counts elsewhere."""
+        return EngineStats(
+            start_s=self.start_s,
+            end_s=now_s,
+            busy_s=self.encode_s + self.decode_s + self.gate_s + self.host_s,
+            encode_s=self.encode_s,
+            decode_s=self.decode_s,
+            gate_s=self.gate_s,
+            host_s=self.host_s,
+            num_steps=self.num_steps,
+            num_completed=self.num_completed,
+            occupancy=self.occupied / max(1, self.num_steps),
+            segment_visits=tuple(self.visits),
+            segment_rows=tuple(self.rows),
+            segment_positions=tuple(self.positions),
+            segment_s=tuple(self.seconds),
+            segment_places=tuple(self.places),
+            calibration_s=self.calibration_s,
+            **others,
+        )

@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from actors.captioner import load_backend
+from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
 from actors.engine_factory import LONGEST_PREFIX, prefix_of, tokenized
@@ -70,7 +71,14 @@ def test_the_backend_of_a_run_honours_them(tmp_path: Path) -> None:
             done = running.step()
         return done[0].token_ids
 
+    def beams(num_beams: int) -> EngineConfig:
+        generation = {"max_new_tokens": 3, "num_beams": num_beams}
+        return EngineConfig.model_validate({"schedule": "full", "generation": generation})
+
     plain = said()
     assert said(decoder_prefix="{prompt} is", max_prefix_tokens=6) != plain
+    assert isinstance(load_backend(section, beams(3), 1).make_engine(), BeamEngine)
+    assert isinstance(load_backend(section, beams(1), 1).make_engine(), Engine)
+    assert len(said(num_beams=3)) <= 3
     word = tokenizer.decode([plain[0]])
     assert plain[0] not in said(bad_words=(word,))

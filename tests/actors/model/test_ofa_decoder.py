@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.reference import encode_one, generate, teacher_forced
 from actors.engine.request import Request
@@ -121,3 +122,16 @@ def test_the_engine_equals_the_reference(cross: CrossAttention, num_slots: int) 
         assert completion.confidences == pytest.approx(trace.confidences, abs=1e-6)
         depths |= set(trace.exit_layers)
     assert len(depths) >= 2
+
+
+def test_beams_have_their_own_position_scores() -> None:
+    model, work = _model(3), requests(5, 2)
+    settings = config(schedule="full", thresholds=None, generation={"max_new_tokens": 8, "num_beams": 3})
+    done = run(BeamEngine(model, settings), work, [0, 1, 0, 2, 0])
+    for request in work:
+        completion = done[request.request_id]
+        said = [*completion.token_ids, model.config.eos_id][: len(completion.confidences)]
+        hidden = teacher_forced(model, [model.config.start_id, *said[:-1]], *encode_one(model, request))
+        probabilities = model.decoder.exit_logits(LAYERS, hidden[-1][0]).softmax(-1)
+        expected = probabilities[torch.arange(len(said)), torch.tensor(said)].tolist()
+        assert completion.confidences == pytest.approx(expected, abs=1e-5)
