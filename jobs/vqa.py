@@ -34,8 +34,8 @@ def run_ticks(config: "VqaConfig", make_spec: "Callable[[JobConfig], CaptionerSp
     """Finish the tick that was interrupted, if one was, then do a new one if anything is new; gives the exit code."""
     from conf.checkpoint_info import read_checkpoint_info
     from pipeline.lease import Lease, OutputBusy
-    from pipeline.ledger import check_settings, content_settings, save_settings
     from pipeline.questions import Questions
+    from pipeline.settings import check_settings, content_settings, save_settings
     from pipeline.storage import Storage
     from pipeline.ticks import load_ticks, plan_tick
 

@@ -25,27 +25,18 @@ from typing import Any
 from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
+from pipeline import generation
 from pipeline.cluster import Fit, fit_cluster, ray_cluster
 from pipeline.crash_log import CrashLog
 from pipeline.driver import Driver, Progress
 from pipeline.lease import Lease
-from pipeline.ledger import (
-    CONFIG_NAME,
-    RUN_NAME,
-    Ledger,
-    check_plan,
-    check_settings,
-    clear_output,
-    content_settings,
-    known_shards,
-    save_plan,
-    save_settings,
-)
+from pipeline.ledger import RUN_NAME, Ledger, check_plan, clear_output, known_shards, save_plan
 from pipeline.plan import Shard
 from pipeline.publisher import RayPublisher
 from pipeline.readers import Reader, make_reader
 from pipeline.run_record import RunRecord, Status
 from pipeline.second_chance import open_again, shards_to_retry
+from pipeline.settings import CONFIG_NAME, check_settings, content_settings, save_settings
 from pipeline.sink import RESULTS, STAGING
 from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
@@ -77,7 +68,7 @@ def run(
     `reader`: another one than the source's kind has.
     """
     start_s = time.time()  # listing the source and starting Ray are paid for too
-    storage, reader = Storage(config.output.path), reader or make_reader(config.source)
+    storage, reader = generation.current(Storage(config.output.path)), reader or make_reader(config.source)
     settings, passthrough = content_settings(config, info), config.source.passthrough
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
@@ -95,6 +86,8 @@ def run(
 
         fit = fit_cluster(config)
         with Lease(storage) as lease:
+            if overwrite or not storage.exists(CONFIG_NAME):
+                storage = generation.renew(storage)
             if overwrite:
                 clear_output(storage)
             save_settings(storage, settings)

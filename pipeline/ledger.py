@@ -1,21 +1,18 @@
-"""What is done already: the guard that keeps two configurations apart, and the driver's book of shards and chunks.
+"""What is done already: the list of shards an output was begun with, and the driver's book of shards and chunks.
 
 The book is rebuilt from storage at every start and trusts nothing else. It never decides that a shard is done: it
 decides when a shard is worth auditing, and the audit decides.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
-from conf.checkpoint_info import CheckpointInfo, resolve_engine
 from conf.errors import UserError
-from conf.schema import JobConfig
+from pipeline.generation import GENERATION_NAME
+from pipeline.lease import LEASE_NAME
 from pipeline.plan import Shard
 from pipeline.sink import (
     ENGINE_STATS,
@@ -24,78 +21,26 @@ from pipeline.sink import (
     STAGING,
     load_index,
     open_shards,
+    remove_other_generations,
     remove_staging,
     staged_chunk_of,
+    staging,
 )
 from pipeline.storage import Storage, is_temporary
 
-STATE, CONFIG_NAME, PLAN_NAME, RUN_NAME = "_state", "_state/config.json", "_state/plan.parquet", "run.json"
-_TABLE_VERSION = 1  # raise it when the meaning of a results column changes
+STATE, PLAN_NAME, RUN_NAME = "_state", "_state/plan.parquet", "run.json"
 _THREADS = 16
 _PLAN_SCHEMA = pa.schema(
     [("name", pa.string()), ("url", pa.string()), ("size_bytes", pa.int64()), ("files", pa.int64())]
 )
 
 
-def content_settings(config: JobConfig, info: CheckpointInfo) -> dict[str, Any]:
-    """Every setting that can change the content of a results row; speed, place and price are left out."""
-    engine = resolve_engine(config.engine, info)
-    return {
-        "model.weights_sha256": info.weights_sha256,
-        "model.architecture_sha256": info.architecture_sha256,
-        "model.dtype": config.model.dtype,
-        "engine.schedule": engine.schedule.value,
-        "engine.kv": engine.kv.value,
-        "engine.gate": engine.gate.value,
-        "engine.exits": list(engine.exits or ()),
-        "engine.thresholds": None if engine.thresholds is None else list(engine.thresholds),
-        "engine.generation": engine.generation.model_dump(mode="json"),
-        "source.prompt": config.source.prompt.model_dump(mode="json"),
-        "source.id_column": config.source.id_column,
-        "source.passthrough": list(config.source.passthrough),
-        "preprocess.image_size": info.image_size,
-        "preprocess.max_pixels": config.preprocess.max_pixels,
-        "table_version": _TABLE_VERSION,
-    }
-
-
-def settings_hash(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def check_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
-    """UserError if the output was begun with settings that would have given other rows; writes nothing."""
-    try:
-        before = json.loads(storage.read(CONFIG_NAME))["settings"]
-    except FileNotFoundError:
-        if storage.names(RESULTS):
-            raise UserError(
-                f"output {storage.url!r} holds results that are not of a run of this tool; choose another output.path"
-            ) from None
-        return
-    changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
-    if changed:
-        details = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(settings.get(key))}" for key in changed)
-        raise UserError(
-            f"output {storage.url!r} was made with another configuration ({details}); "
-            "choose another output.path or set output.on_existing=overwrite"
-        )
-
-
-def save_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
-    content = {"settings_hash": settings_hash(settings), "settings": settings}
-    storage.write(CONFIG_NAME, json.dumps(content, indent=2).encode())
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def clear_output(storage: Storage) -> None:
-    """Remove what runs write, and nothing else."""
-    for folder in (RESULTS, ERRORS, ENGINE_STATS, STAGING, STATE):
+    """Remove what runs write, and nothing else. Who holds the output, and which generation it is, stays."""
+    for folder in (RESULTS, ERRORS, ENGINE_STATS, STAGING):
         storage.remove_folder(folder)
+    keep = {LEASE_NAME, GENERATION_NAME}
+    storage.remove(name for name in (f"{STATE}/{own}" for own in storage.walk(STATE)) if name not in keep)
     storage.remove([RUN_NAME])
 
 
@@ -177,7 +122,8 @@ class Ledger:
         ledger = cls(shard_names, sorted(published - open_shards(storage)))
         stale: set[str] = set()
         indexed: list[str] = []
-        for path in storage.walk(STAGING):
+        remove_other_generations(storage)
+        for path in storage.walk(staging(storage)):
             shard_name, _, file_name = path.rpartition("/")
             book = ledger.open.get(shard_name)
             if book is None:

@@ -22,7 +22,8 @@ from conf.checkpoint_info import CheckpointInfo
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
 from pipeline.lease import LeaseLost
-from pipeline.ledger import RUN_NAME, STATE, Ledger, settings_hash
+from pipeline.ledger import RUN_NAME, STATE, Ledger
+from pipeline.settings import settings_hash
 from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
 from pipeline.storage import Storage
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import generation
 from pipeline.plan import ShardIndex, ShardProblem
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
@@ -55,17 +56,22 @@ class Publication:
     redo: tuple[int, ...] = ()
 
 
-def chunk_name(shard_name: str, chunk_index: int) -> str:
-    return f"{STAGING}/{shard_name}/chunk-{chunk_index:06d}.parquet"
+def staging(storage: Storage) -> str:
+    """The folder of what is staged in this generation of the output (pipeline.generation)."""
+    return f"{STAGING}/{storage.generation}" if storage.generation else STAGING
 
 
-def index_name(shard_name: str) -> str:
-    return f"{STAGING}/{shard_name}/index.parquet"
+def chunk_name(storage: Storage, shard_name: str, chunk_index: int) -> str:
+    return f"{staging(storage)}/{shard_name}/chunk-{chunk_index:06d}.parquet"
 
 
-def reopened_name(shard_name: str) -> str:
+def index_name(storage: Storage, shard_name: str) -> str:
+    return f"{staging(storage)}/{shard_name}/index.parquet"
+
+
+def reopened_name(storage: Storage, shard_name: str) -> str:
     """The mark of a published shard that is being worked on again; what is staged then replaces what is published."""
-    return f"{STAGING}/{shard_name}/{REOPENED}"
+    return f"{staging(storage)}/{shard_name}/{REOPENED}"
 
 
 def published_name(folder: str, shard_name: str) -> str:
@@ -79,50 +85,60 @@ def staged_chunk_of(file_name: str) -> int | None:
 
 
 def save_index(storage: Storage, shard_name: str, index: ShardIndex) -> None:
-    storage.write_table(index_name(shard_name), index.to_table())
+    storage.write_table(index_name(storage, shard_name), index.to_table())
 
 
 def load_index(storage: Storage, shard_name: str) -> ShardIndex | None:
     """The index saved when the shard was first listed; None if there is none or it cannot be read."""
     try:
-        return ShardIndex.from_table(storage.read_table(index_name(shard_name)))
+        return ShardIndex.from_table(storage.read_table(index_name(storage, shard_name)))
     except (FileNotFoundError, pa.ArrowException, KeyError, ValueError):
         return None
 
 
 def stage_chunk(storage: Storage, shard_name: str, chunk_index: int, rows: pa.Table) -> None:
     """Commit one chunk. Committing it again replaces the file by an equivalent one."""
-    storage.write_table(chunk_name(shard_name, chunk_index), rows)
+    storage.write_table(chunk_name(storage, shard_name, chunk_index), rows)
 
 
 def mark_reopened(storage: Storage, shard_name: str) -> None:
-    storage.write(reopened_name(shard_name), b"1")
+    storage.write(reopened_name(storage, shard_name), b"1")
 
 
 def open_shards(storage: Storage) -> set[str]:
     """Names of the published shards that are open again."""
-    staged = storage.walk(STAGING)
+    staged = storage.walk(staging(storage))
     return {folder for folder, _, name in (path.rpartition("/") for path in staged) if name == REOPENED}
 
 
-def remove_staging(storage: Storage, shard_name: str) -> None:
-    """Drop everything staged of a shard. The mark goes first: without it the rest counts for nothing."""
-    storage.remove([reopened_name(shard_name)])
-    storage.remove_folder(f"{STAGING}/{shard_name}")
+def remove_staging(storage: Storage, shard_name: str, *, marked: bool = False) -> None:
+    """Drop everything staged of a shard. A mark goes first: without it the rest counts for nothing."""
+    if marked:
+        storage.remove([reopened_name(storage, shard_name)])
+    storage.remove_folder(f"{staging(storage)}/{shard_name}")
+
+
+def remove_other_generations(storage: Storage) -> None:
+    """Drop what workers of a run that was overwritten have staged since."""
+    if storage.generation:
+        strangers = (path for path in storage.walk(STAGING) if path.partition("/")[0] != storage.generation)
+        storage.remove(f"{STAGING}/{path}" for path in strangers)
 
 
 def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] = ()) -> Publication:
     """Audit the staged chunks of a shard, publish it and remove the staging; killed anywhere, it can be called again.
 
-    Chunks that fail the audit are removed and reported in `redo`.
+    Chunks that fail the audit are removed and reported in `redo`. Superseded if the output was begun anew.
     """
     again = storage.exists(published_name(RESULTS, shard_name))
     index = load_index(storage, shard_name)
     if index is None:
-        if again and not storage.exists(reopened_name(shard_name)):  # an earlier call got that far, then was killed
+        if again and not storage.exists(
+            reopened_name(storage, shard_name)
+        ):  # an earlier call got that far, then was killed
             remove_staging(storage, shard_name)
             return Publication(shard_name, read_counts(storage, shard_name))
-        remove_staging(storage, shard_name)  # without its index nothing staged can be audited
+        remove_staging(storage, shard_name, marked=again)  # without its index nothing staged can be audited
         return Publication(shard_name, None, redo=(0,))
     chunks: list[pa.Table] = []
     redo: list[int] = []
@@ -133,7 +149,7 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] 
         else:
             chunks.append(chunk)
     if redo:
-        storage.remove(chunk_name(shard_name, chunk_index) for chunk_index in redo)
+        storage.remove(chunk_name(storage, shard_name, chunk_index) for chunk_index in redo)
         return Publication(shard_name, None, tuple(redo))
     rows = pa.concat_tables(chunks).sort_by([("row", "ascending"), ("prompt_index", "ascending")])
     failed = pc.is_valid(rows["stage"])
@@ -152,17 +168,20 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] 
         num_shard_errors=len(index.problems),
     )
     metadata = {"deed.counts": json.dumps({name: getattr(counts, name) for name in Counts.__slots__})}
+    generation.check(storage)
     files = [(ERRORS, errors), (RESULTS, results)]
     if again:
         mark_reopened(storage, shard_name)
         files.reverse()
     for folder, table in files:
         storage.write_table(published_name(folder, shard_name), table.replace_schema_metadata(metadata))
-    remove_staging(storage, shard_name)
+    remove_staging(storage, shard_name, marked=again)
     return Publication(shard_name, counts)
 
 
 def write_engine_stats(storage: Storage, name: str, windows: Sequence[dict[str, object]]) -> None:
+    """Replace or create a file of statistics. Superseded if the output was begun anew."""
+    generation.check(storage)
     storage.write_table(
         f"{ENGINE_STATS}/{name}.parquet", pa.Table.from_pylist(list(windows), schema=ENGINE_STATS_SCHEMA)
     )
@@ -197,7 +216,7 @@ def read_counts(storage: Storage, shard_name: str) -> Counts:
 
 def _read_chunk(storage: Storage, shard_name: str, chunk_index: int) -> pa.Table | None:
     try:
-        return storage.read_table(chunk_name(shard_name, chunk_index))
+        return storage.read_table(chunk_name(storage, shard_name, chunk_index))
     except (FileNotFoundError, pa.ArrowException):
         return None
 

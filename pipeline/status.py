@@ -9,18 +9,20 @@ from datetime import datetime
 from typing import Any
 
 from conf.errors import UserError
+from pipeline import generation
 from pipeline.lease import Lease
-from pipeline.ledger import CONFIG_NAME, RUN_NAME, STATE, known_shards
+from pipeline.ledger import RUN_NAME, STATE, known_shards
+from pipeline.settings import CONFIG_NAME
 from pipeline.sink import (
     ERRORS,
     NO_ROWS,
     RESULTS,
-    STAGING,
     Counts,
     load_index,
     published_name,
     read_counts,
     staged_chunk_of,
+    staging,
 )
 from pipeline.storage import Storage
 
@@ -68,7 +70,7 @@ class RunStatus:
 
 def read_status(url: str) -> RunStatus:
     """The status of the output at `url`; UserError if no run was ever begun there."""
-    storage = Storage(url)
+    storage = generation.current(Storage(url))
     if not storage.exists(CONFIG_NAME):
         raise UserError(f"no run was begun in {storage.url!r}")
     held, notes, record = Lease(storage).look(), _invocations(storage), _run_record(storage)
@@ -106,7 +108,7 @@ def read_status(url: str) -> RunStatus:
 def staged_samples(storage: Storage, published: set[str]) -> dict[str, dict[int, int]]:
     """Unpublished shard -> staged chunk -> its samples. Chunks of a shard without a readable index do not count."""
     chunks: dict[str, list[int]] = {}
-    for path in storage.walk(STAGING):
+    for path in storage.walk(staging(storage)):
         shard_name, _, file_name = path.rpartition("/")
         chunk_index = staged_chunk_of(file_name)
         if chunk_index is not None and shard_name not in published:

@@ -22,11 +22,15 @@ _ATTEMPTS = 8  # of each request to a remote store: it may be away for half a mi
 
 
 class Storage:
-    """Files below one directory or URL, by relative name. Travels to workers; opens its filesystem where it is used."""
+    """Files below one directory or URL, by relative name. Travels to workers; opens its filesystem where it is used.
 
-    def __init__(self, url: str) -> None:
+    `generation` is no part of any name here; it travels along for those who stage chunks (pipeline.generation).
+    """
+
+    def __init__(self, url: str, generation: str = "") -> None:
         fs, root = resolve(url)
         self.url = unresolve(fs, root.rstrip("/") or "/")
+        self.generation = generation
         self._root = root.rstrip("/")
 
     @property

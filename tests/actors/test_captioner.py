@@ -87,7 +87,7 @@ def caption(
 def test_a_chunk_becomes_one_file_with_results_and_errors(storage: Storage) -> None:
     pixels = pixels_of(2)
     (summary,) = caption(storage, [chunk(1, [good(4, 0), bad(5), good(6, 1, "a longer prompt")], pixels)])
-    table = storage.read_table(chunk_name("s", 1))
+    table = storage.read_table(chunk_name(storage, "s", 1))
     assert table.schema.equals(staging_schema(("note",)))
     first, failed, last = table.to_pylist()
     tokens = expected_tokens(b"what?", pixels[0])
@@ -113,7 +113,7 @@ def test_a_chunk_becomes_one_file_with_results_and_errors(storage: Storage) -> N
 
 def test_an_empty_chunk_is_committed_too(storage: Storage) -> None:
     (summary,) = caption(storage, [chunk(0, [], pixels_of(0))])
-    assert storage.read_table(chunk_name("s", 0)).num_rows == 0
+    assert storage.read_table(chunk_name(storage, "s", 0)).num_rows == 0
     assert (summary["num_rows"], summary["num_steps"]) == (0, 0)
 
 
@@ -121,7 +121,7 @@ def test_engine_failures_and_refused_prompts_are_error_rows(storage: Storage) ->
     pixels = pixels_of(3)
     pixels[1] = POISON_RAISE
     caption(storage, [chunk(0, [good(0, 0), good(1, 1), good(2, 2, "x" * 600)], pixels)])
-    rows = storage.read_table(chunk_name("s", 0)).to_pylist()
+    rows = storage.read_table(chunk_name(storage, "s", 0)).to_pylist()
     assert [(row["stage"], row["error_type"], row["attempts"]) for row in rows] == [
         (None, None, None),
         ("engine", "RuntimeError", 2),
@@ -176,7 +176,7 @@ def test_rows_condemned_by_the_crash_log_are_not_run(storage: Storage) -> None:
                 break
             log.leave("s", 0)
     caption(storage, [chunk(0, [good(0, 0), good(1, 1), good(2, 2)], pixels_of(3))], log)
-    rows = storage.read_table(chunk_name("s", 0)).to_pylist()
+    rows = storage.read_table(chunk_name(storage, "s", 0)).to_pylist()
     assert [row["error_type"] for row in rows] == [None, "worker_crash", None]
     assert rows[1]["stage"] == "engine"
     assert rows[1]["attempts"] > 3

@@ -44,7 +44,7 @@ def children_of(pid: int) -> list[int]:
 
 def staged(root: Path) -> int:
     """Chunks committed so far, published ones counted as many."""
-    return len(list((root / "out").glob("_staging/*/chunk-*"))) + 5 * len(
+    return len(list((root / "out").glob("_staging/*/*/chunk-*"))) + 5 * len(
         list((root / "out").glob("results/*.parquet"))
     )
 

@@ -55,7 +55,7 @@ def kill_in_the_middle(root: Path, questions: list[str], tick: int) -> None:
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 120
-        while not list(root.glob(f"out/ticks/{tick:06d}/_staging/*/chunk-*")):
+        while not list(root.glob(f"out/ticks/{tick:06d}/_staging/*/*/chunk-*")):
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "no progress"
             time.sleep(0.02)

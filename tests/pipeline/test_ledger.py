@@ -1,6 +1,5 @@
 """The driver's book: whatever happens in whatever order, every row is published exactly once."""
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -12,15 +11,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
+from pipeline import generation
+from pipeline.lease import Lease
 from pipeline.ledger import (
     Ledger,
     check_plan,
-    check_settings,
     clear_output,
-    content_settings,
     known_shards,
     save_plan,
-    save_settings,
 )
 from pipeline.plan import Shard
 from pipeline.sink import chunk_name, publish_shard, rows_table, save_index, stage_chunk
@@ -48,43 +46,6 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("sections", "key"),
-    [
-        ({"engine": {"thresholds": [0.5, 0.5]}}, "engine.thresholds"),
-        ({"engine": {"exits": [2, 8]}}, "engine.exits"),
-        ({"engine": {"kv": "copy"}}, "engine.kv"),
-        ({"engine": {"generation": {"max_new_tokens": 5}}}, "engine.generation"),
-        ({"source": {"paths": ["a.tar"], "prompt": {"template": "what?"}}}, "source.prompt"),
-        ({"model": {"checkpoint": "c", "dtype": "bfloat16"}}, "model.dtype"),
-        ({"preprocess": {"max_pixels": 7}}, "preprocess.max_pixels"),
-    ],
-)
-def test_settings_that_change_rows_are_refused_by_name(storage: Storage, sections: dict[str, object], key: str) -> None:
-    save_settings(storage, content_settings(config(), INFO))
-    with pytest.raises(UserError, match=rf"another configuration \({key}.* was .*output.path.*overwrite"):
-        check_settings(storage, content_settings(config(**sections), INFO))
-
-
-def test_settings_of_speed_place_and_price_may_change(storage: Storage) -> None:
-    save_settings(storage, content_settings(config(), INFO))
-    changed = config(
-        source={"paths": ["b.tar"], "chunk_rows": 7},
-        engine={"num_slots": 1, "max_wait_steps": 2},
-        actors={"num_actors": 2},
-        cost={"price_per_hour": 1.0},
-        output={"path": "elsewhere", "max_error_fraction": 0.1},
-    )
-    check_settings(storage, content_settings(changed, INFO))
-
-
-def test_a_folder_with_foreign_results_is_refused_and_an_empty_one_is_fine(storage: Storage) -> None:
-    check_settings(storage, {})
-    storage.write("results/x.parquet", b"")
-    with pytest.raises(UserError, match="not of a run of this tool"):
-        check_settings(storage, {})
-
-
 def test_a_replaced_shard_is_noticed(storage: Storage) -> None:
     save_plan(storage, {}, [Shard("a", "/a.tar", 10)])
     save_plan(storage, known_shards(storage), [Shard("b", "/b.tar", 20)])
@@ -95,11 +56,14 @@ def test_a_replaced_shard_is_noticed(storage: Storage) -> None:
         check_plan(known, [Shard("a", "/a.tar", 11)])
 
 
-def test_clearing_removes_only_what_runs_write(storage: Storage) -> None:
+def test_clearing_removes_only_what_runs_write_and_keeps_the_lease(storage: Storage) -> None:
     for name in ("results/x", "errors/x", "_staging/s/x", "_state/x", "engine_stats/x", "run.json", "mine/notes.txt"):
         storage.write(name, b"1")
-    clear_output(storage)
-    assert storage.walk("") == ["mine/notes.txt"]
+    storage = generation.renew(storage)
+    with Lease(storage) as lease:
+        clear_output(storage)
+        assert storage.walk("") == ["_state/generation", "_state/lease.json", "mine/notes.txt"]
+        lease.check()
 
 
 def test_a_killed_runs_leftovers_are_cleaned_and_its_chunks_counted(storage: Storage) -> None:
@@ -114,7 +78,7 @@ def test_a_killed_runs_leftovers_are_cleaned_and_its_chunks_counted(storage: Sto
         "s": ({1}, 2),
         "new": (set(), None),
     }
-    assert storage.walk("") == [chunk_name("s", 1), "_staging/s/index.parquet", "results/done.parquet"]
+    assert storage.walk("") == [chunk_name(storage, "s", 1), "_staging/s/index.parquet", "results/done.parquet"]
 
 
 class Run(RuleBasedStateMachine):
@@ -190,9 +154,3 @@ TestRun = Run.TestCase
 TestRun.settings = settings(
     max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-
-
-def test_settings_on_storage_are_readable(storage: Storage) -> None:
-    save_settings(storage, content_settings(config(), INFO))
-    saved = json.loads(storage.read("_state/config.json"))
-    assert saved["settings"]["engine.exits"] == [2, 4, 8]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import generation
+from pipeline.ledger import Ledger
 from pipeline.plan import ShardIndex, ShardProblem
 from pipeline.sink import (
     Counts,
@@ -14,6 +16,7 @@ from pipeline.sink import (
     read_counts,
     rows_table,
     save_index,
+    write_engine_stats,
 )
 from pipeline.storage import Storage
 from pipeline.tables import errors_schema, results_schema
@@ -52,15 +55,15 @@ def test_a_damaged_chunk_is_thrown_out_and_redone(storage: Storage) -> None:
     index = index_of(4, 2)
     stage(storage, index, 0, [good_row(0), good_row(1)])
     stage(storage, index, 1, [good_row(2), good_row(3)])
-    storage.write(chunk_name("s", 1), storage.read(chunk_name("s", 1))[:-20])
+    storage.write(chunk_name(storage, "s", 1), storage.read(chunk_name(storage, "s", 1))[:-20])
     assert publish_shard(storage, "s").redo == (1,)
-    assert not storage.exists(chunk_name("s", 1))
-    assert storage.exists(chunk_name("s", 0))
+    assert not storage.exists(chunk_name(storage, "s", 1))
+    assert storage.exists(chunk_name(storage, "s", 0))
 
 
 def test_without_a_readable_index_the_shard_starts_again(storage: Storage) -> None:
     stage(storage, index_of(2, 2), 0, [good_row(0), good_row(1)])
-    storage.write(index_name("s"), b"damaged")
+    storage.write(index_name(storage, "s"), b"damaged")
     assert publish_shard(storage, "s").redo == (0,)
     assert storage.walk("_staging") == []
 
@@ -104,3 +107,30 @@ def test_the_audit_finds_what_is_missing_doubled_or_foreign(rows: list[dict[str,
 def test_strings_are_never_null_typed(storage: Storage) -> None:
     table = rows_table([{"row": 0}], passthrough=["caption"])
     assert all(str(table.schema.field(name).type) == "string" for name in ("text", "stage", "message", "src_caption"))
+
+
+def test_workers_of_an_overwritten_run_write_nothing_into_the_next_one(storage: Storage) -> None:
+    """They stage where nobody looks, and neither publish nor leave statistics, whatever they had read before."""
+    before = generation.renew(storage)
+    index = index_of(2, 2)
+    stage(before, index, 0, [good_row(0), {**good_row(1), "text": "old"}])
+    now = generation.renew(storage)
+    assert generation.current(storage).generation == now.generation != before.generation
+    with pytest.raises(generation.Superseded):
+        publish_shard(before, "s")
+    with pytest.raises(generation.Superseded):
+        write_engine_stats(before, "a", [])
+    assert publish_shard(now, "s").redo == (0,)
+    stage(now, index, 0, [good_row(0), good_row(1)])
+    stage(before, index, 0, [good_row(0), {**good_row(1), "text": "old"}])
+    ledger = Ledger.from_storage(now, ["s"])
+    assert ledger.complete == {"s"}
+    assert [path.partition("/")[0] for path in storage.walk("_staging")] == [now.generation] * 2
+    assert publish_shard(now, "s").counts is not None
+    assert storage.read_table("results/s.parquet")["text"].to_pylist() == ["text 0.0", "text 1.0"]
+
+
+def test_a_publication_that_was_told_nobody_is_not_done_again(storage: Storage) -> None:
+    stage(storage, index_of(2, 2), 0, [good_row(0), bad_row(1)])
+    counts = publish_shard(storage, "s").counts
+    assert publish_shard(storage, "s").counts == counts

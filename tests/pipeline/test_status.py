@@ -9,9 +9,10 @@ import pytest
 from conf.errors import UserError
 from jobs import cli
 from pipeline.lease import Lease
-from pipeline.ledger import Ledger, save_plan, save_settings
+from pipeline.ledger import Ledger, save_plan
 from pipeline.plan import Shard
 from pipeline.run_record import RunRecord
+from pipeline.settings import save_settings
 from pipeline.sink import publish_shard
 from pipeline.status import KILLED, RUNNING, next_step, read_status
 from pipeline.storage import Storage

@@ -1,0 +1,41 @@
+"""Which beginning of an output this is: workers of a run that was overwritten must not write into its successor.
+
+A killed driver's workers may live on for a while and commit what they had begun. In a run that continues the output
+that is welcome. When the output is begun anew, it gets another generation; chunks are staged below its name, where
+those of an older one are never looked for.
+"""
+
+import uuid
+
+from pipeline.storage import Storage
+
+GENERATION_NAME = "_state/generation"
+
+
+class Superseded(Exception):
+    """The output was begun anew since; nothing of this generation may be published."""
+
+
+def current(storage: Storage) -> Storage:
+    """The storage with the generation of the output there; "" if no run was begun."""
+    return Storage(storage.url, _read(storage))
+
+
+def renew(storage: Storage) -> Storage:
+    """Begin a new generation: from here on no worker of an older one publishes anything."""
+    generation = uuid.uuid4().hex[:8]
+    storage.write(GENERATION_NAME, generation.encode())
+    return Storage(storage.url, generation)
+
+
+def check(storage: Storage) -> None:
+    """Superseded if this is no longer the output's generation."""
+    if _read(storage) != storage.generation:
+        raise Superseded(f"{storage.url} was begun anew")
+
+
+def _read(storage: Storage) -> str:
+    try:
+        return storage.read(GENERATION_NAME).decode()
+    except FileNotFoundError:
+        return ""
