@@ -14,7 +14,7 @@ from actors.engine.reference import encode_one, given_ids, verdicts
 from actors.engine.request import Completion, FinishReason, Request
 from actors.engine.thresholds import Decay, threshold_at
 from actors.model.model import MultiExitModel
-from conf.schema import Gate
+from conf.schema import Gate, Schedule
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,12 @@ def replay(
     tolerance: float = 1e-4,
     decay: Decay | None = None,
     prefix_ids: tuple[int, ...] = (),
+    schedule: Schedule = Schedule.POOL,
 ) -> Replay:
-    """Replay one completion. A confidence within `tolerance` of its threshold counts as either side of it."""
+    """Replay one completion. A confidence within `tolerance` of its threshold counts as either side of it.
+
+    Under `consensus` a sure row stays while others are unsure: there an exit is right if the row was sure enough.
+    """
     ended = completion.finish_reason is FinishReason.EOS
     emitted = [*completion.token_ids, *([model.config.eos_id] if ended else [])]
     given = given_ids(model, request, prefix_ids)
@@ -78,5 +82,5 @@ def replay(
         needed = [threshold_at(threshold, step, decay) for threshold in thresholds]
         stayed = all(said[j][1][step] < needed[j] + tolerance for j in range(index))
         left = index == len(exit_layers) - 1 or confidences[step] >= needed[index] - tolerance
-        same_exit += stayed and left
+        same_exit += (stayed or schedule is Schedule.CONSENSUS) and left
     return Replay(len(emitted), same_token, same_exit, largest)

@@ -126,6 +126,7 @@ class OurEngine:
             found += replay(
                 self._model, request, completion, exit_layers=exit_layers, thresholds=thresholds,
                 gate=self._settings.gate, processors=Processors.resolve(self._model.config, self._settings.generation),
+                schedule=self._settings.schedule,
             )  # fmt: skip
         scripted = self._model.config.eos_id == -1 and self._variant.exits_early
         return {

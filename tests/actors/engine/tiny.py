@@ -18,13 +18,19 @@ VARIANTS = {
 
 
 def tiny_model(
-    variant: str = "pre_rms", *, seed: int = 0, num_layers: int = 5, dtype: torch.dtype = torch.float64
+    variant: str = "pre_rms",
+    *,
+    seed: int = 0,
+    num_layers: int = 5,
+    dtype: torch.dtype = torch.float64,
+    vocab_size: int = 40,
+    gates: bool = False,
 ) -> MultiExitModel:
     """Random weights with spread-out logits, so that exits, ends and confidences all vary."""
     torch.manual_seed(seed)
     decoder = {
         "num_layers": num_layers, "d_model": 32, "num_heads": 2, "d_head": 16, "d_ff": 48, "d_cross": 32,
-        "vocab_size": 40, "max_positions": 24, **VARIANTS[variant],
+        "vocab_size": vocab_size, "max_positions": 24, **VARIANTS[variant],
     }  # fmt: skip
     config = ModelConfig(
         name="tiny",
@@ -34,6 +40,7 @@ def tiny_model(
         ),
         decoder=DecoderConfig.model_validate(decoder),
         exits=tuple(range(1, num_layers + 1)),
+        gates=gates,
     )
     model = MultiExitModel(config)
     with torch.no_grad():
