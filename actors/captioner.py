@@ -220,6 +220,10 @@ class Captioner:
             "segment_s": stats.segment_s,
             "kv_cache_bytes": stats.kv_cache_bytes,
             "involuntary_exits": stats.involuntary_exits,
+            "num_drafted": stats.num_drafted,
+            "num_accepted": stats.num_accepted,
+            "num_audited": stats.num_audited,
+            "num_audited_same": stats.num_audited_same,
             "model_load_s": load_s,
         }
 

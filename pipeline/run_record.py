@@ -28,6 +28,7 @@ from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
 from pipeline.storage import Storage
 
 _TOUCH_S = 10.0
+_STATS = {"busy_s", "model_load_s", "device", "num_drafted", "num_accepted", "num_audited", "num_audited_same"}
 _PACKAGES = ("deed-pipeline", "ray", "pyarrow", "numpy", "pillow", "torch", "transformers", "tokenizers", "fsspec")
 
 
@@ -154,6 +155,7 @@ class RunRecord:
                 "devices": stats["devices"],
                 "num_layers": self._info.num_layers,
             },
+            "engine": {name: stats[name] for name in ("draft_acceptance", "shortlist_agreement")},
             "cost": {
                 **self._config.cost.model_dump(mode="json"),
                 "total": cost,
@@ -180,19 +182,27 @@ class RunRecord:
 
 
 def read_engine_stats(storage: Storage) -> dict[str, Any]:
-    """Busy seconds, model start times and device names over all statistics files; None where there are none."""
+    """Busy seconds, start times, device names and shares over all statistics files; None where there are none."""
     tables = [
         storage.read_table(f"{ENGINE_STATS}/{name}")
         for name in storage.names(ENGINE_STATS)
         if name.endswith(".parquet")
     ]
-    rows = [row for table in tables for row in table.select(["busy_s", "model_load_s", "device"]).to_pylist()]
+    rows = [row for table in tables for row in table.select(_STATS & set(table.column_names)).to_pylist()]
     loads = [row["model_load_s"] for row in rows if row["model_load_s"] is not None]
     return {
         "busy_s": sum(row["busy_s"] for row in rows) if rows else None,
         "model_load_s": sum(loads) / len(loads) if loads else None,
         "devices": sorted({row["device"] for row in rows}) if rows else None,
+        "draft_acceptance": _share(rows, "num_accepted", "num_drafted"),
+        "shortlist_agreement": _share(rows, "num_audited_same", "num_audited"),
     }
+
+
+def _share(rows: Iterable[Mapping[str, Any]], part: str, whole: str) -> float | None:
+    """Over windows; those of older files may lack the columns."""
+    total = sum(row.get(whole) or 0 for row in rows)
+    return sum(row.get(part) or 0 for row in rows) / total if total else None
 
 
 def _hardware(fit: Fit) -> dict[str, Any]:

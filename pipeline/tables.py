@@ -73,6 +73,10 @@ ENGINE_STATS = pa.schema([
     ("segment_s",       pa.list_(pa.float64())),    # per segment: seconds
     ("kv_cache_bytes",  pa.int64()),                # memory of the attention caches
     ("involuntary_exits", pa.int64()),              # tokens forced out by batching; always 0
+    ("num_drafted",     pa.int64()),                # lossless: tokens that early exits drafted
+    ("num_accepted",    pa.int64()),                # of those, confirmed by full depth
+    ("num_audited",     pa.int64()),                # gate=shortlist: its tokens checked against the whole vocabulary
+    ("num_audited_same", pa.int64()),               # of those, the same token
     ("model_load_s",    pa.float64()),              # start of this actor's model; in its first window, else null
 ])
 

@@ -89,6 +89,7 @@ class Engine:
         start_s, rows = self._clock(), self.scheduler.max_rows
         costs = measure_costs(self.runner, self.judge, rows, limit_s=limit_s, clock=self._clock)
         self.scheduler.policy.set_costs(costs)
+        self.judge.take_audit()  # what was measured on were no tokens
         self._window.calibration_s = self._clock() - start_s
 
     def add(self, request: Request) -> None:
@@ -162,7 +163,7 @@ class Engine:
     def take_stats(self) -> EngineStats:
         """Return the counters since the last call and start new ones."""
         window, now_s = self._window, self._clock()
-        counts = self.scheduler.take_counts()
+        counts, audit = self.scheduler.take_counts(), self.judge.take_audit()
         self._window = Window(now_s, window.num_segments)
         return window.stats(
             now_s,
@@ -171,6 +172,8 @@ class Engine:
             involuntary_exits=counts.involuntary,
             num_drafted=counts.drafted,
             num_accepted=counts.accepted,
+            num_audited=audit.num_tokens,
+            num_audited_same=audit.num_same,
             segment_costs=self.scheduler.policy.costs,
             num_slots=self.scheduler.slots.num_slots,
             exit_layers=self.scheduler.rules.exit_layers,

@@ -29,12 +29,24 @@ class ExitStates:
     num_places: int = 0  # of attention in the visit, padding included
 
 
+@dataclass(slots=True)
+class Audit:
+    """Tokens that shortlists chose and that left, and how many of them the whole vocabulary would have chosen."""
+
+    num_tokens: int = 0
+    num_same: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a gate said of every row; no tokens where it did not need them."""
 
     confidences: list[float]
     token_ids: list[int] | None
+    shortlisted: bool = False  # tokens were chosen among candidates alone
+
+
+AUDIT_EVERY = 32  # visits in which a shortlist chose tokens; one of them is checked against the whole vocabulary
 
 
 class ExitJudge:
@@ -49,6 +61,7 @@ class ExitJudge:
         self.checks_drafts = checks_drafts
         self.token_ST = token_ST  # decoder inputs by slot and position
         self.device = model.decoder.embedding.weight.device
+        self._audit, self._num_shortlisted = Audit(), 0
         self.shortlists: Shortlist | None = None  # one per slot
         if gate is Gate.SHORTLIST:
             size = min(SHORTLIST_SIZE, model.config.decoder.vocab_size)
@@ -77,19 +90,42 @@ class ExitJudge:
                 token_B, confidence_B = score(logits_BV, self.gate)
             if batch.segment == 0 and not last:
                 self._keep_shortlists(batch, logits_BV)
-        return Verdict(confidence_B.tolist(), token_B.tolist())  # sync: tokens and confidences to host
+        # sync: tokens and confidences to host
+        return Verdict(confidence_B.tolist(), token_B.tolist(), shortlisted=narrow is not None)
 
     @torch.inference_mode()
     def emit(self, batch: Batch, states: ExitStates, verdict: Verdict, leaves: list[bool]) -> Decision:
         """The tokens of the rows that leave; the head runs now, for them alone, where the gate did without it."""
         if verdict.token_ids is not None:
+            if verdict.shortlisted and any(leaves):
+                self._check_shortlists(batch, states, verdict.token_ids, leaves)
             return Decision(verdict.token_ids, verdict.confidences)
         token_ids = [0] * len(leaves)
-        if leaving := [row for row, leave in enumerate(leaves) if leave]:
-            logits_BV = self._logits(batch, states.h_BD[self._index(leaving)], [batch.sequences[i] for i in leaving])
-            for row, token_id in zip(leaving, logits_BV.argmax(-1).tolist(), strict=True):
-                token_ids[row] = token_id
+        for row, token_id in self._tokens(batch, states, leaves):
+            token_ids[row] = token_id
         return Decision(token_ids, verdict.confidences)
+
+    def _tokens(self, batch: Batch, states: ExitStates, leaves: list[bool]) -> list[tuple[int, int]]:
+        """(row, token) of the rows that leave, chosen among the whole vocabulary."""
+        leaving = [row for row, leave in enumerate(leaves) if leave]
+        if not leaving:
+            return []
+        logits_BV = self._logits(batch, states.h_BD[self._index(leaving)], [batch.sequences[i] for i in leaving])
+        return list(zip(leaving, logits_BV.argmax(-1).tolist(), strict=True))
+
+    def _check_shortlists(self, batch: Batch, states: ExitStates, token_ids: list[int], leaves: list[bool]) -> None:
+        """Now and then, for the statistics; the tokens stay what they are."""
+        due = self._num_shortlisted % AUDIT_EVERY == 0
+        self._num_shortlisted += 1
+        if due:
+            for row, token_id in self._tokens(batch, states, leaves):
+                self._audit.num_tokens += 1
+                self._audit.num_same += token_id == token_ids[row]
+
+    def take_audit(self) -> Audit:
+        """Return the counts since the last call and start new ones."""
+        audit, self._audit = self._audit, Audit()
+        return audit
 
     def _full_depth(self, batch: Batch, h_BD: Tensor) -> Verdict:
         """Tokens of all pending positions, each after its own history."""

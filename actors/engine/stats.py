@@ -29,11 +29,23 @@ class EngineStats:
     involuntary_exits: int = 0
     num_drafted: int = 0  # tokens of early exits that full depth had to check (lossless)
     num_accepted: int = 0  # those it confirmed
+    num_audited: int = 0  # tokens a shortlist chose that were checked against the whole vocabulary
+    num_audited_same: int = 0  # those it would have chosen too
     segment_places: tuple[int, ...] = ()  # attention places computed; what is more than positions is padding
     segment_costs: tuple[VisitCost, ...] = ()  # what regrouping goes by
     calibration_s: float = 0.0  # spent on measuring it, in the window the engine started in
     num_slots: int = 0  # sequences that can be in flight
     exit_layers: tuple[int, ...] = ()  # where segments end; exits that cannot fire are left out
+
+    @property
+    def shortlist_agreement(self) -> float | None:
+        """Share of the checked tokens that the whole vocabulary would have given; None where none was checked."""
+        return self.num_audited_same / self.num_audited if self.num_audited else None
+
+    @property
+    def draft_acceptance(self) -> float | None:
+        """Share of the drafts that full depth confirmed; None where there were none."""
+        return self.num_accepted / self.num_drafted if self.num_drafted else None
 
     @property
     def padding(self) -> float:

@@ -57,12 +57,18 @@ def scan_run(folder: RunFolder, *, num_examples: int = 24, num_sampled: int = 20
         results.merge(part)
     for errors_part in _in_parallel(scan_errors_file, folder.errors):
         errors.merge(errors_part)
-    tables = _in_parallel(
-        lambda name: pa.Table.from_batches(list(folder.batches(name, ENGINE_STATS.names)), ENGINE_STATS),
-        folder.engine_stats,
-    )
+    tables = _in_parallel(lambda name: _windows(folder, name), folder.engine_stats)
     engine = scan_engine_stats(list(tables))
     return RunScan(folder.url, record, len(folder.results), results, errors, engine, folder.read_full_depth_sample())
+
+
+def _windows(folder: RunFolder, name: str) -> pa.Table:
+    """Windows of one file; columns that did not exist when it was written are null."""
+    table = pa.Table.from_batches(list(folder.batches(name)) or [pa.RecordBatch.from_pylist([], ENGINE_STATS)])
+    for field in ENGINE_STATS:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(ENGINE_STATS.names).cast(ENGINE_STATS)
 
 
 def _in_parallel(scan: Callable[[str], Part], names: Sequence[str]) -> Iterator[Part]:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from conf.schema import JobConfig
@@ -51,6 +52,22 @@ def test_counts_cover_earlier_invocations(storage: Storage) -> None:
         "shard_errors": 0,
     }
     assert record.content == saved(storage)
+
+
+def test_shares_of_the_engine_are_over_all_windows_and_unknown_where_nothing_was_counted(storage: Storage) -> None:
+    with record_of(storage, Ledger(["s"])):
+        pass
+    assert saved(storage)["engine"] == {"draft_acceptance": None, "shortlist_agreement": None}
+    window: dict[str, object] = {"busy_s": 1.0, "device": "cpu"}
+    audits: list[dict[str, object]] = [{"num_audited": 10, "num_audited_same": 9}, {"num_drafted": 4}]
+    write_engine_stats(storage, "a", [window | counted for counted in audits])
+    both = {"num_audited": 30, "num_audited_same": 30, "num_drafted": 4, "num_accepted": 2}
+    write_engine_stats(storage, "b", [window | both])
+    old = pa.table({"busy_s": [1.0], "device": ["cpu"], "model_load_s": pa.nulls(1, pa.float64())})
+    storage.write_table("engine_stats/c.parquet", old)  # of a version that did not count them
+    with record_of(storage, Ledger(["s"])):
+        pass
+    assert saved(storage)["engine"] == {"draft_acceptance": 0.25, "shortlist_agreement": 39 / 40}
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,15 @@ def test_nulls_everywhere_are_survived(tmp_path: Path) -> None:
     assert numbers.errors[0].error_type == "unknown"
 
 
+def test_statistics_of_an_older_version_are_read(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run", num_shards=1).write()
+    before, storage = read(run.path), Storage(str(run.path))
+    for file in (run.path / "engine_stats").iterdir():
+        name = f"engine_stats/{file.name}"
+        storage.write_table(name, storage.read_table(name).drop_columns(["num_audited", "num_drafted"]))
+    assert (read(run.path).speed, read(run.path).device_time) == (before.speed, before.device_time)
+
+
 def test_the_json_form_is_plain_json(numbers: RunNumbers) -> None:
     text = json.dumps(numbers.as_dict(), allow_nan=False)
     assert json.loads(text)["outcome"]["rows_ok"] == 400
