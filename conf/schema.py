@@ -41,6 +41,19 @@ class PromptConfig(Section):
     )
 
 
+class RetryConfig(Section):
+    """How long an outage of the source's storage is waited out, and how."""
+
+    outage_s: Annotated[float, Field(ge=0)] = Field(
+        90.0,
+        description="Seconds for which a request is repeated while it fails for a reason that may pass (connections, "
+        "timeouts, 429, 5xx); what still fails then becomes errors rows. 0: one try.",
+    )
+    longest_wait_s: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Most seconds between two tries: the first wait is 0.2 s, each is twice the one before."
+    )
+
+
 class FetchConfig(Section):
     """How the images of a manifest are fetched."""
 
@@ -48,9 +61,13 @@ class FetchConfig(Section):
         16, description="Images under way at once in each preprocessing task. More hides a slow server, costs memory."
     )
     attempts: Annotated[int, Field(ge=1)] = Field(
-        4, description="Tries for each image, with growing waits; only timeouts, 429, 5xx and broken connections count."
+        4,
+        description="http(s): tries for each image, with growing waits; only timeouts, 429, 5xx and broken connections "
+        "count. Images on storage (s3, gs, ...) follow source.retry.",
     )
-    timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="Seconds one try for one image may take.")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="Seconds one try for one image may take; not for files, whose reads cannot be broken off."
+    )
     max_bytes: Annotated[int, Field(ge=1)] = Field(
         100_000_000, description="Larger images become errors rows and are not read to their end."
     )
@@ -78,6 +95,7 @@ class SourceConfig(Section):
     )
     uri_column: str = Field("uri", description="Manifest: column with the image's URI or path.")
     fetch: FetchConfig = FetchConfig()
+    retry: RetryConfig = RetryConfig()
     passthrough: tuple[str, ...] = Field((), description="Columns (or JSON fields) copied to the results, as strings.")
     prompt: PromptConfig = PromptConfig()
 

@@ -16,6 +16,7 @@ import fsspec
 import pyarrow as pa
 
 from conf.errors import UserError
+from conf.schema import RetryConfig
 from pipeline.retrying import Exhausted, retry
 
 _LISTING_THREADS = 32
@@ -137,28 +138,31 @@ def expand_braces(pattern: str) -> list[str]:
     return list(itertools.chain.from_iterable(expand_braces(head + choice + tail) for choice in choices))
 
 
-def find_files(paths: Sequence[str]) -> list[tuple[str, int]]:
+def find_files(paths: Sequence[str], patience: RetryConfig) -> list[tuple[str, int]]:
     """(url, size in bytes) of every file the paths stand for, sorted, each once; a path without a file is an error."""
     files: dict[str, int] = {}
     expanded = [path for pattern in paths for path in expand_braces(pattern)]
     with ThreadPoolExecutor(max_workers=min(_LISTING_THREADS, max(1, len(expanded)))) as pool:
-        for found in pool.map(_files_of_path, expanded):
+        for found in pool.map(lambda path: _files_of_path(path, patience), expanded):
             files.update(found)
     return sorted(files.items())
 
 
-def _files_of_path(path: str) -> list[tuple[str, int]]:
+def _files_of_path(path: str, patience: RetryConfig) -> list[tuple[str, int]]:
     fs, inner = resolve(path)
     try:
-        return [
-            (unresolve(fs, name), int(info.get("size") or 0)) for name, info in retry(lambda: _list(fs, inner, path))
-        ]
+        found = retry(lambda: _list(fs, inner, path), f"listing {path}", patience)
+        return [(unresolve(fs, name), int(info.get("size") or 0)) for name, info in found]
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"shard not found: {path!r}") from None
     except PermissionError as error:
         raise UserError(f"not allowed to read {path!r}: {error}") from None
     except Exhausted as error:
         raise UserError(f"cannot list {path!r}: {error}") from None
+    except Exception as error:  # each storage back end has its own exceptions
+        raise UserError(f"cannot list {path!r}: {type(error).__name__}: {error}") from None
 
 
 def _list(fs: fsspec.AbstractFileSystem, inner: str, path: str) -> list[tuple[str, dict[str, Any]]]:
@@ -183,10 +187,13 @@ def resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise UserError(f"cannot open {path!r}: {error}") from None
 
 
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol))
+
+
 def unresolve(fs: fsspec.AbstractFileSystem, inner: str) -> str:
     """The inverse of `resolve`: local paths stay plain and absolute, everything else gets its protocol back."""
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-    return inner if "file" in protocols else str(fs.unstrip_protocol(inner))
+    return inner if is_local(fs) else str(fs.unstrip_protocol(inner))
 
 
 def name_shards(urls: Iterable[str], known: dict[str, str] | None = None) -> dict[str, str]:

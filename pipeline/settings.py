@@ -27,6 +27,7 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
         "source.fetch.max_concurrent",
         "source.fetch.attempts",
         "source.fetch.timeout_s",
+        "source.retry",
         "preprocess.num_cpus",
         "preprocess.max_tasks",
         "model.checkpoint",  # what is in it counts, by its hashes

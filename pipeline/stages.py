@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from conf.schema import JobConfig, PromptConfig
+from conf.schema import JobConfig, PromptConfig, RetryConfig
 from pipeline.crash_log import ORDINARY_ATTEMPTS
 from pipeline.isolated import image_to_pixels_isolated
 from pipeline.plan import Sample, Shard, ShardIndex, sample_id
 from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
 from pipeline.readers import RawSample, Reader, ReadFailure
-from pipeline.retrying import backoff_s, is_transient
+from pipeline.retrying import USUAL_PATIENCE, Tries, is_transient
 from pipeline.sink import load_index, save_index
 from pipeline.storage import Storage
 from pipeline.tables import SOURCE_PREFIX, prepared_schema
 from pipeline.words import word_lines
 
 Decode = Callable[..., Pixels | ImageProblem]
-_READ_ATTEMPTS = 5  # in a row, of what is left of a chunk
 
 TASK_SCHEMA = pa.schema(  # one shard, or some of its chunks, still to be done
     [("shard", pa.string()), ("chunks", pa.list_(pa.int32())), ("num_chunks", pa.int32()), ("index", pa.large_binary())]
@@ -96,12 +95,21 @@ class PrepareChunk:
     image_size: int
     max_pixels: int
     crash_log: Any = None
+    patience: RetryConfig = USUAL_PATIENCE
 
     @classmethod
     def from_config(cls, config: JobConfig, reader: Reader, image_size: int, crash_log: Any) -> "PrepareChunk":
         source = config.source
-        max_pixels = config.preprocess.max_pixels
-        return cls(reader, source.prompt, source.id_column, source.passthrough, image_size, max_pixels, crash_log)
+        return cls(
+            reader,
+            source.prompt,
+            source.id_column,
+            source.passthrough,
+            image_size,
+            config.preprocess.max_pixels,
+            crash_log,
+            source.retry,
+        )
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         for task in tasks.to_pylist():
@@ -127,22 +135,24 @@ class PrepareChunk:
 
     def _read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         """The reader's samples. If storage fails half-way it is asked again; what it never gives is errors."""
-        done = failures = 0
+        done, tries = 0, Tries(self.patience)
         while True:
             try:
                 for raw in self.reader.read(shard, samples[done:]):
-                    done, failures = done + 1, 0
+                    done += 1
+                    tries.succeeded()
                     yield raw
                 assert done == len(samples), f"{shard.name}: the reader gave {done} of {len(samples)} samples"
                 return
             except ReadFailure as failure:
-                failures += 1
-                if failures < _READ_ATTEMPTS and is_transient(failure.__cause__):
-                    time.sleep(backoff_s(failures))
+                cause = failure.__cause__
+                wait_s = tries.failed(cause, f"reading {shard.url}", None if is_transient(cause) else 1)
+                if wait_s is not None:
+                    time.sleep(wait_s)
                     continue
                 for sample in samples[done:]:
                     message = f"{shard.name}/{sample.key}: {failure}"
-                    yield RawSample(sample, None, {}, "storage_error", message, failures)
+                    yield RawSample(sample, None, {}, "storage_error", message, tries.failures)
                 return
 
     def _rows_of_sample(

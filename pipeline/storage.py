@@ -12,13 +12,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.plan import resolve, unresolve
-from pipeline.retrying import retry
+from pipeline.plan import is_local, resolve, unresolve
+from pipeline.retrying import USUAL_PATIENCE, retry
 
 Result = TypeVar("Result")
 
 _TEMPORARY = ".tmp-"  # hidden while being written: readers of Parquet folders skip names that start with a dot
-_ATTEMPTS = 8  # of each request to a remote store: it may be away for half a minute
 
 
 class Storage:
@@ -39,8 +38,7 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        protocol = self._fs.protocol
-        return "file" in ((protocol,) if isinstance(protocol, str) else tuple(protocol))
+        return is_local(self._fs)
 
     def path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -137,7 +135,7 @@ class Storage:
             self._retry(lambda: self._fs.rm(self.path(folder), recursive=True))
 
     def _retry(self, call: Callable[[], Result]) -> Result:
-        return call() if self.is_local else retry(call, attempts=_ATTEMPTS)
+        return call() if self.is_local else retry(call, f"a request to {self.url}", USUAL_PATIENCE)
 
 
 def is_temporary(name: str) -> bool:

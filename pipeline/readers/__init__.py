@@ -52,12 +52,12 @@ def make_reader(source: SourceConfig) -> Reader:
 
     fields = field_names(source)
     if source.kind is SourceKind.WEBDATASET:
-        return WebDatasetReader(source.paths, wants_fields=bool(fields))
+        return WebDatasetReader(source.paths, bool(fields), source.retry)
     if source.kind is SourceKind.IMAGES:
-        return ImageFolderReader(source.paths, wants_fields=bool(fields))
+        return ImageFolderReader(source.paths, bool(fields), source.retry)
     if source.kind is SourceKind.PARQUET:
-        return ParquetReader(source.paths, source.image_column, fields)
-    return ManifestReader(source.paths, source.uri_column, fields, source.fetch)
+        return ParquetReader(source.paths, source.image_column, fields, source.retry)
+    return ManifestReader(source.paths, source.uri_column, fields, source.fetch, source.retry)
 
 
 def field_names(source: SourceConfig) -> tuple[str, ...]:

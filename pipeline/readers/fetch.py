@@ -3,19 +3,25 @@
 Whatever goes wrong is one of a few words: forbidden_scheme, missing_file, not_allowed, too_large, fetch_failed.
 """
 
+import io
 import posixpath
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
+from fsspec.asyn import sync
+from fsspec.exceptions import FSTimeoutError
+
 from conf.errors import UserError
-from conf.schema import FetchConfig
-from pipeline.plan import resolve
-from pipeline.retrying import Exhausted, retry
+from conf.schema import FetchConfig, RetryConfig
+from pipeline.plan import is_local, resolve
+from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, Unavailable, retry
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _GONE, _REFUSED, _WORTH_ANOTHER_TRY = (404, 410), (401, 403), (408, 425, 429, 500, 502, 503, 504)
@@ -31,14 +37,6 @@ class FetchProblem(Exception):
         self.error_type, self.message, self.attempts = error_type, message, attempts
 
 
-class Unavailable(OSError):
-    """The server said to come back later."""
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
 def absolute(uri: str, base_url: str) -> str:
     """A URI as it is; a path without a scheme is one beside the file `base_url`, on the same storage."""
     if _SCHEME.match(uri) or posixpath.isabs(uri):
@@ -51,15 +49,16 @@ def scheme_of(uri: str) -> str:
     return match.group(1).lower() if match else "file"
 
 
-def fetch_all(uris: Iterable[str], config: FetchConfig) -> Iterator[bytes | FetchProblem]:
+def fetch_all(uris: Iterable[str], config: FetchConfig, patience: RetryConfig) -> Iterator[bytes | FetchProblem]:
     """What each URI holds, in order; at most `max_concurrent` are under way or waiting to be taken."""
+    patient = Patient(patience)
     with ThreadPoolExecutor(config.max_concurrent, thread_name_prefix="fetch") as pool:
         under_way: deque[Future[bytes | FetchProblem]] = deque()
         try:
             for uri in uris:
                 if len(under_way) >= config.max_concurrent:
                     yield under_way.popleft().result()
-                under_way.append(pool.submit(fetch, uri, config))
+                under_way.append(pool.submit(fetch, uri, config, patient))
             while under_way:
                 yield under_way.popleft().result()
         finally:
@@ -67,15 +66,16 @@ def fetch_all(uris: Iterable[str], config: FetchConfig) -> Iterator[bytes | Fetc
                 future.cancel()
 
 
-def fetch(uri: str, config: FetchConfig) -> bytes | FetchProblem:
-    """One image's bytes, or why not; never raises."""
+def fetch(uri: str, config: FetchConfig, patient: Patient) -> bytes | FetchProblem:
+    """One image's bytes, or why not; never raises. Web servers get some tries each, storage is waited for together."""
     scheme = scheme_of(uri)
     if scheme not in config.schemes:
         allowed = ", ".join(config.schemes)
         return FetchProblem("forbidden_scheme", f"{uri}: scheme {scheme!r} is not among the allowed ones: {allowed}")
-    get = _get_http if scheme in ("http", "https") else _get_file
     try:
-        return retry(lambda: get(uri, config), attempts=config.attempts)
+        if scheme in ("http", "https"):
+            return retry(lambda: _get_http(uri, config), f"fetching {uri}", USUAL_PATIENCE, attempts=config.attempts)
+        return patient.retry(lambda: _get_file(uri, config), f"reading {uri}")
     except FetchProblem as problem:
         return problem
     except Exhausted as error:
@@ -100,13 +100,14 @@ def _get_http(uri: str, config: FetchConfig) -> bytes:
             _check_status(answer, uri)
             if scheme_of(answer.url) not in config.schemes:
                 raise FetchProblem("forbidden_scheme", f"{uri}: redirected to {answer.url}")
-            body = bytearray()
-            for block in answer.iter_content(_BLOCK_BYTES):
-                body += block
-                _check_size(uri, len(body), config)
+            body = io.BytesIO()  # whose value is taken out without a copy
+            # What has come so far, not full blocks: those of a server that drips bytes would take for ever to fill.
+            while block := answer.raw.read1(_BLOCK_BYTES, decode_content=True):
+                body.write(block)
+                _check_size(uri, body.tell(), config)
                 if time.monotonic() > deadline:
-                    raise Unavailable(f"only {len(body)} bytes within {config.timeout_s:g} s")
-            return bytes(body)
+                    raise Unavailable(f"only {body.tell()} bytes within {config.timeout_s:g} s")
+            return body.getvalue()
     except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
         raise FetchProblem("fetch_failed", f"{uri}: {error}") from None
 
@@ -129,9 +130,36 @@ def _get_file(uri: str, config: FetchConfig) -> bytes:
         fs, inner = resolve(uri)
     except UserError as error:
         raise FetchProblem("fetch_failed", f"{uri}: {error}") from None
-    data = bytes(fs.cat_file(inner, start=0, end=config.max_bytes + 1))
+    read = partial(fs.cat_file, inner, start=0, end=config.max_bytes + 1)
+    try:
+        if getattr(fs, "async_impl", False):
+            data = sync(fs.loop, fs._cat_file, inner, start=0, end=config.max_bytes + 1, timeout=config.timeout_s)
+        else:
+            data = read() if is_local(fs) else _within(config.timeout_s, read)
+    except FSTimeoutError:
+        raise Unavailable(f"nothing within {config.timeout_s:g} s") from None
     _check_size(uri, len(data), config)
-    return data
+    return bytes(data)  # the same object where it is bytes already
+
+
+def _within(timeout_s: float, call: Callable[[], Any]) -> Any:
+    """A call that cannot be broken off is left behind in its thread when it takes too long."""
+    answer: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put((call(), None))
+        except BaseException as error:
+            answer.put((None, error))
+
+    threading.Thread(target=run, name="fetch-with-timeout", daemon=True).start()
+    try:
+        result, error = answer.get(timeout=timeout_s)
+    except Empty:
+        raise FSTimeoutError from None
+    if error is not None:
+        raise error
+    return result
 
 
 def _check_size(uri: str, num_bytes: int, config: FetchConfig) -> None:

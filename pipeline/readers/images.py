@@ -9,14 +9,16 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from conf.errors import UserError
+from conf.schema import RetryConfig
 from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards, resolve, unresolve
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.records import BadRecord, places, read_records
 from pipeline.readers.webdataset import IMAGE_SUFFIXES
-from pipeline.retrying import Exhausted, retry
+from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, retry
 
 FILES_PER_SHARD = 10_000
 FILE_NAME_COLUMN = "file_name"
@@ -30,6 +32,7 @@ class ImageFolderReader:
 
     paths: tuple[str, ...]
     wants_fields: bool = False
+    patience: RetryConfig = USUAL_PATIENCE
 
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
         shards: list[Shard] = []
@@ -38,9 +41,11 @@ class ImageFolderReader:
             fs, inner = resolve(path)
             root = inner.rstrip("/")
             try:
-                found = retry(lambda fs=fs, root=root: fs.find(root, detail=True))  # type: ignore[misc]
+                found = retry(partial(fs.find, root, detail=True), f"listing {path}", self.patience)
             except Exhausted as error:
                 raise UserError(f"cannot list {path!r}: {error}") from None
+            except Exception as error:  # each storage back end has its own exceptions
+                raise UserError(f"cannot list {path!r}: {type(error).__name__}: {error}") from None
             if not found and not fs.isdir(inner):
                 raise UserError(f"image folder not found: {path!r}")
             files = [(posixpath.relpath(name, root), int(info.get("size") or 0)) for name, info in found.items()]
@@ -65,7 +70,7 @@ class ImageFolderReader:
         problems: list[ShardProblem] = []
         if self.wants_fields:
             try:
-                records = _find_metadata(shard)
+                records = _find_metadata(shard, self.patience)
             except Exception as error:  # storage and decompressor errors have no common base class
                 message = f"{shard.name}: its metadata cannot be read: {type(error).__name__}: {error}"
                 problems.append(ShardProblem("unreadable_metadata", message))
@@ -76,14 +81,14 @@ class ImageFolderReader:
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         fs, root = resolve(shard.url)
-        fields = _read_metadata(shard, samples)
+        fields, patient = _read_metadata(shard, samples), Patient(self.patience)
 
         def fetch(sample: Sample) -> RawSample:
             own, place = fields.get(sample.row, {}), f"{shard.url}/{sample.key}"
             if isinstance(own, BadRecord):
                 return RawSample(sample, None, {}, "bad_record", f"{place}: its metadata: {own}")
             try:
-                data = retry(lambda: bytes(fs.cat_file(f"{root.rstrip('/')}/{sample.key}")))
+                data = patient.retry(lambda: bytes(fs.cat_file(f"{root.rstrip('/')}/{sample.key}")), f"reading {place}")
                 return RawSample(sample, data, own)
             except FileNotFoundError:
                 return RawSample(sample, None, own, "missing_file", f"{place} is gone")
@@ -97,14 +102,15 @@ class ImageFolderReader:
                 yield from pool.map(fetch, samples[first : first + _READ_THREADS])
 
 
-def _find_metadata(shard: Shard) -> dict[str, Part]:
+def _find_metadata(shard: Shard, patience: RetryConfig) -> dict[str, Part]:
     """image -> the place of its record, named after the metadata file; nothing if the folder has none."""
     fs, root = resolve(shard.url)
-    name = next((n for n in _METADATA_NAMES if retry(lambda n=n: fs.exists(f"{root}/{n}"))), None)  # type: ignore[misc]
+    what = f"looking for metadata in {shard.url}"
+    name = next((n for n in _METADATA_NAMES if retry(partial(fs.exists, f"{root}/{n}"), what, patience)), None)
     if name is None:
         return {}
     url = f"{shard.url.rstrip('/')}/{name}"
-    found = retry(lambda: list(places(url)))
+    found = retry(lambda: list(places(url)), f"reading {url}", patience)
     members = set(shard.members)
     records: dict[str, Part] = {}
     for place, record in zip(found, read_records(url, found, [FILE_NAME_COLUMN]), strict=True):

@@ -5,18 +5,17 @@ without a scheme is one beside the manifest.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
 from conf.errors import UserError
-from conf.schema import FetchConfig
+from conf.schema import FetchConfig, RetryConfig
 from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.fetch import FetchProblem, absolute, fetch_all
 from pipeline.readers.records import BadRecord, column_names, format_of, is_compressed, places, read_records
-from pipeline.retrying import Exhausted, retry
+from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
 
 RECORDS_PER_SHARD = 10_000
 
@@ -29,17 +28,16 @@ class ManifestReader:
     uri_column: str = "uri"
     fields: tuple[str, ...] = ()
     fetch: FetchConfig = field(default_factory=FetchConfig)
+    patience: RetryConfig = USUAL_PATIENCE
 
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
-        files = find_files(self.paths)
+        files = find_files(self.paths, self.patience)
         self._check_columns([url for url, _ in files])
         names = name_shards([url for url, _ in files])
         shards: list[Shard] = []
         for url, _ in files:
-            try:
-                pieces = retry(lambda url=url: list(cut(places(url))))  # type: ignore[misc]
-            except (OSError, EOFError, pa.ArrowException, Exhausted) as error:
-                raise UserError(f"cannot read manifest {url!r}: {error}") from None
+            with _manifests_mistakes(url):
+                pieces = retry(lambda url=url: list(cut(places(url))), f"reading {url}", self.patience)  # type: ignore[misc]
             for number, (first, end) in enumerate(pieces):
                 shards.append(Shard(f"{names[url]}-{number:05d}", url, end - first, (str(first), str(end))))
         return shards
@@ -47,10 +45,8 @@ class ManifestReader:
     def _check_columns(self, urls: Sequence[str]) -> None:
         for url in urls:
             format_of(url)
-        try:
-            names = retry(lambda: column_names(urls[0]))
-        except (OSError, EOFError, ValueError, pa.ArrowException, Exhausted) as error:
-            raise UserError(f"cannot read manifest {urls[0]!r}: {error}") from None
+        with _manifests_mistakes(urls[0]):
+            names = retry(lambda: column_names(urls[0]), f"reading {urls[0]}", self.patience)
         if names is not None and self.uri_column not in names:
             known = ", ".join(names)
             raise UserError(f"source.uri_column={self.uri_column!r} is no column of {urls[0]!r}, which has {known}")
@@ -61,7 +57,7 @@ class ManifestReader:
     def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
         first, end = map(int, shard.members)
         try:
-            found = retry(lambda: list(places(shard.url, first, end)))
+            found = retry(lambda: list(places(shard.url, first, end)), f"reading {shard.url}", self.patience)
         except Exception as error:  # storage and decompressor errors have no common base class
             return [], [ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")]
         return [Sample(row, f"{row:08d}", (place,)) for row, place in enumerate(found)], []
@@ -74,7 +70,8 @@ class ManifestReader:
         except Exception as error:  # storage and decompressor errors have no common base class
             raise ReadFailure(f"{type(error).__name__}: {error}") from error
         asked = [record for record in records if not isinstance(record, BadRecord) and self._uri(record)]
-        images = fetch_all((absolute(str(self._uri(record)), shard.url) for record in asked), self.fetch)
+        uris = (absolute(str(self._uri(record)), shard.url) for record in asked)
+        images = fetch_all(uris, self.fetch, self.patience)
         for sample, record in zip(samples, records, strict=True):
             yield self._raw(shard, sample, record, images)
 
@@ -97,6 +94,18 @@ class ManifestReader:
             return None
         names = column_names(shard.url) or []
         return [name for name in names if name == self.uri_column or name in self.fields]
+
+
+@contextmanager
+def _manifests_mistakes(url: str) -> Iterator[None]:
+    """A manifest that cannot be read when the run starts is its user's mistake, however its storage puts it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = str(error) if isinstance(error, Exhausted) else f"{type(error).__name__}: {error}"
+        raise UserError(f"cannot read manifest {url!r}: {said}") from None
 
 
 def cut(records: Iterator[Part]) -> Iterator[tuple[int, int]]:

@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from conf.errors import UserError
+from conf.schema import RetryConfig
 from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.records import open_parquet, read_parquet_rows
-from pipeline.retrying import Exhausted, retry
+from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class ParquetReader:
     paths: tuple[str, ...]
     image_column: str = "image"
     fields: tuple[str, ...] = ()
+    patience: RetryConfig = USUAL_PATIENCE
 
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
-        files = find_files(self.paths)
+        files = find_files(self.paths, self.patience)
         names = name_shards([url for url, _ in files], known_names)
         self._check_columns(files[0][0])
         return [Shard(names[url], url, size) for url, size in files]
@@ -35,7 +37,7 @@ class ParquetReader:
     def _check_columns(self, url: str) -> None:
         """A wrong column name is a user's mistake and shows in the first file; a broken first file is only bad data."""
         try:
-            with retry(lambda: open_parquet(url)) as table:
+            with retry(lambda: open_parquet(url), f"opening {url}", self.patience) as table:
                 schema = table.schema_arrow
         except (OSError, pa.ArrowException, Exhausted):
             return
@@ -52,7 +54,7 @@ class ParquetReader:
 
     def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
         try:
-            with retry(lambda: open_parquet(shard.url)) as table:
+            with retry(lambda: open_parquet(shard.url), f"opening {shard.url}", self.patience) as table:
                 if self.image_column not in table.schema_arrow.names:
                     problem = f"{shard.name}: no column {self.image_column!r} among {table.schema_arrow.names}"
                     return [], [ShardProblem("no_image_column", problem)]

@@ -13,9 +13,11 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 import smart_open
+from smart_open.compression import compression_wrapper
 
 from conf.errors import UserError
 from pipeline.plan import Part, resolve
+from pipeline.retrying import Unavailable
 
 FORMATS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
@@ -89,7 +91,7 @@ def read_records(url: str, parts: Sequence[Part], columns: Sequence[str] | None 
             stream.seek(part.offset)
             data = stream.read(part.size)
             if len(data) < part.size:
-                raise OSError(f"{url} ends in the middle of the record at byte {part.offset}")
+                raise Unavailable(f"{url} ends in the middle of the record at byte {part.offset}")
             yield _parse(data, form, names)
 
 
@@ -135,7 +137,13 @@ def _cells(data: bytes, form: str) -> list[str]:
 
 
 def _open_text(url: str) -> Any:
-    params = {"timeout": _HTTP_TIMEOUT_S} if url.startswith(("http://", "https://")) else {}
+    """A seekable stream of the decompressed text: by smart_open where it knows the scheme, else by fsspec (hf, az, and
+    gs without Google's client), whose file smart_open decompresses."""
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme not in smart_open.transport.SUPPORTED_SCHEMES:
+        fs, inner = resolve(url)
+        return compression_wrapper(fs.open(inner, "rb"), "rb", filename=url)
+    params = {"timeout": _HTTP_TIMEOUT_S} if scheme in ("http", "https") else {}
     return smart_open.open(url, "rb", transport_params=params)
 
 

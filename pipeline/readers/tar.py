@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from pipeline.plan import Part, resolve
+from pipeline.retrying import Unavailable
 
 _BLOCK = 512
 _MERGE_GAP_BYTES = 64 * 1024  # parts closer than this are fetched by one request: headers and unused members between
@@ -134,7 +135,7 @@ def read_parts(url: str, parts: Sequence[Part]) -> Iterator[bytes]:
     for start, end, together in _requests(parts):
         data = fs.cat_file(inner, start=start, end=end) if end > start else b""
         if len(data) < end - start:
-            raise OSError(f"{url} gave {len(data)} of {end - start} bytes at {start}")
+            raise Unavailable(f"{url} gave {len(data)} of {end - start} bytes at {start}")
         for part in together:
             yield bytes(data[part.offset - start : part.offset - start + part.size])
 

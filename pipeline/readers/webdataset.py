@@ -6,16 +6,16 @@ sample, `key~2`, or the next number that no file has. An archive without its end
 kept, the cut is one ShardProblem.
 """
 
-import gzip
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conf.schema import RetryConfig
 from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.tar import CutArchive, Member, is_compressed, iter_members, open_stream, read_parts
-from pipeline.retrying import is_transient, retry
+from pipeline.retrying import USUAL_PATIENCE, retry
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2"})
 
@@ -26,9 +26,10 @@ class WebDatasetReader:
 
     paths: tuple[str, ...]
     wants_fields: bool = True
+    patience: RetryConfig = USUAL_PATIENCE
 
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
-        files = find_files(self.paths)
+        files = find_files(self.paths, self.patience)
         names = name_shards([url for url, _ in files], known_names)
         return [Shard(names[url], url, size) for url, size in files]
 
@@ -47,7 +48,7 @@ class WebDatasetReader:
                     members.append(member)
 
         try:
-            retry(list_members, transient=_is_storage_trouble)
+            retry(list_members, f"listing {shard.url}", self.patience)
         except (CutArchive, EOFError) as error:
             cut = True
             problem = ShardProblem("truncated_shard", f"{shard.name}: {error or 'compressed data ends early'}")
@@ -95,10 +96,6 @@ class WebDatasetReader:
             else:
                 fields.setdefault(part.name, data[part.name].decode("utf-8", errors="replace"))
         return RawSample(sample, data[image.name], fields)
-
-
-def _is_storage_trouble(error: Exception) -> bool:
-    return is_transient(error) and not isinstance(error, gzip.BadGzipFile)  # which is an OSError
 
 
 def _is_image(part_name: str) -> bool:

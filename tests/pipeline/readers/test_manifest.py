@@ -13,15 +13,22 @@ import pytest
 import zstandard
 
 from conf.errors import UserError
-from conf.schema import FetchConfig
+from conf.schema import FetchConfig, RetryConfig
 from pipeline.plan import ShardIndex
 from pipeline.readers import RawSample, manifest
-from pipeline.readers.fetch import FetchProblem, absolute, fetch, fetch_all
+from pipeline.readers.fetch import FetchProblem, absolute, fetch_all
+from pipeline.readers.fetch import fetch as fetch_one
 from pipeline.readers.manifest import ManifestReader
+from pipeline.retrying import Patient
 from tests.site import Site, cut_short, drip, failing_first, reset, running_site, send
 
 NUM_ROWS = 25
+IMPATIENT = RetryConfig(outage_s=0.5)
 QUICK = FetchConfig(timeout_s=1.0, max_bytes=1000, max_concurrent=4)
+
+
+def fetch(uri: str, config: FetchConfig) -> bytes | FetchProblem:
+    return fetch_one(uri, config, Patient(IMPATIENT))
 
 
 @pytest.fixture
@@ -191,6 +198,6 @@ def test_only_allowed_schemes_are_opened(site: Site, tmp_path: Path) -> None:
 def test_many_are_fetched_at_once_and_come_in_order(site: Site) -> None:
     for n in range(50):
         site.pages[f"/{n}"] = b"image %d" % n
-    found = list(fetch_all([f"{site.url}/{n}" for n in range(60)], QUICK))
+    found = list(fetch_all([f"{site.url}/{n}" for n in range(60)], QUICK, IMPATIENT))
     assert found[:50] == [b"image %d" % n for n in range(50)]
     assert [type(item) for item in found[50:]] == [FetchProblem] * 10
