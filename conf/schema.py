@@ -146,6 +146,12 @@ class Gate(str, Enum):
     SHORTLIST = "shortlist"
 
 
+class Weights(str, Enum):
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
 class GenerationConfig(Section):
     """What a finished output looks like."""
 
@@ -240,6 +246,11 @@ class EngineConfig(Section):
         CrossAttention.AUTO,
         description="projected: keys and values of the encoder states are computed once per layer and kept; absorbed: "
         "attention reads the encoder states, which pays for short outputs and needs less memory.",
+    )
+    weights: Weights = Field(
+        Weights.FP32,
+        description="Weights of the decoder's matrices: fp32 leaves them as model.dtype has them; bf16 and int8 are "
+        "smaller and faster where the machine has instructions for them, and change some tokens.",
     )
     gate: Gate = Field(Gate.SOFTMAX_MAX, description="How the confidence at an exit is computed.")
     exits: tuple[int, ...] | None = Field(

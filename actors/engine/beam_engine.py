@@ -19,6 +19,7 @@ from actors.engine.request import Completion, FinishReason, Request, Sequence
 from actors.engine.slots import SlotAllocator
 from actors.engine.stats import EngineStats, Window
 from actors.model.model import MultiExitModel
+from actors.model.weights import with_weights
 from conf.schema import EngineConfig
 
 
@@ -29,7 +30,8 @@ class BeamEngine:
         self, model: MultiExitModel, config: EngineConfig, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         generation, own = config.generation, model.config
-        self._model, self._generation, self._clock = model, generation, clock
+        self.model = model = with_weights(model, config.weights)
+        self._generation, self._clock = generation, clock
         self._max_prefix = check_lengths(model, generation)
         num_positions = 1 + self._max_prefix + generation.max_new_tokens  # inputs, the last token said among them
         num_slots = fitting_slots(
@@ -50,10 +52,10 @@ class BeamEngine:
 
     def add(self, request: Request) -> None:
         """Queue a request; ValueError when the model cannot take it."""
-        check_request(request, self._model.config, self._max_prefix)
+        check_request(request, self.model.config, self._max_prefix)
         prefix_ids = self._generation.prefix_ids if request.prefix_ids is None else request.prefix_ids
         limit = min(self._generation.max_new_tokens, request.max_new_tokens or self._generation.max_new_tokens)
-        given_ids = (self._model.config.start_id, *prefix_ids)
+        given_ids = (self.model.config.start_id, *prefix_ids)
         self._waiting.append(Sequence(request, self._clock(), [0], limit, given_ids))
 
     def has_work(self) -> bool:
@@ -132,7 +134,7 @@ class BeamEngine:
             before.alive_BKT.flatten(0, 1), length_B.repeat_interleave(num_beams), given_B.repeat_interleave(num_beams)
         )
         self.processors.apply(log_NV, past)
-        if self._model.config.generation.forced_eos:  # the last token allowed is the end token, and costs nothing
+        if self.model.config.generation.forced_eos:  # the last token allowed is the end token, and costs nothing
             last_N = past.length_B + 1 == most_B.repeat_interleave(num_beams)
             log_NV.masked_fill_(last_N[:, None], float("-inf"))
             log_NV[:, self.rules.eos_id].masked_fill_(last_N, 0.0)
@@ -148,9 +150,9 @@ class BeamEngine:
         assert length > num_given, "beam search ended without a hypothesis"
         said = self.beams.done_BKT[slot, 0, num_given:length].tolist()
         sequence.confidences = self.beams.done_log_BKT[slot, 0, num_given:length].exp().clamp(max=1.0).tolist()
-        sequence.exit_layers = [self._model.config.decoder.num_layers] * len(said)
+        sequence.exit_layers = [self.model.config.decoder.num_layers] * len(said)
         ended = said[-1] == self.rules.eos_id
-        forced = self._model.config.generation.forced_eos and len(said) == sequence.limit
+        forced = self.model.config.generation.forced_eos and len(said) == sequence.limit
         sequence.token_ids = said[:-1] if ended else said
         sequence.finish_reason = FinishReason.EOS if ended and not forced else FinishReason.LENGTH
         if ended and forced:  # as greedy search says it: cut, and no step for the end token
@@ -194,5 +196,5 @@ class BeamEngine:
             num_tokens=tokens,
             kv_cache_bytes=self.runner.capacity_bytes + self.beams.num_bytes,
             num_slots=self.slots.num_slots,
-            exit_layers=(self._model.config.decoder.num_layers,),
+            exit_layers=(self.model.config.decoder.num_layers,),
         )

@@ -21,6 +21,7 @@ from actors.engine.scheduler import Batch, EncodeBatch, Scheduler, SchedulerRule
 from actors.engine.stats import EngineStats, Window
 from actors.engine.thresholds import Decay, reachable
 from actors.model.model import MultiExitModel
+from actors.model.weights import with_weights
 from conf.errors import UserError
 from conf.schema import EngineConfig, Gate, KvPolicy, Schedule
 
@@ -31,13 +32,13 @@ class Engine:
     def __init__(
         self, model: MultiExitModel, config: EngineConfig, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
+        self.model = model = with_weights(model, config.weights)
         exit_layers, thresholds = resolve_exits(model, config)
         if config.gate is Gate.CLASSIFIER and len(exit_layers) > 1 and not model.config.gates:
             raise UserError("engine.gate=classifier is not available: the checkpoint has no gates (see deed train)")
         limit, self._max_prefix = config.generation.max_new_tokens, check_lengths(model, config.generation)
         processors = Processors.resolve(model.config, config.generation, model.decoder.embedding.weight.device)
         self._clock = clock
-        self._model = model
         num_slots = resolve_slots(model, config, len(exit_layers))
         self.scheduler = Scheduler(
             SchedulerRules(
@@ -94,7 +95,7 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue a request; ValueError when the model cannot take it."""
-        check_request(request, self._model.config, self._max_prefix)
+        check_request(request, self.model.config, self._max_prefix)
         self.scheduler.add(request)
 
     def has_work(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from actors.model.linear import linear_part
 from conf.model import DecoderConfig, RelativeBias
 
 
@@ -102,15 +103,13 @@ class DecoderLayer(nn.Module):
         """h [..., D] -> q [..., H, E]."""
         x = self.self_norm(h) if self.pre_norm else h
         d_inner = self.num_heads * self.d_head
-        bias = None if self.qkv.bias is None else self.qkv.bias[:d_inner]
-        return self.heads(F.linear(x, self.qkv.weight[:d_inner], bias))
+        return self.heads(linear_part(self.qkv, x, slice(d_inner)))
 
     def self_kv(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """h [..., D] -> k, v, each [..., H, E]: all that later positions need of a position that stops here."""
         x = self.self_norm(h) if self.pre_norm else h
         d_inner = self.num_heads * self.d_head
-        bias = None if self.qkv.bias is None else self.qkv.bias[d_inner:]
-        k, v = F.linear(x, self.qkv.weight[d_inner:], bias).chunk(2, dim=-1)
+        k, v = linear_part(self.qkv, x, slice(d_inner, None)).chunk(2, dim=-1)
         return self.heads(k), self.heads(v)
 
     def after_self(self, h: Tensor, context: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from actors.model.blocks import (
     make_norm,
     sinusoids,
 )
+from actors.model.linear import SmallLinear, weight_rows
 from conf.model import DecoderConfig
 
 
@@ -87,13 +88,13 @@ class MultiExitDecoder(nn.Module):
 
     def exit_logits(self, exit_layer: int, h: Tensor) -> Tensor:
         """h [..., D] after `exit_layer` layers -> logits [..., V]."""
-        head = self._head(exit_layer)
-        return F.linear(self.exit_features(exit_layer, h), head.weight, head.bias)
+        logits: Tensor = self._head(exit_layer)(self.exit_features(exit_layer, h))
+        return logits
 
-    def _head(self, exit_layer: int) -> nn.Linear:
+    def _head(self, exit_layer: int) -> nn.Linear | SmallLinear:
         has_own = self.own_heads and exit_layer != self.config.num_layers
         head = self.own_heads[str(exit_layer)] if has_own else self.head
-        assert isinstance(head, nn.Linear)
+        assert isinstance(head, nn.Linear | SmallLinear)
         return head
 
     def gate_logit(self, exit_layer: int, h: Tensor) -> Tensor:
@@ -103,7 +104,8 @@ class MultiExitDecoder(nn.Module):
     def exit_logits_of(self, exit_layer: int, h_BD: Tensor, token_ids_BK: Tensor) -> Tensor:
         """h [B, D] after `exit_layer` layers -> logits [B, K] of the given tokens alone."""
         head = self._head(exit_layer)
-        logits_BK = (head.weight[token_ids_BK] @ self.exit_features(exit_layer, h_BD)[..., None]).squeeze(-1)
+        features_BD = self.exit_features(exit_layer, h_BD)
+        logits_BK = (weight_rows(head, token_ids_BK).to(h_BD.dtype) @ features_BD[..., None]).squeeze(-1)
         return logits_BK if head.bias is None else logits_BK + head.bias[token_ids_BK]
 
     def self_bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:

@@ -88,3 +88,13 @@ def test_early_exit_saves_layers_and_full_depth_saves_none() -> None:
     assert sum(depths) / len(depths) < 0.8 * 8
     full = [layer for c in decode(order, schedule=Schedule.FULL).values() for layer in c.exit_layers]
     assert set(full) == {8}
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_smaller_weights_say_nearly_the_same(weights: str) -> None:
+    order = list(range(len(requests())))
+    for engine in ({}, {"schedule": "full"}):
+        plain, small = decode(order, **engine), decode(order, **engine, weights=weights)
+        pairs = [(plain[i].token_ids, small[i].token_ids) for i in order]
+        equal = sum(a == b for one, other in pairs for a, b in zip(one, other, strict=False))
+        assert equal >= 0.95 * sum(len(one) for one, _ in pairs)

@@ -121,10 +121,11 @@ class OurEngine:
         if self._settings.lossless or self._config.dtype != "float32":
             return {}
         exit_layers, thresholds = resolve_exits(self._model, self._settings)
+        assert self._engine is not None
         found = NOTHING
         for request, completion in list(zip(self._requests, done, strict=True))[: self._config.replayed_sequences]:
             found += replay(
-                self._model, request, completion, exit_layers=exit_layers, thresholds=thresholds,
+                self._engine.model, request, completion, exit_layers=exit_layers, thresholds=thresholds,
                 gate=self._settings.gate, processors=Processors.resolve(self._model.config, self._settings.generation),
                 schedule=self._settings.schedule,
             )  # fmt: skip

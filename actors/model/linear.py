@@ -1,0 +1,102 @@
+"""Linear layers with smaller weights: bfloat16, or int8 with a scale per output.
+
+int8 rounds activations too, with a scale per row, so that the product is one of integers: what a row gets does not
+depend on the rows beside it.
+
+Shape suffixes: N rows, D inputs, O outputs, K chosen outputs.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_INT8_MAX = 127
+_CUDA_ROWS, CUDA_MULTIPLE = 17, 8  # torch._int_mm wants at least so many rows, and widths that are such multiples
+
+
+class SmallLinear(nn.Module):
+    """A linear layer whose outputs can also be computed in part, as blocks.py and decoder.py ask."""
+
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., D] -> [..., O]."""
+        return self.part(x, slice(None))
+
+    def part(self, x: Tensor, outputs: slice) -> Tensor:
+        """x [..., D] -> the chosen outputs [..., K]."""
+        raise NotImplementedError
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """The weights of the chosen outputs [..., D]."""
+        raise NotImplementedError
+
+    def _plus_bias(self, y: Tensor, outputs: slice) -> Tensor:
+        return y if self.bias is None else y + self.bias[outputs]
+
+
+class Bfloat16Linear(SmallLinear):
+    """Weights and activations in bfloat16, the result as wide as the input was."""
+
+    def __init__(self, weight_OD: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight_OD, self.bias = weight_OD.detach().to(torch.bfloat16), bias
+
+    def part(self, x: Tensor, outputs: slice) -> Tensor:
+        y = F.linear(x.to(torch.bfloat16), self.weight_OD[outputs]).to(x.dtype)
+        return self._plus_bias(y, outputs)
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        return self.weight_OD[outputs]
+
+
+class Int8Linear(SmallLinear):
+    """Symmetric int8: weights with a scale per output, activations with a scale per row."""
+
+    def __init__(self, weight_OD: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        weight_OD = weight_OD.detach().float()
+        scale_O = _scale(weight_OD)
+        self.weight_OD, self.scale_O, self.bias = _rounded(weight_OD, scale_O), scale_O, bias
+
+    def part(self, x: Tensor, outputs: slice) -> Tensor:
+        x_ND = x.reshape(-1, x.shape[-1]).float()
+        scale_N = _scale(x_ND)
+        y_NK = _int8_product(_rounded(x_ND, scale_N), self.weight_OD[outputs]) * scale_N[:, None]
+        y_NK = (y_NK * self.scale_O[outputs]).to(x.dtype)
+        return self._plus_bias(y_NK.view(*x.shape[:-1], -1), outputs)
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        return self.weight_OD[outputs] * self.scale_O[outputs, None]
+
+
+def _scale(x_ND: Tensor) -> Tensor:
+    return x_ND.abs().amax(-1).clamp_(min=1e-12) / _INT8_MAX
+
+
+def _rounded(x_ND: Tensor, scale_N: Tensor) -> Tensor:
+    return (x_ND / scale_N[:, None]).round_().to(torch.int8)
+
+
+def _int8_product(x_ND: Tensor, weight_OD: Tensor) -> Tensor:
+    """Products of int8 matrices [N, D] and [O, D] -> int32 [N, O]."""
+    num_rows = x_ND.shape[0]
+    if x_ND.is_cuda and num_rows < _CUDA_ROWS:
+        x_ND = F.pad(x_ND, (0, 0, 0, _CUDA_ROWS - num_rows))
+    return torch._int_mm(x_ND, weight_OD.t())[:num_rows]
+
+
+def linear_part(layer: nn.Module, x: Tensor, outputs: slice) -> Tensor:
+    """x [..., D] -> the chosen outputs [..., K] of a linear layer of any kind."""
+    if isinstance(layer, SmallLinear):
+        return layer.part(x, outputs)
+    assert isinstance(layer, nn.Linear)
+    return F.linear(x, layer.weight[outputs], None if layer.bias is None else layer.bias[outputs])
+
+
+def weight_rows(layer: nn.Module, outputs: Tensor) -> Tensor:
+    """The weights [..., D] of the chosen outputs of a linear layer of any kind."""
+    if isinstance(layer, SmallLinear):
+        return layer.rows(outputs)
+    assert isinstance(layer, nn.Linear)
+    return layer.weight[outputs]
