@@ -106,6 +106,11 @@ class PreprocessConfig(Section):
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         64_000_000, description="Pixel-count cap against decompression bombs; larger images become errors rows."
     )
+    decode_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60.0,
+        description="Seconds the decoder may take for one image; one that takes longer ends its task, is found, and "
+        "becomes an errors row. Larger is safer on slow machines, smaller loses less time.",
+    )
     num_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs one preprocessing task reserves.")
     max_tasks: int | None = Field(None, description="Most preprocessing tasks at once; none: as many as fit.")
 

@@ -1,34 +1,44 @@
-"""Decoding one image in a process of its own, for images that may take their process with them.
+"""Images that take their process with them: a time limit that no decoder can ignore, and decoding in another process.
 
-Slow (a new interpreter for each), so it is used only for chunks whose preprocessing has died before.
+The limit is the kernel's: when it is over, SIGALRM ends the process, whatever C code is running and whoever holds the
+interpreter's lock. A chunk whose preprocessing has died before is decoded image by image in processes of their own
+(slow, a new interpreter for each), which is how the image is found and becomes a row.
 """
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
 
-_TIMEOUT_S = 120.0
+_START_S = 60.0  # most seconds in which an interpreter starts on a busy machine
+
+
+def image_to_pixels_or_die(data: bytes, *, image_size: int, max_pixels: int, limit_s: float) -> Pixels | ImageProblem:
+    """Like image_to_pixels, but a decoder that takes longer ends this process."""
+    with _ends_after(limit_s):
+        return image_to_pixels(data, image_size=image_size, max_pixels=max_pixels)
 
 
 def image_to_pixels_isolated(
-    data: bytes,
-    *,
-    image_size: int,
-    max_pixels: int,
-    command: Sequence[str] | None = None,
-    timeout_s: float = _TIMEOUT_S,
+    data: bytes, *, image_size: int, max_pixels: int, limit_s: float, command: Sequence[str] | None = None
 ) -> Pixels | ImageProblem:
     """Like image_to_pixels, but a crash or a hang of the decoder is an ImageProblem too."""
-    child = command or [sys.executable, "-m", "pipeline.isolated", str(image_size), str(max_pixels)]
+    child = command or [sys.executable, "-m", "pipeline.isolated", str(image_size), str(max_pixels), str(limit_s)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    hang = ImageProblem("decoder_hang", f"the decoder was stopped after {limit_s:g} s ({len(data)} bytes)")
     try:
-        done = subprocess.run(child, input=data, capture_output=True, timeout=timeout_s, env=environment, check=False)
+        done = subprocess.run(
+            child, input=data, capture_output=True, timeout=_START_S + limit_s, env=environment, check=False
+        )
     except subprocess.TimeoutExpired:
-        return ImageProblem("decoder_hang", f"the decoder was stopped after {timeout_s:.0f} s ({len(data)} bytes)")
+        return hang
+    if done.returncode == -signal.SIGALRM:
+        return hang
     if done.returncode != 0:
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         return ImageProblem("decoder_crash", f"the decoder's process ended with {how} ({len(data)} bytes)")
@@ -36,9 +46,20 @@ def image_to_pixels_isolated(
     return result
 
 
+@contextmanager
+def _ends_after(limit_s: float) -> Iterator[None]:
+    """SIGALRM has no handler in our processes, so it ends them. A timer that somebody else has set goes on after."""
+    before = signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+
+
 def main(arguments: Sequence[str]) -> None:
-    image_size, max_pixels = map(int, arguments)
-    result = image_to_pixels(sys.stdin.buffer.read(), image_size=image_size, max_pixels=max_pixels)
+    image_size, max_pixels, limit_s = int(arguments[0]), int(arguments[1]), float(arguments[2])
+    data = sys.stdin.buffer.read()
+    result = image_to_pixels_or_die(data, image_size=image_size, max_pixels=max_pixels, limit_s=limit_s)
     sys.stdout.buffer.write(pickle.dumps(result))
 
 

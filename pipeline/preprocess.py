@@ -16,6 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 Image.MAX_IMAGE_PIXELS = None  # max_pixels is our own cap: an errors row instead of Pillow's warning
 
+# What is tried on bytes nobody vouches for. Pillow knows more, among them formats whose plugins start other programs
+# (EPS starts Ghostscript) or that nobody has looked at for long.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
 _WHITE = (255, 255, 255, 255)
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _TRANSPOSE = {  # EXIF orientation tag -> what undoes it
@@ -68,13 +71,13 @@ def image_to_pixels(data: bytes, *, image_size: int, max_pixels: int) -> Pixels 
 
 
 def _decode_image(data: bytes, image_size: int, max_pixels: int) -> Pixels | ImageProblem:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
             message = f"{width} x {height} = {width * height} pixels is more than preprocess.max_pixels={max_pixels}"
             return ImageProblem("too_many_pixels", message, width, height)
         orientation = _orientation(image)
-        if image.format == "JPEG":
+        if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with others behind it, as phones write them
             # The decoder can produce 1/2, 1/4 or 1/8 of the size at a fraction of the cost; it never goes below the
             # size asked for. Twice the model's size leaves the final resize something to average over.
             image.draft(None, (2 * image_size, 2 * image_size))

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from conf.schema import JobConfig, PromptConfig, RetryConfig
 from pipeline.crash_log import ORDINARY_ATTEMPTS
-from pipeline.isolated import image_to_pixels_isolated
+from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.plan import Sample, Shard, ShardIndex, sample_id
 from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
 from pipeline.readers import RawSample, Reader, ReadFailure
@@ -84,8 +85,9 @@ class IndexShard:
 class PrepareChunk:
     """Chunk -> RGB pixels and prompts. Whatever is wrong with a sample becomes an error row of its chunk.
 
-    `crash_log` is a handle of a Ray actor of CrashLog: a chunk that has killed its task twice is decoded image by image
-    in processes of their own. Without one every image is decoded here.
+    `crash_log` is a handle of a Ray actor of CrashLog: an image that takes too long ends the task, and a chunk that has
+    ended its task twice is decoded image by image in processes of their own. Without one every image is decoded here,
+    and may take as long as it likes.
     """
 
     reader: Reader
@@ -96,6 +98,7 @@ class PrepareChunk:
     max_pixels: int
     crash_log: Any = None
     patience: RetryConfig = USUAL_PATIENCE
+    decode_timeout_s: float = 60.0
 
     @classmethod
     def from_config(cls, config: JobConfig, reader: Reader, image_size: int, crash_log: Any) -> "PrepareChunk":
@@ -109,6 +112,7 @@ class PrepareChunk:
             config.preprocess.max_pixels,
             crash_log,
             source.retry,
+            config.preprocess.decode_timeout_s,
         )
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
@@ -119,7 +123,7 @@ class PrepareChunk:
             raw_samples = self._read(shard, index.samples)
             for chunk_index in task["chunks"]:
                 rows: list[dict[str, Any]] = []
-                images: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+                images = Images(samples_of_chunk[chunk_index], self.image_size)
                 decode = self._begin(shard, chunk_index)
                 for _ in range(samples_of_chunk[chunk_index]):
                     rows.extend(self._rows_of_sample(shard, next(raw_samples), images, decode))
@@ -129,9 +133,10 @@ class PrepareChunk:
                     "chunk": chunk_index,
                     "num_chunks": task["num_chunks"],
                     "rows": to_ipc(pa.Table.from_pylist(rows, schema=prepared_schema(self.passthrough))),
-                    "pixels": np.stack(images).tobytes() if images else b"",
                 }
-                yield pa.Table.from_pylist([chunk], schema=CHUNK_SCHEMA)
+                yield pa.table(
+                    {**{name: [value] for name, value in chunk.items()}, "pixels": images.column()}, CHUNK_SCHEMA
+                )
 
     def _read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         """The reader's samples. If storage fails half-way it is asked again; what it never gives is errors."""
@@ -156,7 +161,7 @@ class PrepareChunk:
                 return
 
     def _rows_of_sample(
-        self, shard: Shard, raw: RawSample, images: list[np.ndarray[Any, np.dtype[np.uint8]]], decode: Decode
+        self, shard: Shard, raw: RawSample, images: "Images", decode: Decode
     ) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {
             "row": raw.sample.row,
@@ -180,8 +185,7 @@ class PrepareChunk:
             message = f"{row['sample_id']}: {decoded.message}"
             yield {**row, "stage": "preprocess", "error_type": decoded.error_type, "message": message}
             return
-        row.update(pixel_index=len(images), sha256=decoded.sha256, num_prompts=len(prompts))
-        images.append(decoded.pixels_HWC)
+        row.update(pixel_index=images.add(decoded.pixels_HWC), sha256=decoded.sha256, num_prompts=len(prompts))
         for prompt_index, (prompt, item) in enumerate(prompts):
             passed = _passthrough(self.passthrough, {**raw.fields, **item})
             yield {**row, **passed, "prompt_index": prompt_index, "prompt": prompt}
@@ -192,7 +196,8 @@ class PrepareChunk:
         import ray
 
         attempt = ray.get(self.crash_log.begin.remote(f"{shard.name} (preprocess)", chunk_index, 0))
-        return image_to_pixels_isolated if attempt.number > ORDINARY_ATTEMPTS else image_to_pixels
+        decode = image_to_pixels_isolated if attempt.number > ORDINARY_ATTEMPTS else image_to_pixels_or_die
+        return partial(decode, limit_s=self.decode_timeout_s)
 
     def _done(self, shard: Shard, chunk_index: int) -> None:
         if self.crash_log is not None:
@@ -201,6 +206,26 @@ class PrepareChunk:
     def _identity(self, shard: Shard, raw: RawSample) -> str:
         given = raw.fields.get(self.id_column) if self.id_column is not None else None
         return sample_id(shard.name, raw.sample.key) if given is None else str(given)
+
+
+class Images:
+    """The pixels of one chunk in one buffer, which becomes the Arrow column as it is: no copy is made."""
+
+    def __init__(self, capacity: int, image_size: int) -> None:
+        self._pixels_NHWC = np.empty((capacity, image_size, image_size, 3), np.uint8)
+        self._count = 0
+
+    def add(self, pixels_HWC: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+        """Its index."""
+        self._pixels_NHWC[self._count] = pixels_HWC
+        self._count += 1
+        return self._count - 1
+
+    def column(self) -> pa.Array:
+        """One row: the bytes of all images, one after the other."""
+        used = self._pixels_NHWC[: self._count]
+        offsets = pa.py_buffer(np.array([0, used.nbytes], np.int64))
+        return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(used)])
 
 
 def make_prompts(config: PromptConfig, fields: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,22 @@ def image_bytes(colour: tuple[int, int, int], size: tuple[int, int] = (32, 32), 
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, form)
     return buffer.getvalue()
+
+
+def many_scans(count: int, side: int = 4000) -> bytes:
+    """A small progressive JPEG that keeps a decoder busy for as long as one likes: each scan goes over all blocks."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+    def table(place: int, symbol: int) -> bytes:  # a Huffman table with one code
+        return segment(0xC4, bytes([place, 1, *[0] * 15, symbol]))
+
+    frame = struct.pack(">BHHB", 8, side, side, 1) + b"\x01\x11\0"
+    head = segment(0xDB, bytes([0, *[1] * 64])) + segment(0xC2, frame) + table(0x00, 0x00) + table(0x10, 0xE0)
+    first = segment(0xDA, b"\x01\x01\0\x00\x00\0") + b"\0"
+    other = segment(0xDA, b"\x01\x01\0\x01\x3f\0") + b"\0"
+    return b"\xff\xd8" + head + first + other * count + b"\xff\xd9"
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:

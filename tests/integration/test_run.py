@@ -32,7 +32,7 @@ from pipeline.storage import Storage
 from pipeline.tables import results_schema
 from tests.fake_engine import POISON_KILL, POISON_RAISE
 from tests.integration.corpus import check_exactly_once, expected_text, fake_spec, make_config
-from tests.shards import image_bytes, sample_members, write_shards, write_tar
+from tests.shards import image_bytes, many_scans, sample_members, write_shards, write_tar
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -209,6 +209,15 @@ def test_a_chunk_that_killed_its_task_twice_is_decoded_in_processes_of_their_own
     (careful,) = PrepareChunk.from_config(config, reader, 32, log)(tasks)
     assert careful.equals(plain)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > 0.05, "no process of its own was started"
+
+
+def test_an_image_that_hangs_its_decoder_costs_one_row(tmp_path: Path) -> None:
+    members = [m for n in range(4) for m in sample_members(n)] + [("endless.jpg", many_scans(20_000))]
+    write_tar(tmp_path / "in" / "s.tar", members)
+    record = go(make_config(tmp_path, preprocess={"decode_timeout_s": 1.0}))
+    (error,) = pq.read_table(tmp_path / "out" / "errors").to_pylist()
+    assert (error["key"], error["stage"], error["error_type"]) == ("endless", "preprocess", "decoder_hang")
+    assert record["counts"]["rows_ok"] == 4
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
+from pipeline.preprocess import FORMATS, ImageProblem, Pixels, image_to_pixels
 
 MAX_PIXELS = 1_000_000
 OK = None  # what a file should give where it is not the name of a problem
@@ -82,8 +82,13 @@ def corpus() -> Iterator[tuple[str, bytes, tuple[str | None, ...]]]:
     yield (
         "eps-that-would-run-a-program",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage",
-        any_problem,
+        ("not_an_image",),
     )
+    phone = picture(size=(400, 200))
+    yield "MPO-as-phones-write-it", encode(phone, "MPO", save_all=True, append_images=[phone]), (OK,)
+    yield "jpeg-2000", encode(picture(), "JPEG2000"), (OK,)
+    for form in ("PCX", "SGI", "PDF"):  # Pillow has plugins for these, corpora have not
+        yield f"unwanted-{form}", encode(picture(), form), ("not_an_image",)
     yield "git-lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", ("not_an_image",)
     yield "png-bomb", bomb(30_000), ("too_many_pixels",)
     yield "png-claims-2-billion", png(2**31 - 1, 2**31 - 1, zlib.compress(b"")), any_problem
@@ -144,6 +149,18 @@ def test_every_file_gives_pixels_or_a_reason(name: str) -> None:
         assert "\n" not in result.message
         outcome = result.error_type
     assert outcome in outcomes
+
+
+def test_no_plugin_that_is_not_wanted_is_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    asked: list[str] = []
+    for form, (factory, accept) in list(Image.OPEN.items()):
+        monkeypatch.setitem(Image.OPEN, form, (lambda *a, form=form: asked.append(form), accept))  # type: ignore[dict-item]
+        del factory
+    for data, _ in CORPUS.values():
+        image_to_pixels(data, image_size=32, max_pixels=MAX_PIXELS)
+    assert "JPEG" in asked
+    assert set(asked) <= set(FORMATS)
 
 
 def test_bombs_cost_no_more_memory_than_the_cap(tmp_path: Path) -> None:
