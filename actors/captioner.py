@@ -220,6 +220,7 @@ class Captioner:
             "segment_s": stats.segment_s,
             "kv_cache_bytes": stats.kv_cache_bytes,
             "involuntary_exits": stats.involuntary_exits,
+            "overlapped_s": stats.overlapped_s,
             "num_drafted": stats.num_drafted,
             "num_accepted": stats.num_accepted,
             "num_audited": stats.num_audited,

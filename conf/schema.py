@@ -278,6 +278,11 @@ class EngineConfig(Section):
         "deep batches, later results.",
     )
     encode_batch: Annotated[int, Field(ge=1)] = Field(16, description="Images encoded together.")
+    encode_overlap: bool | Literal["auto"] = Field(
+        "auto",
+        description="Encode the next images while the decoder runs, on a thread and stream of its own; auto: on GPUs. "
+        "On CPUs the two compete for the cores. Greedy outputs only.",
+    )
     lossless: bool = Field(
         False,
         description="Early exits only draft; full depth checks the drafts of a sequence together and replaces the "
@@ -296,6 +301,8 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _beams_are_full_depth(self) -> "EngineConfig":
+        if self.generation.num_beams > 1 and self.encode_overlap is True:
+            raise ValueError("encode_overlap is for greedy outputs, set num_beams=1 or encode_overlap=auto")
         if self.generation.num_beams > 1 and self.schedule is not Schedule.FULL:
             raise ValueError(
                 f"generation.num_beams={self.generation.num_beams} needs schedule=full: beams are compared at full "

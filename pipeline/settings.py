@@ -41,6 +41,7 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
         "engine.cross",
         "engine.max_wait_steps",
         "engine.encode_batch",
+        "engine.encode_overlap",
         "actors",
         "output",
         "cost",

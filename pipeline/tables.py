@@ -59,7 +59,7 @@ ENGINE_STATS = pa.schema([
     ("start_utc",       pa.timestamp("us", "UTC")), # of the window
     ("end_utc",         pa.timestamp("us", "UTC")),
     ("busy_s",          pa.float64()),              # engine working
-    ("encode_s",        pa.float64()),              # of that, in the encoder
+    ("encode_s",        pa.float64()),              # of that, in the encoder, or waiting for it where it has a thread
     ("decode_s",        pa.float64()),              # of that, in decoder segments
     ("gate_s",          pa.float64()),              # of that, computing confidences
     ("host_s",          pa.float64()),              # of that, outside the device
@@ -73,6 +73,7 @@ ENGINE_STATS = pa.schema([
     ("segment_s",       pa.list_(pa.float64())),    # per segment: seconds
     ("kv_cache_bytes",  pa.int64()),                # memory of the attention caches
     ("involuntary_exits", pa.int64()),              # tokens forced out by batching; always 0
+    ("overlapped_s",    pa.float64()),              # in the encoder beside the decoder, not part of busy_s
     ("num_drafted",     pa.int64()),                # lossless: tokens that early exits drafted
     ("num_accepted",    pa.int64()),                # of those, confirmed by full depth
     ("num_audited",     pa.int64()),                # gate=shortlist: its tokens checked against the whole vocabulary

@@ -41,6 +41,7 @@ class FakeStats:
     segment_s: tuple[float, ...] = (0.0, 0.0)
     kv_cache_bytes: int = 0
     involuntary_exits: int = 0
+    overlapped_s: float = 0.0
     num_drafted: int = 0
     num_accepted: int = 0
     num_audited: int = 0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from actors.engine.background import BackgroundEncoder
 from actors.engine.calibration import measure_costs
 from actors.engine.exit_judge import ExitJudge
 from actors.engine.kv_cache import fitting_slots, slot_bytes
@@ -82,6 +83,8 @@ class Engine:
             checks_drafts=config.lossless,
         )
         self._cuda = self.runner.device.type == "cuda"
+        overlap = self._cuda if config.encode_overlap == "auto" else config.encode_overlap
+        self._background = BackgroundEncoder(self.runner, clock) if overlap else None
         self._window = Window(clock(), len(exit_layers))
         if config.schedule is Schedule.POOL and len(exit_layers) > 1 and config.calibration_s > 0:
             self._calibrate(config.calibration_s)
@@ -103,8 +106,9 @@ class Engine:
 
     def step(self) -> list[Completion]:
         """Run one batch through one segment (or the encoder); return the requests that finished in it."""
+        may_admit = self._background is None or self._collect(self._background)
         start_s = self._clock()
-        batch = self.scheduler.next_batch()
+        batch = self.scheduler.next_batch(may_admit=may_admit)
         self._window.num_steps += 1
         self._window.occupied += 1 - self.scheduler.slots.num_free / self.scheduler.slots.num_slots
         finished = self._encode(batch, start_s) if isinstance(batch, EncodeBatch) else self._decode(batch, start_s)
@@ -112,7 +116,25 @@ class Engine:
             self.scheduler.check_integrity()
         return finished
 
+    def _collect(self, background: BackgroundEncoder) -> bool:
+        """Let encoded sequences decode, waiting for them where nothing else can run; return whether to admit more."""
+        start_s = self._clock()
+        if (done := background.collect(wait=not self.scheduler.num_running)) is not None:
+            batch, encoder_s = done
+            waited_s = self._clock() - start_s
+            self.scheduler.encoded(batch)
+            self._window.encode_s += waited_s
+            self._window.overlapped_s += max(0.0, encoder_s - waited_s)
+            for sequence in batch.sequences:
+                sequence.encode_s += encoder_s / len(batch.sequences)
+                sequence.device_s += waited_s / len(batch.sequences)
+        return not background.busy
+
     def _encode(self, batch: EncodeBatch, start_s: float) -> list[Completion]:
+        if self._background is not None:
+            self._background.start(batch)
+            self._window.host_s += self._clock() - start_s
+            return []
         self.runner.encode(batch)
         self._wait_for_device()
         self.scheduler.encoded(batch)
@@ -159,7 +181,7 @@ class Engine:
 
     def _wait_for_device(self) -> None:
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.current_stream(self.runner.device).synchronize()  # not the encoder's
 
     def take_stats(self) -> EngineStats:
         """Return the counters since the last call and start new ones."""

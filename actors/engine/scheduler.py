@@ -99,6 +99,7 @@ class Scheduler:
         # Slots that may stand empty until there are enough of them for an encoder batch.
         self._encode_batch = max(1, min(rules.encode_batch, rules.num_slots // 3 or 1))
         self._waiting: deque[Sequence] = deque()
+        self._encoding: set[Sequence] = set()
         self._queues: list[deque[Sequence]] = [deque() for _ in rules.exit_layers]
         self._step = 0
         self._counts = Counts()
@@ -112,23 +113,25 @@ class Scheduler:
         self._waiting.append(Sequence(request, self._clock(), [0] * self.num_segments, limit, given_ids))
 
     def has_work(self) -> bool:
-        return bool(self._waiting) or any(self._queues)
+        return bool(self._waiting) or bool(self._encoding) or any(self._queues)
 
     @property
     def num_running(self) -> int:
         return sum(map(len, self._queues))
 
-    def next_batch(self) -> EncodeBatch | Batch:
-        """Return what to run now; call only while there is work."""
-        assert self.has_work(), "nothing to run"
+    def next_batch(self, *, may_admit: bool = True) -> EncodeBatch | Batch:
+        """Return what to run now; call only while there is work that needs no admission, or with leave to admit."""
+        assert self.num_running or (self._waiting and may_admit), "nothing to run"
         self._step += 1
         lengths = [len(queue) for queue in self._queues]
         segment = self._pressing(lengths)
-        if segment is None and self._waiting:
+        if segment is None and self._waiting and may_admit:
             free = self.slots.num_free
             if free >= min(self._encode_batch, len(self._waiting)) or not any(lengths):
                 most = min(free, len(self._waiting), self.rules.encode_batch)
-                return EncodeBatch(tuple(self._admit() for _ in range(most)))
+                batch = EncodeBatch(tuple(self._admit() for _ in range(most)))
+                self._encoding.update(batch.sequences)
+                return batch
         if segment is None:
             segment = self.policy.longest(lengths)
         return Batch(segment, self._take(self._queues[segment]))
@@ -167,6 +170,7 @@ class Scheduler:
     def encoded(self, batch: EncodeBatch) -> None:
         """The batch has its encoder states; its sequences may decode."""
         now_s = self._clock()
+        self._encoding.difference_update(batch.sequences)
         for sequence in batch.sequences:
             sequence.encoded_s = now_s
             self._enqueue(sequence, 0)
@@ -280,7 +284,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Between steps: slots add up, and every staircase falls and is no longer than its sequence."""
-        running = [sequence for queue in self._queues for sequence in queue]
+        running = [*self._encoding, *(sequence for queue in self._queues for sequence in queue)]
         slots = [sequence.slot for sequence in running if sequence.slot is not None]
         assert len(set(slots)) == len(running), "two sequences share a slot, or one has none"
         self.slots.check_integrity(set(slots))

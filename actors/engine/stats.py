@@ -34,6 +34,7 @@ class EngineStats:
     segment_places: tuple[int, ...] = ()  # attention places computed; what is more than positions is padding
     segment_costs: tuple[VisitCost, ...] = ()  # what regrouping goes by
     calibration_s: float = 0.0  # spent on measuring it, in the window the engine started in
+    overlapped_s: float = 0.0  # of the encoder, while the decoder ran; encode_s is only what the engine waited then
     num_slots: int = 0  # sequences that can be in flight
     exit_layers: tuple[int, ...] = ()  # where segments end; exits that cannot fire are left out
 
@@ -64,6 +65,7 @@ class Window:
     decode_s: float = 0.0
     gate_s: float = 0.0
     host_s: float = 0.0
+    overlapped_s: float = 0.0
     calibration_s: float = 0.0
     num_steps: int = 0
     num_completed: int = 0
@@ -97,5 +99,6 @@ class Window:
             segment_s=tuple(self.seconds),
             segment_places=tuple(self.places),
             calibration_s=self.calibration_s,
+            overlapped_s=self.overlapped_s,
             **others,
         )

@@ -61,6 +61,7 @@ class NullEngine:
         now_s = time.perf_counter()
         nothing = dict.fromkeys(("encode_s", "decode_s", "gate_s", "host_s", "occupancy"), 0.0)
         none = dict.fromkeys(("num_tokens", "kv_cache_bytes", "involuntary_exits", "num_drafted", "num_accepted"), 0)
+        nothing |= {"overlapped_s": 0.0}
         none |= dict.fromkeys(("num_audited", "num_audited_same"), 0)
         segments = dict.fromkeys(("segment_visits", "segment_rows", "segment_positions", "segment_s"), (0, 0))
         stats = SimpleNamespace(
