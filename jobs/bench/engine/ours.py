@@ -55,7 +55,7 @@ class OurEngine:
         if depths is not None and self._variant.exits_early:
             self._engine.judge = ScriptedJudge(self._engine.judge, depths)  # type: ignore[assignment]
         if cell.encoder == "replayed":
-            self._model.__dict__["encode"] = ReplayedEncoder(self._model, self._requests)
+            self._engine.model.__dict__["encode"] = ReplayedEncoder(self._model, self._requests)
 
     def verify(self) -> Outcome:
         """Run once untimed, and replay some of what came out."""

@@ -38,5 +38,8 @@ VARIANTS: dict[str, Variant] = {
     "pool_classifier":   _early("regrouped, gate classifier", schedule="pool", gate="classifier"),
     "pool_shortlist":    _early("regrouped, gate shortlist", schedule="pool", gate="shortlist"),
     "pool_never":        Variant("engine", "regrouped, thresholds nothing reaches", {"schedule": "pool"}, never=True),
+    "full_bf16":         Variant("engine", "no exits, bf16 weights", {"schedule": "full", "weights": "bf16"}),
+    "full_int8":         Variant("engine", "no exits, int8 weights", {"schedule": "full", "weights": "int8"}),
+    "pool_int8":         _early("regrouped, int8 weights", schedule="pool", weights="int8"),
     "lossless":          _early("early exits draft, full depth checks", schedule="pool", lossless=True),
 }  # fmt: skip

@@ -54,7 +54,7 @@ def outcome_of(config: BenchConfig, cell: Cell, name: str) -> Outcome | None:
 @pytest.mark.parametrize("encoder", ["run", "replayed"])
 def test_variants_at_full_depth_say_the_same_text(folder: Path, model: str, encoder: str) -> None:
     cell = plan(make_config(folder, {"models": [model], "encoder": encoder}))[0]
-    names = [name for name in VARIANTS if not VARIANTS[name].exits_early]
+    names = [name for name in VARIANTS if not VARIANTS[name].exits_early and "weights" not in VARIANTS[name].changes]
     said = {name: outcome_of(make_config(folder), cell, name) for name in names}
     full = said[FULL]
     assert full is not None
@@ -82,13 +82,24 @@ def test_scripted_variants_leave_where_the_script_says(folder: Path, distributio
         assert outcome is not None, name
         assert outcome.exit_indices == depths, name
         assert outcome.replayed_exits is None  # the oracle knows nothing of scripts
-        if VARIANTS[name].changes.get("kv") is None:
+        if not VARIANTS[name].changes.keys() & {"kv", "weights"}:
             assert outcome.replayed_tokens == 1.0, name
             exact.append(outcome.tokens)
     pool = said["pool"]
     assert pool is not None
     # A shortlist says the likeliest of its candidates, which need not be the exit's own word.
     assert sum(tokens == pool.tokens for tokens in exact) >= len(exact) - 1
+
+
+@pytest.mark.parametrize("encoder", ["run", "replayed"])
+def test_smaller_weights_say_as_much(folder: Path, encoder: str) -> None:
+    cell = plan(make_config(folder, {"encoder": encoder}))[0]
+    for name in ("full_bf16", "full_int8"):
+        outcome = outcome_of(make_config(folder), cell, name)
+        assert outcome is not None
+        assert {len(row) for row in outcome.tokens} == {6}
+        assert outcome.replayed_tokens is not None
+        assert outcome.replayed_tokens > 0.8
 
 
 def test_consensus_and_lossless(folder: Path) -> None:
