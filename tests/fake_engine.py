@@ -58,6 +58,7 @@ class FakeEngine:
     start_s: float = field(default_factory=time.perf_counter)
     busy_s: float = 0.0
     num_completed: int = 0
+    log: str | None = None  # a file that gets a byte for every request done, whatever happens to the process later
 
     def add(self, request: Request) -> None:
         if len(request.prompt_ids) > 500:
@@ -73,6 +74,9 @@ class FakeEngine:
         if self.step_s:
             time.sleep(self.step_s)
         done = [_complete(request, enqueued_s) for request, enqueued_s in batch]
+        if self.log is not None:
+            with open(self.log, "ab", buffering=0) as stream:
+                stream.write(b"." * len(done))
         self.busy_s += time.perf_counter() - start_s
         self.num_completed += len(done)
         return done
@@ -127,7 +131,11 @@ def token_texts(token_ids: Sequence[int]) -> list[str]:
     return [chr(token) for token in token_ids]
 
 
-def make_backend(image_size: int, slots: int = 8, step_s: float = 0.0, pid_folder: str | None = None) -> Backend:
+def make_backend(
+    image_size: int, slots: int = 8, step_s: float = 0.0, pid_folder: str | None = None, log: str | None = None
+) -> Backend:
     if pid_folder is not None:
         (Path(pid_folder) / str(os.getpid())).touch()
-    return Backend(partial(FakeEngine, slots, step_s), encode_prompt, decode_tokens, token_texts, image_size, "fake")
+    return Backend(
+        partial(FakeEngine, slots, step_s, log=log), encode_prompt, decode_tokens, token_texts, image_size, "fake"
+    )

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long the storm lasts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is killed and when (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=2000, help="images of each run (default: %(default)s)")
+    parser.add_argument("--pause-s", type=float, default=8.0, help="longest between two kills (default: %(default)s)")
     parser.add_argument("--step-ms", type=float, default=200.0, help="time of one engine step (default: %(default)s)")
     parser.add_argument("--s3", action="store_true", help="put source and output on a failing S3 server (needs moto)")
     parser.add_argument("--folder", default="runs/bench-chaos", help="working folder, emptied first")
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     expected = make_corpus(folder / "in", options.rows, options.seed)
     with _object_store(folder, options.s3, options.seed) as root, _ray_cluster() as cluster:
-        report = Storm(folder, root, cluster, expected, options.seed, options.step_ms / 1000).rage(options.minutes)
+        storm = Storm(folder, root, cluster, expected, options.seed, options.step_ms / 1000, options.pause_s)
+        report = storm.rage(options.minutes)
     print(json.dumps(report))
     return 0 if not report["problems"] else 1
 
@@ -73,10 +75,17 @@ class Storm:
     """Keeps one job going and something dying."""
 
     def __init__(
-        self, folder: Path, root: str, cluster: Any, expected: dict[str, str | None], seed: int, step_s: float
+        self,
+        folder: Path,
+        root: str,
+        cluster: Any,
+        expected: dict[str, str | None],
+        seed: int,
+        step_s: float,
+        pause_s: float,
     ) -> None:
         self._folder, self._root, self._cluster, self._expected = folder, root, cluster, expected
-        self._rng, self._step_s = random.Random(seed), step_s
+        self._rng, self._step_s, self._pause_s = random.Random(seed), step_s, pause_s
         self._kills: Counter[str] = Counter()
         self._exits: Counter[int] = Counter()
         self._problems: list[str] = []
@@ -110,7 +119,7 @@ class Storm:
         job, quiet_since_s, failures = self._start(out), time.monotonic(), 0
         while True:
             try:
-                code = job.wait(timeout=self._rng.uniform(1.0, 8.0))
+                code = job.wait(timeout=self._rng.uniform(min(1.0, self._pause_s), self._pause_s))
             except subprocess.TimeoutExpired:
                 if time.monotonic() < deadline_s:
                     self._kill(job)

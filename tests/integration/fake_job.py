@@ -9,6 +9,6 @@ from tests.integration.corpus import fake_spec, make_config
 
 if __name__ == "__main__":
     root, step_s = Path(sys.argv[1]), float(sys.argv[2])
-    code, record = run_job(make_config(root), partial(fake_spec, step_s=step_s))
+    code, record = run_job(make_config(root), partial(fake_spec, step_s=step_s, log=str(root / "executed")))
     print(code, record and record["counts"])
     sys.exit(code)

@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.corpus import check_exactly_once
+from tests.integration.corpus import check_exactly_once, make_config
 from tests.shards import write_shards
 
 pytestmark = pytest.mark.integration
@@ -64,11 +65,20 @@ def finish(root: Path) -> str:
     return output
 
 
-def test_a_killed_tree_of_processes_is_continued_exactly_once(tmp_path: Path) -> None:
+def committed(root: Path) -> set[str]:
+    """Keys of the good rows that are staged or published."""
+    files = [*root.glob("out/_staging/*/*/chunk-*.parquet"), *root.glob("out/results/part*")]
+    rows = [row for path in files for row in pq.read_table(path).to_pylist()]
+    return {row["key"] for row in rows if row.get("stage") is None}
+
+
+def test_a_tree_of_processes_killed_half_way_is_continued_exactly_once(tmp_path: Path) -> None:
+    """And repeats no more than the chunks in flight: how many rows the engines have done is counted beside the run."""
     write_shards(tmp_path / "in", 4, 70, BROKEN)
+    executed = tmp_path / "executed"
     process = start(tmp_path, 0.05)
     try:
-        wait_for_work(tmp_path, process, 6)
+        wait_for_work(tmp_path, process, 10)  # of 20 chunks
     finally:
         for pid in [process.pid, *children_of(process.pid)]:
             try:
@@ -76,9 +86,15 @@ def test_a_killed_tree_of_processes_is_continued_exactly_once(tmp_path: Path) ->
             except ProcessLookupError:
                 continue
         process.communicate()
+    kept, done_before = len(committed(tmp_path)), executed.stat().st_size
+    assert 16 * 8 < kept < 280
     before = {str(path): path.stat().st_mtime_ns for path in (tmp_path / "out" / "results").glob("part*")}
     finish(tmp_path)
     check_exactly_once(tmp_path, 4, 70, BROKEN)
+    config = make_config(tmp_path)
+    in_flight = config.actors.chunks_in_flight * config.source.chunk_rows  # one actor
+    assert executed.stat().st_size - done_before == 280 - kept, "a committed chunk was done again"
+    assert done_before - kept <= in_flight
     after = {str(path): path.stat().st_mtime_ns for path in (tmp_path / "out" / "results").glob("part*")}
     assert before.items() <= after.items(), "a published shard was written again"
     record = json.loads((tmp_path / "out" / "run.json").read_text())
