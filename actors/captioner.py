@@ -11,8 +11,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -22,7 +21,9 @@ import pyarrow as pa
 
 from actors.engine.request import FinishReason, Request
 from actors.engine_thread import EngineLike, EngineThread, Outcome, RequestFailure
+from actors.room import Room
 from conf.schema import EngineConfig, ModelSection
+from pipeline.duplicates import Answer, answers_of, as_copy, key_of, leave_out_repeats
 from pipeline.sink import rows_table, stage_chunk, write_engine_stats
 from pipeline.stages import from_ipc
 from pipeline.storage import Storage
@@ -83,6 +84,7 @@ class Captioner:
         crash_log: Any,  # handle of a Ray actor of pipeline.crash_log.CrashLog
         invocation: str,
         passthrough: tuple[str, ...] = (),
+        answers: Any = None,  # handle of a Ray actor of pipeline.duplicates.AnswerBook, if duplicates are collapsed
     ) -> None:
         start_s = time.perf_counter()
         self._backend = make_backend()
@@ -92,6 +94,7 @@ class Captioner:
         self._crash_log = crash_log
         self._room = Room()
         self._passthrough = passthrough
+        self._answers = answers
         self._invocation = invocation
         self._actor = f"{invocation}-{os.urandom(4).hex()}"
         self._request_ids = itertools.count()
@@ -127,38 +130,52 @@ class Captioner:
                 next(self._request_ids), pixels_NHWC[row["pixel_index"]], prompt_ids,
                 prefix_ids=self._backend.encode_prefix(row["prompt"]),
             )  # fmt: skip
-        outcomes = refused | await self._run_guarded(shard_name, chunk_index, requests)
-        rows = [
-            {**row, "shard": shard_name, **self._outcome_columns(row, outcomes.get(position))}
-            for position, row in enumerate(prepared)
-        ]
+        repeats = leave_out_repeats(prepared, requests) if self._answers is not None else {}
+        outcomes = refused | await self._run_guarded(shard_name, chunk_index, prepared, requests)
+        rows = []
+        for position, row in enumerate(prepared):
+            columns = self._outcome_columns(row, outcomes.get(repeats.get(position, position)))
+            if position in repeats:
+                columns = as_copy(columns, prepared[repeats[position]]["sample_id"])
+            rows.append({**row, "shard": shard_name, **columns})
         table = rows_table(rows, self._passthrough)
         await asyncio.to_thread(stage_chunk, self._storage, shard_name, chunk_index, table)
+        if self._answers is not None:
+            await self._answers.add.remote(answers_of(rows))
         await self._save_engine_stats()
         await self._crash_log.done.remote(shard_name, chunk_index)
         return _summary(rows, shard_name, chunk_index, chunk["num_chunks"][0].as_py(), self._actor)
 
-    async def _run_guarded(self, shard_name: str, chunk_index: int, requests: dict[int, Request]) -> dict[int, Outcome]:
+    async def _run_guarded(
+        self, shard_name: str, chunk_index: int, prepared: list[dict[str, Any]], requests: dict[int, Request]
+    ) -> dict[int, Outcome | Answer]:
         """Outcome of each request. A chunk that killed workers before runs alone, in the pieces the log asks for."""
         positions = list(requests)
         attempt = await self._crash_log.begin.remote(shard_name, chunk_index, len(positions))
-        outcomes: dict[int, Outcome] = {
+        outcomes: dict[int, Outcome | Answer] = {
             positions[row]: RequestFailure("worker_crash", "the worker dies whenever it runs this row", attempt.number)
             for row in attempt.condemned
         }
+        if self._answers is not None and not attempt.alone:  # a bisection needs the same rows in every attempt
+            keys = {position: key for position in positions if (key := key_of(prepared[position])) is not None}
+            known = await self._answers.known.remote(list(keys.values()))
+            outcomes.update({p: answer for p, answer in zip(keys, known, strict=True) if answer is not None})
         async with self._room.alone() if attempt.alone else self._room.together():
             for first, end in attempt.pieces:
                 if attempt.alone:
                     await self._crash_log.enter.remote(shard_name, chunk_index, (first, end))
-                futures = self._thread.submit([requests[position] for position in positions[first:end]])
-                outcomes.update(zip(positions[first:end], await asyncio.gather(*futures), strict=True))
+                todo = [position for position in positions[first:end] if position not in outcomes]
+                futures = self._thread.submit([requests[position] for position in todo])
+                outcomes.update(zip(todo, await asyncio.gather(*futures), strict=True))
                 if attempt.alone:
                     await self._crash_log.leave.remote(shard_name, chunk_index)
         return outcomes
 
-    def _outcome_columns(self, row: dict[str, Any], outcome: Outcome | None) -> dict[str, Any]:
+    def _outcome_columns(self, row: dict[str, Any], outcome: Outcome | Answer | None) -> dict[str, Any]:
         if outcome is None:  # it failed before the engine
             return {"attempts": row["attempts"] or 1}
+        if isinstance(outcome, Answer):
+            return outcome.columns
         if isinstance(outcome, RequestFailure):
             message = f"{row['sample_id']}: {outcome.message}"
             failed = {"stage": "engine", "error_type": outcome.error_type, "message": message}
@@ -229,41 +246,6 @@ class Captioner:
         }
 
 
-class Room:
-    """Who may use the engine: any number of chunks together, or one alone. Whoever wants to be alone goes first."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._inside = 0
-        self._wanting_alone = 0
-
-    @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._wanting_alone == 0)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        async with self._changed:
-            self._wanting_alone += 1
-            await self._changed.wait_for(lambda: self._inside == 0)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._inside -= 1
-                self._wanting_alone -= 1
-                self._changed.notify_all()
-
-
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -272,7 +254,7 @@ def _summary(
     rows: list[dict[str, Any]], shard_name: str, chunk_index: int, num_chunks: int, actor: str
 ) -> dict[str, Any]:
     errors = Counter(f"{row['stage']}/{row['error_type']}" for row in rows if row["stage"] is not None)
-    layers = [layer for row in rows for layer in row.get("exit_layers", ())]
+    layers = [layer for row in rows if row.get("duplicate_of") is None for layer in row.get("exit_layers", ())]
     return {
         "shard": shard_name,
         "chunk": chunk_index,

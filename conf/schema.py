@@ -106,6 +106,11 @@ class PreprocessConfig(Section):
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         64_000_000, description="Pixel-count cap against decompression bombs; larger images become errors rows."
     )
+    duplicates_remembered: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Answers kept, by the image's sha256 and the prompt, for exact duplicates, which then get a copy "
+        "without the engine; they take memory in one process. 0: every image is answered anew.",
+    )
     decode_timeout_s: Annotated[float, Field(gt=0)] = Field(
         60.0,
         description="Seconds the decoder may take for one image; one that takes longer ends its task, is found, and "

@@ -29,6 +29,7 @@ from pipeline import generation
 from pipeline.cluster import Fit, fit_cluster, ray_cluster
 from pipeline.crash_log import CrashLog
 from pipeline.driver import Driver, Progress
+from pipeline.duplicates import AnswerBook
 from pipeline.lease import Lease
 from pipeline.ledger import RUN_NAME, Ledger, check_plan, clear_output, known_shards, save_plan
 from pipeline.plan import Shard
@@ -49,7 +50,7 @@ _MAX_INPUT_BLOCKS = 1000  # of shard descriptions; more would only fill the obje
 class CaptionerSpec:
     """The actor class of the last stage and what it is constructed with, given by the job: pipeline imports no actors.
 
-    It is constructed as actor_class(make_backend, storage, crash_log, invocation, passthrough).
+    It is constructed as actor_class(make_backend, storage, crash_log, invocation, passthrough, answers).
     """
 
     actor_class: type
@@ -97,9 +98,12 @@ def run(
             with RunRecord(storage, config, info, settings, fit, ledger, start_s) as record:
                 # It may die with its node; a new one has forgotten everything, which costs deaths but no rows.
                 crash_log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CrashLog).remote()
+                remembered = config.preprocess.duplicates_remembered
+                book = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AnswerBook) if remembered else None
+                answers = book.remote(remembered) if book is not None else None
                 index = IndexShard(reader, storage, config.source.chunk_rows)
                 prepare = PrepareChunk.from_config(config, reader, info.image_size, crash_log)
-                actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough)
+                actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough, answers)
                 publisher = RayPublisher(storage, passthrough)
                 Driver(config, storage, ledger, shards, record, publisher, on_progress, lease.check).finish(
                     lambda tasks: summaries(tasks, index, prepare, captioner.actor_class, actor_args, config, fit)

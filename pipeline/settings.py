@@ -28,6 +28,7 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
         "source.fetch.attempts",
         "source.fetch.timeout_s",
         "source.retry",
+        "preprocess.duplicates_remembered",
         "preprocess.decode_timeout_s",
         "preprocess.num_cpus",
         "preprocess.max_tasks",

@@ -36,6 +36,7 @@ _RESULTS = [
     ("width",           pa.int32()),                # original image, after EXIF orientation
     ("height",          pa.int32()),
     ("sha256",          pa.string()),               # of the image file's bytes
+    ("duplicate_of",    pa.string()),               # sample_id of the row whose answer was copied; null: its own answer
 ]
 
 _ERRORS = [

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.captioner import Backend, Captioner, Room
+from actors.captioner import Backend, Captioner
+from actors.room import Room
 from pipeline.crash_log import CrashLog
+from pipeline.duplicates import AnswerBook
 from pipeline.sink import chunk_name
 from pipeline.stages import CHUNK_SCHEMA, to_ipc
 from pipeline.storage import Storage
@@ -70,12 +72,18 @@ def caption(
     chunks: list[pa.Table],
     crash_log: CrashLog | None = None,
     backend: Callable[[], Backend] | None = None,
+    answers: AnswerBook | None = None,
 ) -> list[dict[str, Any]]:
     """Run all chunks at once through one captioner; gives the summaries."""
 
     async def main() -> list[dict[str, Any]]:
         captioner = Captioner(
-            backend or partial(make_backend, SIZE), storage, LocalActor(crash_log or CrashLog()), "run", ("note",)
+            backend or partial(make_backend, SIZE),
+            storage,
+            LocalActor(crash_log or CrashLog()),
+            "run",
+            ("note",),
+            None if answers is None else LocalActor(answers),
         )
         tables = await asyncio.gather(*(captioner(table) for table in chunks))
         assert all(table.schema.equals(SUMMARY) for table in tables)

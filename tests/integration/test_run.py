@@ -181,6 +181,20 @@ def test_a_run_going_wrong_stops_and_can_be_continued(tmp_path: Path) -> None:
     assert done["counts"]["rows_error"] == 1500
 
 
+def test_duplicates_are_answered_once(tmp_path: Path) -> None:
+    for shard in range(2):
+        members = [(f"{shard}{n:03d}.png", image_bytes((n % 5, 9, 9))) for n in range(40)]
+        write_tar(tmp_path / "in" / f"s{shard}.tar", members)
+    record = go(make_config(tmp_path, preprocess={"duplicates_remembered": 100}))
+    assert record["counts"]["rows_ok"] == 80
+    rows = pq.read_table(tmp_path / "out" / "results").to_pylist()
+    answered = [row for row in rows if row["duplicate_of"] is None]
+    assert sum(pq.read_table(tmp_path / "out" / "engine_stats")["num_completed"].to_pylist()) == len(answered)
+    assert 5 <= len(answered) <= 5 * 6, "each of the six chunks answers no image twice"
+    origin = {row["sample_id"]: (row["sha256"], row["text"]) for row in answered}
+    assert all(origin[row["duplicate_of"] or row["sample_id"]] == (row["sha256"], row["text"]) for row in rows)
+
+
 def test_folders_of_images(tmp_path: Path) -> None:
     for number in range(30):
         path = tmp_path / "in" / f"d{number % 3}" / f"{number:06d}.png"

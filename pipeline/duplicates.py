@@ -1,0 +1,85 @@
+"""Exact duplicates: an image and a prompt that were answered before get that answer again, without the engine.
+
+"The same" is the sha256 of the image file and the text of the prompt. A copied row names the row it was copied from in
+`duplicate_of`, has no times, and took none of the device's.
+"""
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Key = tuple[str, str]  # sha256, prompt
+
+_ANSWER = (
+    "text", "num_tokens", "finish_reason", "mean_confidence", "min_confidence", "mean_depth", "exit_layers",
+    "confidences", "token_texts", "duplicate_of",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The columns of a results row that a duplicate of it gets."""
+
+    columns: dict[str, Any]
+
+
+class AnswerBook:
+    """The answers used last, for all actors of a run. Losing it, or any of them, costs work and no rows."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._answers: OrderedDict[Key, bytes] = OrderedDict()  # packed, which is a fraction of the objects' size
+
+    def known(self, keys: Sequence[Key]) -> list[Answer | None]:
+        return [self._look_up(key) for key in keys]
+
+    def add(self, answers: Mapping[Key, Answer]) -> None:
+        for key, answer in answers.items():
+            self._answers.setdefault(key, pickle.dumps(answer))
+            self._answers.move_to_end(key)
+        while len(self._answers) > self._most:
+            self._answers.popitem(last=False)
+
+    def _look_up(self, key: Key) -> Answer | None:
+        packed = self._answers.get(key)
+        if packed is None:
+            return None
+        self._answers.move_to_end(key)
+        answer: Answer = pickle.loads(packed)  # written a few lines above
+        return answer
+
+
+def key_of(row: Mapping[str, Any]) -> Key | None:
+    """Of a prepared row; None where nothing can be said about its image."""
+    return None if row.get("sha256") is None else (row["sha256"], row["prompt"])
+
+
+def leave_out_repeats(rows: Sequence[Mapping[str, Any]], requests: MutableMapping[int, Any]) -> dict[int, int]:
+    """Position -> the first one in this chunk with the same image and prompt; only that one stays in `requests`."""
+    first: dict[Key, int] = {}
+    repeats: dict[int, int] = {}
+    for position in list(requests):
+        key = key_of(rows[position])
+        if key is not None and first.setdefault(key, position) != position:
+            repeats[position] = first[key]
+            del requests[position]
+    return repeats
+
+
+def as_copy(columns: dict[str, Any], sample_id: str) -> dict[str, Any]:
+    """The columns a row gets from another one's outcome; a failure is everybody's own."""
+    if columns.get("stage") is not None:
+        return columns
+    copied = {name: columns.get(name) for name in _ANSWER}
+    return {**copied, "duplicate_of": columns.get("duplicate_of") or sample_id, "device_s": 0.0}
+
+
+def answers_of(rows: Sequence[dict[str, Any]]) -> dict[Key, Answer]:
+    """What is to be remembered of a finished chunk: the rows the engine has answered."""
+    return {
+        key: Answer(as_copy(row, row["sample_id"]))
+        for row in rows
+        if row.get("text") is not None and row.get("duplicate_of") is None and (key := key_of(row)) is not None
+    }
