@@ -10,11 +10,8 @@ from actors.engine.engine import Engine
 from actors.model.checkpoint import Checkpoint
 from actors.model.tokenizer import TextCodec
 from actors.model.words import split_words
+from conf.engine import PROMPT_PLACE, EngineConfig, GenerationConfig
 from conf.errors import UserError
-from conf.schema import EngineConfig, GenerationConfig
-
-PLACE = "{prompt}"  # in decoder_prefix
-LONGEST_PREFIX = 32  # tokens, where it depends on the prompt and nothing else is said
 
 
 def make_engine(checkpoint: Checkpoint, config: EngineConfig) -> Engine | BeamEngine:
@@ -30,9 +27,8 @@ def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfi
     if generation.bad_words:
         ids = {spelling for word in generation.bad_words for spelling in _spellings(word, codec)}
         changes |= {"bad_words": (), "bad_word_ids": (*generation.bad_word_ids, *sorted(ids))}
-    if PLACE in generation.decoder_prefix:
-        stated = generation.max_prefix_tokens
-        changes |= {"decoder_prefix": "", "max_prefix_tokens": LONGEST_PREFIX if stated is None else stated}
+    if PROMPT_PLACE in generation.decoder_prefix:
+        changes |= {"decoder_prefix": "", "max_prefix_tokens": generation.longest_prefix}
     elif generation.decoder_prefix:
         changes |= {"decoder_prefix": "", "prefix_ids": codec.encode(generation.decoder_prefix)}
     return generation.model_copy(update=changes)
@@ -40,10 +36,10 @@ def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfi
 
 def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tuple[int, ...] | None:
     """Decoder prefix of a request where it depends on its prompt; None: the engine's."""
-    if PLACE not in generation.decoder_prefix:
+    if PROMPT_PLACE not in generation.decoder_prefix:
         return None
     question = split_words(prompt)[0] if codec.rules.words else prompt
-    return codec.encode(generation.decoder_prefix.replace(PLACE, question))
+    return codec.encode(generation.decoder_prefix.replace(PROMPT_PLACE, question))
 
 
 def _spellings(word: str, codec: TextCodec) -> Sequence[tuple[int, ...]]:

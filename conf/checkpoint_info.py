@@ -79,7 +79,7 @@ def resolve_engine(engine: EngineConfig, info: CheckpointInfo) -> EngineConfig:
     limit = engine.generation.max_new_tokens
     if limit > info.max_new_tokens:
         raise UserError(f"engine.generation.max_new_tokens={limit} is more than the checkpoint's {info.max_new_tokens}")
-    prefix = engine.generation.max_prefix_tokens or len(engine.generation.prefix_ids)
+    prefix = engine.generation.longest_prefix
     if limit + prefix > info.max_new_tokens:
         raise UserError(
             f"engine.generation.max_new_tokens={limit} with a prefix of {prefix} tokens is more than the checkpoint's "

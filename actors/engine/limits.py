@@ -11,10 +11,9 @@ def check_lengths(model: MultiExitModel, generation: GenerationConfig) -> int:
     """Return the longest prefix of an output, in tokens; UserError where the decoder has no positions for it all."""
     assert not generation.bad_words, "texts become token ids first: actors/engine_factory.py"
     assert not generation.decoder_prefix, "texts become token ids first: actors/engine_factory.py"
-    prefix, stated = len(generation.prefix_ids), generation.max_prefix_tokens
-    if stated is not None and stated < prefix:
-        raise UserError(f"the decoder's prefix has {prefix} tokens, max_prefix_tokens={stated} allows fewer")
-    longest = prefix if stated is None else stated
+    prefix, longest = len(generation.prefix_ids), generation.longest_prefix
+    if longest < prefix:
+        raise UserError(f"the decoder's prefix has {prefix} tokens, max_prefix_tokens={longest} allows fewer")
     positions, limit = model.config.decoder.max_positions, generation.max_new_tokens
     if limit + longest > positions:
         with_prefix = f" with a prefix of {longest} tokens" if longest else ""

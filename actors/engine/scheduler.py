@@ -187,6 +187,8 @@ class Scheduler:
 
     def threshold(self, segment: int, sequence: Sequence) -> float:
         """How sure the exit of `segment` must be of the sequence's current token."""
+        if self.rules.decay is None and not self.rules.deep_first:
+            return self.rules.thresholds[segment]
         if self.rules.deep_first and sequence.step == 0 < sequence.first_position:
             return math.inf
         return threshold_at(self.rules.thresholds[segment], sequence.step, self.rules.decay)

@@ -10,7 +10,7 @@ from actors.captioner import load_backend
 from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
-from actors.engine_factory import LONGEST_PREFIX, prefix_of, tokenized
+from actors.engine_factory import prefix_of, tokenized
 from actors.model.checkpoint import save_checkpoint
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from conf.errors import UserError
@@ -37,7 +37,7 @@ def test_a_prefix_is_the_same_for_all_or_depends_on_the_prompt() -> None:
     assert text.decode(tokenized(fixed, text).prefix_ids) == "a red"
     assert prefix_of("what is red?", fixed, text) is None
     asked = GenerationConfig(decoder_prefix="{prompt} the")
-    assert (tokenized(asked, text).prefix_ids, tokenized(asked, text).max_prefix_tokens) == ((), LONGEST_PREFIX)
+    assert (tokenized(asked, text).prefix_ids, tokenized(asked, text).max_prefix_tokens) == ((), 32)
     own = prefix_of("what is red?", asked, text)
     assert own is not None
     assert text.decode(own) == "what is red? the"

@@ -141,6 +141,8 @@ def engine_config(
     config: BenchConfig, cell: Cell, variant: Variant, checkpoint: Any, *, scripted: bool
 ) -> EngineConfig:
     """The engine's settings for a cell; UserError where there is nothing to measure."""
+    if config.engine.generation.num_beams > 1:
+        raise UserError("deed bench engine measures greedy decoding; set engine.generation.num_beams=1")
     generation = config.engine.generation.model_copy(update={"max_new_tokens": cell.length or OWN_LIMIT})
     changes: dict[str, Any] = {"num_slots": cell.slots, "generation": generation, **variant.changes}
     gate = Gate(changes.get("gate", config.engine.gate))
