@@ -49,7 +49,8 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
     """The real thing: checkpoint and engine on the device this process has. Called inside the actor."""
     import torch
 
-    from actors.engine_factory import make_engine, prefix_of
+    from actors.engine_factory import make_engine
+    from actors.generation_texts import prefix_of
     from actors.model.checkpoint import load_checkpoint
 
     cuda = model.device == "cuda" or (model.device == "auto" and torch.cuda.is_available())

@@ -1,17 +1,13 @@
-"""Checkpoint and configuration -> engine. Texts among the generation options become token ids here.
+"""Checkpoint and configuration -> engine. Texts among the generation options become token ids on the way.
 
 Engines know no text; everybody else makes them here, so that every option works wherever an engine runs.
 """
 
-from collections.abc import Sequence
-
 from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
+from actors.generation_texts import tokenized
 from actors.model.checkpoint import Checkpoint
-from actors.model.tokenizer import TextCodec
-from actors.model.words import split_words
-from conf.engine import PROMPT_PLACE, EngineConfig, GenerationConfig
-from conf.errors import UserError
+from conf.engine import EngineConfig
 
 
 def make_engine(checkpoint: Checkpoint, config: EngineConfig) -> Engine | BeamEngine:
@@ -19,33 +15,3 @@ def make_engine(checkpoint: Checkpoint, config: EngineConfig) -> Engine | BeamEn
     generation = tokenized(config.generation, checkpoint.codec)
     config = config.model_copy(update={"generation": generation})
     return Engine(checkpoint.model, config) if generation.num_beams == 1 else BeamEngine(checkpoint.model, config)
-
-
-def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfig:
-    """The same options in token ids."""
-    changes: dict[str, object] = {}
-    if generation.bad_words:
-        ids = {spelling for word in generation.bad_words for spelling in _spellings(word, codec)}
-        changes |= {"bad_words": (), "bad_word_ids": (*generation.bad_word_ids, *sorted(ids))}
-    if PROMPT_PLACE in generation.decoder_prefix:
-        changes |= {"decoder_prefix": "", "max_prefix_tokens": generation.longest_prefix}
-    elif generation.decoder_prefix:
-        changes |= {"decoder_prefix": "", "prefix_ids": codec.encode(generation.decoder_prefix)}
-    return generation.model_copy(update=changes)
-
-
-def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tuple[int, ...] | None:
-    """Decoder prefix of a request where it depends on its prompt; None: the engine's."""
-    if PROMPT_PLACE not in generation.decoder_prefix:
-        return None
-    question = split_words(prompt)[0] if codec.rules.words else prompt
-    return codec.encode(generation.decoder_prefix.replace(PROMPT_PLACE, question))
-
-
-def _spellings(word: str, codec: TextCodec) -> Sequence[tuple[int, ...]]:
-    """Token sequences of a word: inside a text, where a space comes before, and where none does."""
-    word = word.strip()
-    if not word:
-        raise UserError("engine.generation.bad_words: a word must not be empty")
-    encoded = [codec.tokenizer.encode(text, add_special_tokens=False).ids for text in (word, " " + word)]
-    return [tuple(ids) for ids in encoded if ids]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.engine.request import Completion, Request
-from actors.engine_factory import make_engine, prefix_of
+from actors.engine_factory import make_engine
+from actors.generation_texts import prefix_of
 from actors.model.checkpoint import Checkpoint
 from actors.training.data import TrainingSample, expand_shards, read_pixels, read_shard
 from conf.schema import EngineConfig

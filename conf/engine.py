@@ -101,6 +101,11 @@ class GenerationConfig(Section):
     )
 
     @property
+    def has_texts(self) -> bool:
+        """Whether something must become token ids before an engine can take it."""
+        return bool(self.bad_words or self.decoder_prefix)
+
+    @property
     def longest_prefix(self) -> int:
         """Room for prefixes, in tokens; a decoder_prefix that is the same for all must have become prefix_ids."""
         if self.max_prefix_tokens is not None:

@@ -54,6 +54,10 @@ def run_job(
 
     info = read_checkpoint_info(config.model.checkpoint)
     config = config.model_copy(update={"engine": resolve_engine(config.engine, info)})
+    if config.engine.generation.has_texts:
+        from actors.generation_texts import check_texts
+
+        check_texts(config.engine.generation, config.model.checkpoint)
 
     from jobs.progress import show_progress
     from jobs.quiet import without_ray_noise

@@ -9,8 +9,7 @@ from conf.schema import GenerationConfig
 
 def check_lengths(model: MultiExitModel, generation: GenerationConfig) -> int:
     """Return the longest prefix of an output, in tokens; UserError where the decoder has no positions for it all."""
-    assert not generation.bad_words, "texts become token ids first: actors/engine_factory.py"
-    assert not generation.decoder_prefix, "texts become token ids first: actors/engine_factory.py"
+    assert not generation.has_texts, "texts become token ids first: actors/engine_factory.py"
     prefix, longest = len(generation.prefix_ids), generation.longest_prefix
     if longest < prefix:
         raise UserError(f"the decoder's prefix has {prefix} tokens, max_prefix_tokens={longest} allows fewer")

@@ -10,7 +10,7 @@ from actors.captioner import load_backend
 from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
-from actors.engine_factory import prefix_of, tokenized
+from actors.generation_texts import check_texts, prefix_of, tokenized
 from actors.model.checkpoint import save_checkpoint
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from conf.errors import UserError
@@ -74,6 +74,13 @@ def test_the_backend_of_a_run_honours_them(tmp_path: Path) -> None:
     def beams(num_beams: int) -> EngineConfig:
         generation = {"max_new_tokens": 3, "num_beams": num_beams}
         return EngineConfig.model_validate({"schedule": "full", "generation": generation})
+
+    engine = GenerationConfig(max_new_tokens=20, decoder_prefix="a red ball beside a blue box")
+    with pytest.raises(UserError, match=r"decoder_prefix has [0-9]+ tokens; with max_new_tokens=20 .* has room for 4"):
+        check_texts(engine, tmp_path)
+    check_texts(engine.model_copy(update={"max_new_tokens": 4}), tmp_path)
+    with pytest.raises(UserError, match="must not be empty"):
+        check_texts(GenerationConfig(bad_words=("",)), tmp_path)
 
     plain = said()
     assert said(decoder_prefix="{prompt} is", max_prefix_tokens=6) != plain

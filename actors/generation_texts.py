@@ -1,0 +1,56 @@
+"""Texts among the generation options -> token ids. No torch here: a job checks its texts before it starts anything."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from actors.model.tokenizer import TextCodec
+from actors.model.words import split_words
+from conf.engine import PROMPT_PLACE, GenerationConfig
+from conf.errors import UserError
+from conf.model import TOKENIZER_FILE, read_model_config
+
+
+def check_texts(generation: GenerationConfig, checkpoint: str | Path) -> None:
+    """UserError if the checkpoint cannot do what the texts ask for."""
+    config = read_model_config(checkpoint)
+    tokenizer = Tokenizer.from_file(str(Path(checkpoint) / TOKENIZER_FILE))
+    codec = TextCodec(tokenizer, config.text, config.decoder.vocab_size, config.encoder.max_prompt_tokens)
+    ids = tokenized(generation, codec)
+    limit, positions = ids.max_new_tokens, config.decoder.max_positions
+    if len(ids.prefix_ids) > ids.longest_prefix or limit + ids.longest_prefix > positions:
+        raise UserError(
+            f"engine.generation.decoder_prefix has {len(ids.prefix_ids)} tokens; with max_new_tokens={limit} the "
+            f"checkpoint has room for {min(ids.max_prefix_tokens or positions, max(0, positions - limit))}"
+        )
+
+
+def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfig:
+    """The same options in token ids."""
+    changes: dict[str, object] = {}
+    if generation.bad_words:
+        ids = {spelling for word in generation.bad_words for spelling in _spellings(word, codec)}
+        changes |= {"bad_words": (), "bad_word_ids": (*generation.bad_word_ids, *sorted(ids))}
+    if PROMPT_PLACE in generation.decoder_prefix:
+        changes |= {"decoder_prefix": "", "max_prefix_tokens": generation.longest_prefix}
+    elif generation.decoder_prefix:
+        changes |= {"decoder_prefix": "", "prefix_ids": codec.encode(generation.decoder_prefix)}
+    return generation.model_copy(update=changes)
+
+
+def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tuple[int, ...] | None:
+    """Decoder prefix of a request where it depends on its prompt; None: the engine's."""
+    if PROMPT_PLACE not in generation.decoder_prefix:
+        return None
+    question = split_words(prompt)[0] if codec.rules.words else prompt
+    return codec.encode(generation.decoder_prefix.replace(PROMPT_PLACE, question))
+
+
+def _spellings(word: str, codec: TextCodec) -> Sequence[tuple[int, ...]]:
+    """Token sequences of a word: inside a text, where a space comes before, and where none does."""
+    word = word.strip()
+    if not word:
+        raise UserError("engine.generation.bad_words: a word must not be empty")
+    encoded = [codec.tokenizer.encode(text, add_special_tokens=False).ids for text in (word, " " + word)]
+    return [tuple(ids) for ids in encoded if ids]
