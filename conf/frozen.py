@@ -30,7 +30,12 @@ class FrozenConfig(Section):
     shards: tuple[str, ...] = Field(description="WebDataset tars with images; texts in them are not looked at.")
     prompts: tuple[str, ...] = Field(("describe the image",), description="Prompts; every image gets one, in turn.")
     num_images: Count = Field(2000, description="Most images used.")
-    validation_images: Count = Field(128, description="Images held out for validation, thresholds and agreement.")
+    validation_images: Count = Field(
+        128, description="Of these, images held out to choose by: thresholds and when to stop; a third at most."
+    )
+    test_images: Count = Field(
+        128, description="Of these, images held out to report on, by which nothing is chosen; a third at most."
+    )
     max_new_tokens: Count = Field(32, description="Longest output learned from.")
     risk: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="Thresholds are set for this rate of disagreement with full depth, per exit."
@@ -42,4 +47,7 @@ class FrozenConfig(Section):
     num_slots: Count = Field(16, description="Sequences in flight while the model writes its own targets.")
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32", description="Autocast type of training; outputs are always decoded in float32."
+    )
     num_threads: int | None = Field(None, description="CPU threads; none: all.")

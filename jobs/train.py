@@ -1,15 +1,14 @@
 """`deed train`: train a multi-exit model. Rerunning the same command continues where it stopped."""
 
 import argparse
-import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-Report = Callable[[dict[str, Any]], None]
+from jobs.training_log import TrainingLog
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,7 +37,9 @@ def main(arguments: Sequence[str]) -> int:
 
     output = Path(config.output)
     stopping = _stop_requests()
-    trainer = Trainer(config, _reporter(output))
+    report = TrainReport(output)
+    trainer = Trainer(config, report)
+    report.log.rewind(trainer.step)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(
         f"{parameters / 1e6:.1f} M parameters, exits {list(trainer.model_config.exits)}, on {trainer.device}, "
@@ -59,35 +60,28 @@ def _stop_requests() -> list[int]:
     return received
 
 
-def _reporter(output: Path) -> Report:
-    """Print one line per report and append it to `<output>/log.jsonl`."""
-    from jobs.csv_log import CsvLog
+class TrainReport:
+    """Print one line per report and log its numbers."""
 
-    started = time.monotonic()
-    table = CsvLog(output)
-    first_step: list[int] = []
+    def __init__(self, output: Path) -> None:
+        self.log = TrainingLog(output)
+        self._started, self._first_step = time.monotonic(), -1
 
-    def report(values: dict[str, Any]) -> None:
-        with open(output / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **values}) + "\n")
-        kind = "validation" if "validation" in values else "losses"
+    def __call__(self, values: dict[str, Any]) -> None:
+        step, kind = values["step"], "validation" if "validation" in values else "losses"
         numbers = values[kind]["token_accuracy_by_exit"] if kind == "validation" else values[kind]
-        table.append([("train", values["step"], kind, name, value) for name, value in numbers.items()])
-        if "validation" in values:
-            accuracy = values["validation"]["token_accuracy_by_exit"]
-            shown = "  ".join(f"{layer}: {value:.1%}" for layer, value in accuracy.items())
-            print(f"step {values['step']:>6}  validation token accuracy by exit  {shown}", flush=True)
+        self.log.append([("train", step, kind, name, value) for name, value in numbers.items()], values)
+        if kind == "validation":
+            shown = "  ".join(f"{layer}: {value:.1%}" for layer, value in numbers.items())
+            print(f"step {step:>6}  validation token accuracy by exit  {shown}", flush=True)
             return
-        if not first_step:
-            first_step.append(values["step"])
-        done = values["step"] - first_step[0]
-        left = values["total_steps"] - values["step"]
-        eta = f"{(time.monotonic() - started) / done * left / 60:.0f} min left" if done else ""
-        losses = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values["losses"].items())
+        if self._first_step < 0:
+            self._first_step = step
+        done, left = step - self._first_step, values["total_steps"] - step
+        eta = f"{(time.monotonic() - self._started) / done * left / 60:.0f} min left" if done else ""
+        losses = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in numbers.items())
         print(
-            f"step {values['step']:>6}/{values['total_steps']}  {losses}  "
+            f"step {step:>6}/{values['total_steps']}  {losses}  "
             f"{values['images_per_s']:.1f} images/s  lr {values['lr']:.2e}  {eta}",
             flush=True,
         )
-
-    return report

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.csv_log import CsvLog
+from jobs.training_log import TrainingLog
 
 
 def train_frozen(path: str, overrides: Sequence[str]) -> int:
@@ -19,10 +19,13 @@ def train_frozen(path: str, overrides: Sequence[str]) -> int:
     from jobs.train import _stop_requests
 
     stopping = _stop_requests()
-    trainer = FrozenTrainer(config, FrozenReport(Path(config.output)))
+    report = FrozenReport(Path(config.output))
+    trainer = FrozenTrainer(config, report)
+    report.log.rewind(trainer.step)
     print(
         f"{trainer.num_trained / 1e3:.1f} k values train, exits {list(trainer.checkpoint.config.exits)}, "
-        f"on {trainer.device}, {len(trainer.examples)} images and {len(trainer.validation)} held out, "
+        f"on {trainer.device}, {len(trainer.training.examples)} images to learn from, "
+        f"{len(trainer.validation.examples)} to choose thresholds by, {len(trainer.test.examples)} to report on, "
         f"from step {trainer.step}"
     )
     if not trainer.run(lambda: bool(stopping)):
@@ -36,24 +39,31 @@ class FrozenReport:
     """Print every report and log its numbers."""
 
     def __init__(self, output: Path) -> None:
-        self.log = CsvLog(output)
+        self.log = TrainingLog(output)
 
     def __call__(self, values: dict[str, Any]) -> None:
         if "agreement" in values:
+            names = ("mean_depth", "equal_tokens", "equal_outputs")
+            table = [
+                (row["gate"], values["step"], values["agreement"], name, row[name])
+                for row in values["rows"]
+                for name in names
+            ]
             for row in values["rows"]:
                 print(
                     f"{values['agreement']:<7} gate {row['gate']:<12} mean depth {row['mean_depth']:.2f}  tokens equal "
-                    f"to full depth {row['equal_tokens']:.1%}  outputs {row['equal_outputs']:.1%}",
+                    f"to full depth {row['equal_tokens']:.1%}  outputs {row['equal_outputs']:.1%}  "
+                    f"of {row['num_images']} images",
                     flush=True,
                 )
-                names = ("mean_depth", "equal_tokens", "equal_outputs")
-                self.log.append([(row["gate"], "", values["agreement"], name, row[name]) for name in names])
+            self.log.append(table, values)
             return
         if "full_depth_unchanged" in values:
-            print(f"full depth says the same of all {values['full_depth_unchanged']} held-out images", flush=True)
+            count = values["full_depth_unchanged"]
+            print(f"full depth of the new checkpoint says the same of all {count} images to report on", flush=True)
             return
         kind = "validation" if "validation" in values else "losses"
-        numbers = values[kind]
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in values[kind].items())
         print(f"{values['stage']} step {values['step']:>6}  {kind}  {shown}", flush=True)
-        self.log.append([(values["stage"], values["step"], kind, name, value) for name, value in numbers.items()])
+        table = [(values["stage"], values["step"], kind, name, value) for name, value in values[kind].items()]
+        self.log.append(table, values)

@@ -47,10 +47,13 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     from actors.training.trainer import Trainer
     from actors.training.workers import Workers
-    from jobs.train import _reporter
+    from jobs.train import TrainReport
 
     config = TrainConfig.model_validate_json(settings["config"])
     context = get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    report = _reporter(Path(config.output)) if workers.leads else (lambda _: None)
-    Trainer(config, report, workers).run()
+    report = TrainReport(Path(config.output))
+    trainer = Trainer(config, report, workers)  # only the first worker reports
+    if workers.leads:
+        report.log.rewind(trainer.step)
+    trainer.run()

@@ -15,10 +15,17 @@ from actors.model.linear import linear_part
 from conf.model import DecoderConfig, RelativeBias
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's, in the precision of its gain where autocast gives it narrower values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.dtype == self.weight.dtype else x.to(self.weight.dtype))
+
+
 def make_norm(config: DecoderConfig) -> nn.Module:
     """Return the configured normalisation over the model width."""
     if config.norm == "rms":
-        return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        return RMSNorm(config.d_model, eps=config.norm_eps)
     return nn.LayerNorm(config.d_model, eps=config.norm_eps)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actors.model.blocks import attend, sinusoids
+from actors.model.blocks import RMSNorm, attend, sinusoids
 from conf.model import ModelConfig, ScenesEncoderConfig
 
 
@@ -50,7 +50,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         d = config.d_model
         self.num_heads = config.num_heads
-        self.attn_norm, self.ffn_norm = nn.RMSNorm(d, eps=1e-6), nn.RMSNorm(d, eps=1e-6)
+        self.attn_norm, self.ffn_norm = RMSNorm(d, eps=1e-6), RMSNorm(d, eps=1e-6)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
         self.expand, self.contract = nn.Linear(d, config.d_ff, bias=False), nn.Linear(config.d_ff, d, bias=False)
 
@@ -77,12 +77,12 @@ class ScenesEncoder(nn.Module):
         side = model.image_size // 2 ** (len(config.stem_channels) + 1)
         self.stem = Stem(config)
         # Normalised content plus positions of the same size: left of and right of must not drown in what is there.
-        self.stem_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.stem_norm = RMSNorm(config.d_model, eps=1e-6)
         self.patch_positions = nn.Parameter(grid_positions(side, config.d_model))
         self.prompt_embedding = nn.Embedding(model.decoder.vocab_size, config.d_model)
         self.prompt_positions = nn.Embedding(config.max_prompt_tokens, config.d_model)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.norm = RMSNorm(config.d_model, eps=1e-6)
         self.mean: Tensor
         self.std: Tensor
         self.set_pixel_statistics(model)

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from actors.model.blocks import sinusoids
+from actors.model.blocks import RMSNorm, sinusoids
 from actors.model.encoder import EncoderLayer, Stem
 from actors.model.words import unpack
 from conf.model import LatrEncoderConfig, ModelConfig, RelativeBias
@@ -53,12 +53,12 @@ class LatrEncoder(nn.Module):
         self.vocab_size, self.max_prompt_tokens = model.decoder.vocab_size, config.max_prompt_tokens
         self.side = model.image_size // 2 ** (len(config.stem_channels) + 1)
         self.stem = Stem(config)
-        self.stem_norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.stem_norm = RMSNorm(config.d_model, eps=1e-6)
         self.embedding = nn.Embedding(model.decoder.vocab_size, config.d_model)  # the decoder's
         self.layout = nn.ModuleDict({side: nn.Embedding(BINS, config.d_model) for side in SIDES})
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
         self.bias = BidirectionalBias(config.relative_bias, config.num_heads)
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
+        self.norm = RMSNorm(config.d_model, eps=1e-6)
         self.mean: Tensor
         self.std: Tensor
         self.set_pixel_statistics(model)

@@ -1,73 +1,61 @@
 """Frozen training: the backbone stays, bit for bit; adapters learn to say early what the last layer says.
 
 Stages: the model writes its own targets at full depth; adapters train by distillation; gates train on the adapters'
-hits. State is safetensors and JSON under `<output>/state/`, so a killed run continues to the same weights.
+hits. The state (state.py) lets a killed run continue to the same weights.
 """
 
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from actors.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from actors.model.model import MultiExitModel
-from actors.training.calibration import Recording, record, thresholds_at_risk
+from actors.training import state
+from actors.training.agreement import Agreement, measure
+from actors.training.device import choose_device
 from actors.training.distillation import distillation_losses, features, gate_losses
-from actors.training.unlabelled import Example, decode, engine_config, own_targets, pack, read_examples
+from actors.training.unlabelled import Corpus, Targets, digest, own_targets, read_examples
+from actors.training.workers import Workers
+from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from conf.frozen import FrozenConfig
 from conf.schema import Gate
 
 REPORT_EVERY = 10  # steps
 Report = Callable[[dict[str, Any]], None]
-Targets = list[tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Early exit against full depth on the held-out images, at thresholds set for one risk."""
-
-    gate: str
-    mean_depth: float
-    equal_tokens: float  # share, by position
-    equal_outputs: float
-    thresholds: tuple[float, ...]
 
 
 class FrozenTrainer:
     """Owns the model and its exits; `run` trains them or continues where it stopped."""
 
-    def __init__(self, config: FrozenConfig, report: Report) -> None:
+    def __init__(self, config: FrozenConfig, report: Report, workers: Workers | None = None) -> None:
         self.config, self.report, self.output = config, report, Path(config.output)
-        if config.num_threads:
-            torch.set_num_threads(config.num_threads)
-        cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.workers = workers or Workers()
+        self.workers.check(config.optimizer.batch_images)
+        self.machine = choose_device(config.device, config.precision, config.num_threads)
+        self.device = self.machine.device
         loaded = load_checkpoint(config.checkpoint, device=str(self.device))
         if len(loaded.config.exits) < 2:
             raise UserError(f"checkpoint {config.checkpoint!r} has no exit before its last layer")
         self.checkpoint = self._with_exit_modules(loaded)
         self.model = self.checkpoint.model
-        examples = read_examples(config.shards, config.prompts, config.num_images, loaded.config.image_size)
-        held_out = min(config.validation_images, len(examples) // 2)
-        self.examples, self.validation = examples[held_out:], examples[:held_out]
-        self.targets, self.validation_targets = self._targets()
+        self.training, self.validation, self.test = self._corpora()
         self.step, self.best, self.worse = 0, math.inf, 0
+        o = config.optimizer
+        rates = {"adapters": o.peak_lr} | ({"gates": o.gate_lr} if o.gate_steps else {})
         self.optimizers = {
-            "adapters": torch.optim.AdamW(self._parameters("adapters"), lr=config.optimizer.peak_lr, weight_decay=0.0)
+            stage: torch.optim.AdamW(self._parameters(stage), lr=rate, weight_decay=0.0)
+            for stage, rate in rates.items()
         }
-        if config.optimizer.gate_steps:
-            self.optimizers["gates"] = torch.optim.AdamW(
-                self._parameters("gates"), lr=config.optimizer.gate_lr, weight_decay=0.0
-            )
         self._resume()
 
     def _with_exit_modules(self, loaded: Checkpoint) -> Checkpoint:
@@ -89,63 +77,103 @@ class FrozenTrainer:
         """Values that may change."""
         return sum(parameter.numel() for stage in self.optimizers for parameter in self._parameters(stage))
 
-    def _targets(self) -> tuple[Targets, Targets]:
-        """Full-depth outputs of training and validation images; written once, as they cost a pass over the images."""
+    def _corpora(self) -> tuple[Corpus, Corpus, Corpus]:
+        """Images to learn from, to choose by, and to report on."""
+        config = self.config
+        examples = read_examples(config.shards, config.prompts, config.num_images, self.checkpoint.config.image_size)
+        if len(examples) < 3:
+            raise UserError(f"frozen training needs at least 3 readable images, got {len(examples)}")
+        most = len(examples) // 3
+        test, validation = min(config.test_images, most), min(config.validation_images, most)
+        info = read_checkpoint_info(config.checkpoint)
+        run = [info.weights_sha256, info.architecture_sha256, config.max_new_tokens, test, validation, digest(examples)]
         path = self.output / "state" / "targets.json"
-        if not path.is_file():
+        if not self.workers.agree(path.is_file(), self.device):
+            mine = own_targets(self.checkpoint, self.workers.mine(examples), config.num_slots, config.max_new_tokens)
             path.parent.mkdir(parents=True, exist_ok=True)
-            groups = [
-                own_targets(self.checkpoint, examples, self.config.num_slots, self.config.max_new_tokens)
-                for examples in (self.examples, self.validation)
-            ]
-            _write_json(path, groups)
-        training, validation = json.loads(path.read_text())
-        if (len(training), len(validation)) != (len(self.examples), len(self.validation)):
-            raise UserError(f"output {str(self.output)!r} holds a run over other images; name another output")
-        return [tuple(t) for t in training], [tuple(t) for t in validation]
+            parts = [path.with_name(f"targets-{rank}.json") for rank in range(self.workers.count)]
+            _write_json(parts[self.workers.rank], mine)
+            self.workers.wait()
+            if self.workers.leads:
+                shares = [json.loads(part.read_text()) for part in parts]
+                together = [shares[i % len(shares)][i // len(shares)] for i in range(len(examples))]
+                _write_json(path, {"run": run, "targets": together})
+                for part in parts:
+                    part.unlink()
+            self.workers.wait()
+        content = json.loads(path.read_text())
+        if content["run"] != run:
+            raise UserError(
+                f"output {str(self.output)!r} holds a run of another checkpoint, over other images or with another "
+                "max_new_tokens; name another output"
+            )
+        targets: Targets = [tuple(t) for t in content["targets"]]
+        bounds = (test + validation, len(examples)), (test, test + validation), (0, test)
+        training, to_choose, to_report = (Corpus(examples[a:b], targets[a:b]) for a, b in bounds)
+        return training, to_choose, to_report
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """Train; return True when all stages are done. The state is saved when stopped early."""
-        self._remember("before")
+        if self.workers.leads:
+            self._remember("before", lambda: load_checkpoint(self.config.checkpoint, device=str(self.device)))
+        self.workers.wait()
         for stage in self.optimizers:
             if not self._run_stage(stage, should_stop):
                 return False
-        self._finish()
+        if self.workers.leads:
+            self._finish()
+        self.workers.wait()
         return True
 
     def _run_stage(self, stage: str, should_stop: Callable[[], bool]) -> bool:
         first, end = self._span(stage)
         if self.step == first:
             self.best, self.worse = math.inf, 0
-        losses_of = distillation_losses if stage == "adapters" else gate_losses
-        parameters, optimizer = self._parameters(stage), self.optimizers[stage]
+        parameters = self._parameters(stage)
         for parameter in parameters:
             parameter.requires_grad_(True)
         while first <= self.step < end:
-            for group in optimizer.param_groups:
-                group["lr"] = self._rate(stage, self.step - first, end - first)
-            values: dict[int, float] = {}
-            for indices in self._micro_batches(self.step):
-                batch = self._pack(self.examples, self.targets, indices)
-                losses = losses_of(self.model, features(self.model, batch))
-                share = 1 / self.config.optimizer.accumulate
-                (torch.stack(list(losses.values())).mean() * share).backward()
-                values = {k: values.get(k, 0.0) + float(v.detach()) * share for k, v in losses.items()}
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            values = self._train_step(stage, self._rate(stage, self.step - first, end - first))
             self.step += 1
-            if self.step % REPORT_EVERY == 0 or self.step == end:
-                self.report({"stage": stage, "step": self.step, "total_steps": end, "losses": _by_exit(values)})
-            if (self.step - first) % self.config.validate_every == 0 and self._no_better(stage, losses_of):
-                self.step = end  # stop early
-            if self.step % self.config.save_every == 0 or self.step == end or should_stop():
+            if self.workers.leads and (self.step % REPORT_EVERY == 0 or self.step == end):
+                self.report({"stage": stage, "step": self.step, "total_steps": end, "losses": values})
+            if (self.step - first) % self.config.validate_every == 0:
+                over = self.workers.agree(self.workers.leads and self._no_better(stage), self.device)
+                self.step = end if over else self.step
+            stop = self.workers.agree(should_stop(), self.device)
+            if self.step % self.config.save_every == 0 or self.step == end or stop:
                 self.save_state()
-                if self.step < end and should_stop():
-                    return False
+            if stop and self.step < end:
+                return False
         for parameter in parameters:
             parameter.requires_grad_(False)
         return True
+
+    def _train_step(self, stage: str, rate: float) -> dict[str, float]:
+        """One optimizer step; returns the loss of every exit, mean over the step's tokens."""
+        optimizer = self.optimizers[stage]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        chosen = self._images_of(self.step)
+        mine = self.workers.mine(chosen)
+        size = -(-len(mine) // self.config.optimizer.accumulate)
+        sums: Counter[str] = Counter()
+        for start in range(0, len(mine), size):
+            part = mine[start : start + size]
+            share = self.workers.count * self.training.num_tokens(part) / self.training.num_tokens(chosen)
+            losses = self._losses(stage, self.training.pack(self.checkpoint, part, self.device))
+            (torch.stack(list(losses.values())).mean() * share).backward()
+            sums.update({f"exit_{layer}": float(loss.detach()) * share for layer, loss in losses.items()})
+        self.workers.average_gradients(self._parameters(stage))
+        torch.nn.utils.clip_grad_norm_(self._parameters(stage), self.config.optimizer.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return self.workers.average_numbers(sums, self.device)
+
+    def _losses(self, stage: str, batch: Any) -> dict[int, torch.Tensor]:
+        losses_of = distillation_losses if stage == "adapters" else gate_losses
+        with self.machine.autocast():
+            return losses_of(self.model, features(self.model, batch))
 
     def _span(self, stage: str) -> tuple[int, int]:
         o = self.config.optimizer
@@ -156,134 +184,98 @@ class FrozenTrainer:
         peak = o.peak_lr if stage == "adapters" else o.gate_lr
         return peak * min(1.0, (step + 1) / max(1, o.warmup_steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    def _micro_batches(self, step: int) -> Iterator[Sequence[int]]:
-        """The images of a step, a function of (seed, step) alone."""
-        size, count = self.config.optimizer.batch_images, len(self.examples)
+    def _images_of(self, step: int) -> list[int]:
+        """The training images of a step, a function of (seed, step) alone."""
+        size, count = self.config.optimizer.batch_images, len(self.training.examples)
         epoch, place = divmod(step * size, count)
         order = np.concatenate([
             np.random.default_rng((self.config.seed, epoch + i)).permutation(count) for i in range(2 + size // count)
         ])  # fmt: skip
-        chosen = order[place : place + size].tolist()
-        part = -(-len(chosen) // self.config.optimizer.accumulate)
-        yield from (chosen[i : i + part] for i in range(0, len(chosen), part))
-
-    def _pack(self, examples: Sequence[Example], targets: Targets, indices: Sequence[int]) -> Any:
-        return pack(self.checkpoint, [examples[i] for i in indices], [targets[i] for i in indices], self.device)
-
-    def _validation_batches(self) -> Iterator[Any]:
-        size = self.config.optimizer.batch_images
-        for start in range(0, len(self.validation), size):
-            indices = range(start, min(start + size, len(self.validation)))
-            yield self._pack(self.validation, self.validation_targets, indices)
+        chosen: list[int] = order[place : place + size].tolist()
+        return chosen
 
     @torch.no_grad()
-    def _no_better(self, stage: str, losses_of: Callable[..., dict[int, torch.Tensor]]) -> bool:
+    def _no_better(self, stage: str) -> bool:
         """Validate; True when patience has run out."""
-        rows = [losses_of(self.model, features(self.model, batch)) for batch in self._validation_batches()]
-        means = {layer: sum(float(row[layer]) for row in rows) / len(rows) for layer in rows[0]}
-        self.report({"stage": stage, "step": self.step, "validation": _by_exit(means)})
+        batches = self.validation.batches(self.checkpoint, self.config.optimizer.batch_images, self.device)
+        rows = [self._losses(stage, batch) for batch in batches]
+        means = {f"exit_{layer}": sum(float(row[layer]) for row in rows) / len(rows) for layer in rows[0]}
+        self.report({"stage": stage, "step": self.step, "validation": means})
         mean = sum(means.values()) / len(means)
         self.worse = 0 if mean < self.best else self.worse + 1
         self.best = min(self.best, mean)
         return self.config.patience is not None and self.worse >= self.config.patience
 
-    def agreement(self, gate: Gate) -> Agreement:
-        """Set thresholds on the held-out images, then decode them early and compare with full depth."""
-        config = self.checkpoint.config
-        recording = record(self.model, self._validation_batches())
-        if gate is Gate.CLASSIFIER:
-            recording = self._gate_recording(recording)
-        thresholds = thresholds_at_risk(recording, self.config.risk)
-        engine = engine_config(
-            self.config.num_slots, self.config.max_new_tokens, gate=gate, exits=config.exits, thresholds=thresholds
-        )
-        completions = decode(self.checkpoint, self.validation, engine)
-        depths = [layer for completion in completions for layer in completion.exit_layers]
-        said = [completion.token_ids for completion in completions]
-        full = [tuple(t for t in target if t != config.eos_id) for target in self.validation_targets]
-        longest = sum(max(len(a), len(b)) for a, b in zip(said, full, strict=True))
-        equal = sum(x == y for a, b in zip(said, full, strict=True) for x, y in zip(a, b, strict=False))
-        same = sum(a == b for a, b in zip(said, full, strict=True))
-        return Agreement(
-            gate.value, sum(depths) / len(depths), equal / max(1, longest), same / len(said), tuple(thresholds)
-        )
-
-    @torch.no_grad()
-    def _gate_recording(self, recording: Recording) -> Recording:
-        rows = []
-        for batch in self._validation_batches():
-            hidden = features(self.model, batch).hidden
-            columns = [self.model.decoder.gate_logit(layer, h).float().sigmoid() for layer, h in hidden.items()]
-            rows.append(torch.stack([*columns, torch.ones_like(columns[0])], dim=1).cpu().numpy())
-        return Recording(np.concatenate(rows), recording.agrees_NE, recording.correct_NE)
-
-    def _remember(self, when: str) -> list[Agreement]:
-        """The agreement table of a moment, measured once per run."""
+    def _remember(self, when: str, checkpoint: Callable[[], Checkpoint]) -> list[Agreement]:
+        """The agreement table of a moment, measured once per run and risk."""
         path = self.output / "state" / f"agreement-{when}.json"
-        if not path.is_file():
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        if content.get("risk") != self.config.risk:
+            measured = checkpoint()
             gates = [Gate.SOFTMAX_MAX, *([Gate.CLASSIFIER] if when == "after" and "gates" in self.optimizers else [])]
-            _write_json(path, [asdict(self.agreement(gate)) for gate in gates])
-        rows = [Agreement(**{**row, "thresholds": tuple(row["thresholds"])}) for row in json.loads(path.read_text())]
-        self.report({"agreement": when, "rows": [asdict(row) for row in rows]})
-        return rows
+            corpora = {"choose_on": self.validation, "report_on": self.test}
+            rows = [asdict(measure(measured, gate, self.config, **corpora)) for gate in gates]
+            content = {"risk": self.config.risk, "rows": rows}
+            _write_json(path, content)
+        self.report({"agreement": when, "step": self._last_step(when), "rows": content["rows"]})
+        return [Agreement(**{**row, "thresholds": tuple(row["thresholds"])}) for row in content["rows"]]
+
+    def _last_step(self, when: str) -> int:
+        return 0 if when == "before" else self._span(list(self.optimizers)[-1])[1]
 
     def _finish(self) -> None:
-        """Check that full depth says what it said, then write the checkpoint with its thresholds."""
-        again = own_targets(self.checkpoint, self.validation, self.config.num_slots, self.config.max_new_tokens)
-        changed = sum(a != b for a, b in zip(again, self.validation_targets, strict=True))
+        """Write the checkpoint as it will be shipped, read it back, check that its full depth says what it said."""
+        path, partial = self.output / "checkpoint", self.output / "checkpoint.partial"
+        stored = load_checkpoint(self.config.checkpoint, dtype=None).model.decoder.embedding.weight.dtype
+        weights, tokenizer = self.model.state_dict(), self.checkpoint.codec.tokenizer
+        trained = self.checkpoint.config.model_copy(update={
+            "untrained_exits": (), "thresholds": None, "gate_thresholds": None,
+        })  # fmt: skip
+        save_checkpoint(partial, trained, weights, tokenizer, stored)
+        shipped = load_checkpoint(partial, device=str(self.device))
+        again = own_targets(shipped, self.test.examples, self.config.num_slots, self.config.max_new_tokens)
+        changed = sum(a != b for a, b in zip(again, self.test.targets, strict=True))
         assert not changed, f"full depth changed on {changed} of {len(again)} images"
         self.report({"full_depth_unchanged": len(again)})
-        softmax, *gated = self._remember("after")
-        config = self.checkpoint.config.model_copy(update={
-            "thresholds": softmax.thresholds,
-            "gate_thresholds": gated[0].thresholds if gated else None,
-            "untrained_exits": (),
-        })  # fmt: skip
-        state = self.model.state_dict()
-        dtype = load_checkpoint(self.config.checkpoint, dtype=None).model.decoder.embedding.weight.dtype
-        path = self.output / "checkpoint"
-        save_checkpoint(path, config, state, self.checkpoint.codec.tokenizer, dtype)
+        softmax, *gated = self._remember("after", lambda: shipped)
+        thresholds = {
+            "thresholds": softmax.thresholds, "gate_thresholds": gated[0].thresholds if gated else None,
+        }  # fmt: skip
+        save_checkpoint(partial, trained.model_copy(update=thresholds), weights, tokenizer, stored)
         if (source := Path(self.config.checkpoint) / "source").is_dir():
-            shutil.copytree(source, path / "source", dirs_exist_ok=True)
+            shutil.copytree(source, partial / "source", dirs_exist_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {stage: getattr(self.model.decoder, stage) for stage in self.optimizers}
+
+    def _parameter_names(self) -> dict[int, str]:
+        modules = self._modules().items()
+        return {id(p): f"{stage}.{name}" for stage, module in modules for name, p in module.named_parameters()}
+
+    def _stages(self) -> dict[str, list[int]]:
+        return {stage: list(self._span(stage)) for stage in self.optimizers}
 
     def save_state(self) -> None:
-        """Write exits, optimizer moments and position; the JSON is renamed last, so a kill leaves the old state."""
-        directory = self.output / "state"
-        tensors: dict[str, torch.Tensor] = {}
-        for stage, optimizer in self.optimizers.items():
-            for name, parameter in getattr(self.model.decoder, stage).named_parameters():
-                tensors[f"{stage}.{name}"] = parameter.detach()
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    tensors[f"{stage}.{name}.moment.{key}"] = value
-        file = directory / f"exits-{self.step:07d}.safetensors"
-        save_file(tensors, file)
-        _write_json(
-            directory / "position.json",
-            {"step": self.step, "best": self.best, "worse": self.worse, "file": file.name},
-        )
-        for old in directory.glob("exits-*.safetensors"):
-            if old != file:
-                old.unlink()
+        """Write everything a resumed run needs."""
+        if self.workers.leads:
+            position = {"step": self.step, "best": self.best, "worse": self.worse, "stages": self._stages()}
+            optimizers = list(self.optimizers.values())
+            state.save(self.output / "state", self._modules(), (), optimizers, self._parameter_names(), position)
 
     def _resume(self) -> None:
-        path = self.output / "state" / "position.json"
-        if not path.is_file():
+        directory, optimizers = self.output / "state", list(self.optimizers.values())
+        position = state.read_position(directory)
+        if position is None:
             return
-        position = json.loads(path.read_text())
-        tensors = load_file(path.parent / position["file"], device=str(self.device))
-        for stage, optimizer in self.optimizers.items():
-            for name, parameter in getattr(self.model.decoder, stage).named_parameters():
-                key = f"{stage}.{name}"
-                parameter.data.copy_(tensors[key])
-                moments = {k.removeprefix(f"{key}.moment."): t for k, t in tensors.items()
-                           if k.startswith(f"{key}.moment.")}  # fmt: skip
-                if moments:
-                    optimizer.state[parameter] = moments
+        if position["stages"] != self._stages():
+            raise UserError(
+                f"output {str(self.output)!r} holds a run of the stages {position['stages']} instead of "
+                f"{self._stages()} (first and last step); name another output"
+            )
+        state.load(directory, self._modules(), optimizers, self._parameter_names(), self.device)
         self.step, self.best, self.worse = position["step"], position["best"], position["worse"]
-
-
-def _by_exit(values: dict[int, float]) -> dict[str, float]:
-    return {f"exit_{layer}": value for layer, value in values.items()}
 
 
 def _write_json(path: Path, content: Any) -> None:

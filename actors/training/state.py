@@ -54,10 +54,9 @@ def load(
     device: torch.device,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Put the saved state into modules and optimizers and return its position; None when there is none."""
-    path = directory / POSITION_FILE
-    if not path.is_file():
+    position = read_position(directory)
+    if position is None:
         return None
-    position: dict[str, Any] = json.loads(path.read_text())
     tensors = load_file(directory / position["file"], device=str(device))
     for prefix, module in modules.items():
         own = {key.removeprefix(f"{prefix}."): t for key, t in tensors.items() if key.startswith(f"{prefix}.")}
@@ -71,4 +70,13 @@ def load(
                     key: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
                     for key, t in moments.items()
                 }
+    return position
+
+
+def read_position(directory: Path) -> dict[str, Any] | None:
+    """The position that was saved last; None when there is none."""
+    path = directory / POSITION_FILE
+    if not path.is_file():
+        return None
+    position: dict[str, Any] = json.loads(path.read_text())
     return position

@@ -1,7 +1,8 @@
 """Images without labels -> what the model itself says of them at full depth, the target of frozen training."""
 
+import hashlib
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,35 @@ _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"
 _MAX_PIXELS = 64_000_000
 
 
+Targets = list[tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Example:
     """One image and the prompt it gets."""
 
     image: bytes
     prompt: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Images with what full depth says of them, end tokens included."""
+
+    examples: Sequence[Example]
+    targets: Targets
+
+    def pack(self, checkpoint: Checkpoint, indices: Sequence[int], device: torch.device) -> PackedBatch:
+        """The batch of some of the images."""
+        return pack(checkpoint, [self.examples[i] for i in indices], [self.targets[i] for i in indices], device)
+
+    def batches(self, checkpoint: Checkpoint, size: int, device: torch.device) -> Iterator[PackedBatch]:
+        """All images in order, `size` at a time."""
+        for start in range(0, len(self.examples), size):
+            yield self.pack(checkpoint, range(start, min(start + size, len(self.examples))), device)
+
+    def num_tokens(self, indices: Sequence[int]) -> int:
+        return sum(len(self.targets[i]) for i in indices)
 
 
 def read_examples(patterns: Sequence[str], prompts: Sequence[str], count: int, image_size: int) -> list[Example]:
@@ -45,6 +69,15 @@ def read_examples(patterns: Sequence[str], prompts: Sequence[str], count: int, i
     if not examples:
         raise UserError(f"no readable images in {', '.join(patterns)}")
     return examples
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """SHA-256 of images and prompts in their order."""
+    whole = hashlib.sha256()
+    for example in examples:
+        for part in (example.image, example.prompt.encode()):
+            whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()
 
 
 def pixels_of(example: Example, image_size: int) -> np.ndarray:
@@ -72,18 +105,14 @@ def decode(checkpoint: Checkpoint, examples: Sequence[Example], config: EngineCo
     return [done[index] for index in range(len(examples))]
 
 
-def own_targets(
-    checkpoint: Checkpoint, examples: Sequence[Example], num_slots: int, max_new_tokens: int
-) -> list[tuple[int, ...]]:
+def own_targets(checkpoint: Checkpoint, examples: Sequence[Example], num_slots: int, max_new_tokens: int) -> Targets:
     """Full-depth outputs, end tokens included where the model ended by itself."""
     config = engine_config(num_slots, max_new_tokens, schedule=Schedule.FULL)
     ending = {FinishReason.EOS: (checkpoint.config.eos_id,)}
     return [(*c.token_ids, *ending.get(c.finish_reason, ())) for c in decode(checkpoint, examples, config)]
 
 
-def pack(
-    checkpoint: Checkpoint, examples: Sequence[Example], targets: Sequence[tuple[int, ...]], device: torch.device
-) -> PackedBatch:
+def pack(checkpoint: Checkpoint, examples: Sequence[Example], targets: Targets, device: torch.device) -> PackedBatch:
     """One prompt and one target per row; label -100 marks padding."""
     config = checkpoint.config
     prompts = [checkpoint.codec.encode_prompt(example.prompt) for example in examples]

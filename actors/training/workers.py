@@ -4,12 +4,14 @@ One process without torch.distributed is a worker group of one. The process grou
 workers (jobs/train_on_ray.py).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+from conf.errors import UserError
 
 Sample = TypeVar("Sample")
 
@@ -24,6 +26,11 @@ class Workers:
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    def check(self, batch_images: int) -> None:
+        """UserError unless a step's images can be shared evenly."""
+        if batch_images % self.count:
+            raise UserError(f"optimizer.batch_images={batch_images} must be a multiple of {self.count} workers")
 
     def mine(self, samples: Sequence[Sample]) -> list[Sample]:
         """This worker's share of a step's samples."""
@@ -44,6 +51,14 @@ class Workers:
         if self.count > 1:
             saved = model.state_dict().keys()  # leaves out what the configuration gives
             self._average([b for name, b in model.named_buffers() if name in saved and b.is_floating_point()])
+
+    def average_numbers(self, values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+        """The mean over workers of numbers that all of them have."""
+        if self.count == 1:
+            return dict(values)
+        numbers = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
+        self._average([numbers])
+        return dict(zip(sorted(values), numbers.tolist(), strict=True))
 
     def _average(self, tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -39,7 +39,18 @@ def write_corpus(
                         },
                     ],
                     "objects": [{"name": f"{name} square", "x": 5.0 * (i % 6), "y": 20.0}],
-                    "sign": {"plates": [{"text": f"{i % 7}A", "x": 8.0, "y": 4.0, "character_x": [6.0, 20.0]}]},
+                    "sign": {
+                        "plates": [
+                            {
+                                "text": f"{i % 7}A",
+                                "x": 8.0,
+                                "y": 4.0,
+                                "width": 10.0,
+                                "height": 6.0,
+                                "character_x": [6.0, 20.0],
+                            }
+                        ]
+                    },
                     "image_size": image_size,
                 }
                 if not places:

@@ -32,29 +32,7 @@ def _config(output: Path, shards: str, kind: str, **changes: Any) -> TrainConfig
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    root = tmp_path_factory.mktemp("corpus")
-    glob = write_corpus(root, 32)
-    for path in root.glob("*.tar"):  # plates have a size, as the scenes have
-        _resize_plates(path)
-    return glob
-
-
-def _resize_plates(path: Path) -> None:
-    import io
-    import json
-    import tarfile
-
-    with tarfile.open(path) as archive:
-        members = [(m.name, archive.extractfile(m).read()) for m in archive]  # type: ignore[union-attr]
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            if name.endswith(".json"):
-                record = json.loads(data)
-                record["sign"]["plates"][0] |= {"width": 10.0, "height": 6.0}
-                data = json.dumps(record).encode()
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+    return write_corpus(tmp_path_factory.mktemp("corpus"), 32)
 
 
 @pytest.fixture(scope="module")
