@@ -31,10 +31,11 @@ class FrozenConfig(Section):
     prompts: tuple[str, ...] = Field(("describe the image",), description="Prompts; every image gets one, in turn.")
     num_images: Count = Field(2000, description="Most images used.")
     validation_images: Count = Field(
-        128, description="Of these, images held out to choose by: thresholds and when to stop; a third at most."
+        128,
+        description="Of these, images held out to choose by (thresholds, when to stop); half of the others at most.",
     )
     test_images: Count = Field(
-        128, description="Of these, images held out to report on, by which nothing is chosen; a third at most."
+        128, description="Of these, images held out to report on, by which nothing is chosen; half of all at most."
     )
     max_new_tokens: Count = Field(32, description="Longest output learned from.")
     risk: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -83,8 +83,8 @@ class FrozenTrainer:
         examples = read_examples(config.shards, config.prompts, config.num_images, self.checkpoint.config.image_size)
         if len(examples) < 3:
             raise UserError(f"frozen training needs at least 3 readable images, got {len(examples)}")
-        most = len(examples) // 3
-        test, validation = min(config.test_images, most), min(config.validation_images, most)
+        test = min(config.test_images, len(examples) // 2)
+        validation = min(config.validation_images, (len(examples) - test) // 2)
         info = read_checkpoint_info(config.checkpoint)
         run = [info.weights_sha256, info.architecture_sha256, config.max_new_tokens, test, validation, digest(examples)]
         path = self.output / "state" / "targets.json"
