@@ -8,7 +8,9 @@ ratio. Transparency is composited on white, 16-bit values are scaled (not clippe
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,7 @@ _TRANSPOSE = {  # EXIF orientation tag -> what undoes it
 }
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _ORIENTATION_TAG = 0x0112
+_STRIP_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +103,43 @@ def _orientation(image: Image.Image) -> int:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """First frame of any Pillow mode -> RGB, transparency on white, deep greys scaled to 8 bits."""
+    image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image.copy() if getattr(image, "is_animated", False) else image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(image)
+        return _in_strips(image, partial(_deep_grey_to_rgb, scale=_grey_scale(image)))
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+        return _in_strips(image, _on_white)
     return image.convert("RGB")
 
 
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float32)
-    if image.mode == "F":  # float TIFFs come as 0..1 or as 0..255
-        scaled = values * 255.0 if np.nanmax(values, initial=0.0) <= 1.0 else values
-    else:
-        scaled = values / 257.0  # 65535 -> 255
-    grey = np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert pixel by pixel without several copies of an image that may be as large as the cap."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if rows >= height:
+        return convert(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        rgb.paste(convert(image.crop((0, top, width, min(height, top + rows)))), (0, top))
+    return rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+
+
+def _grey_scale(image: Image.Image) -> float:
+    """What makes 8 bits of a deep grey: 65535 -> 255; float TIFFs come as 0..1 or as 0..255."""
+    if image.mode != "F":
+        return 1 / 257.0
+    rows = max(1, _STRIP_PIXELS // image.width)
+    tops = range(0, image.height, rows)
+    strips = (image.crop((0, top, image.width, min(image.height, top + rows))) for top in tops)
+    return 255.0 if max(np.nanmax(np.asarray(strip), initial=0.0) for strip in strips) <= 1.0 else 1.0
+
+
+def _deep_grey_to_rgb(image: Image.Image, scale: float) -> Image.Image:
+    scaled = np.asarray(image).astype(np.float32) * np.float32(scale)
+    return Image.fromarray(np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8)).convert("RGB")

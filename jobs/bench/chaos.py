@@ -2,9 +2,9 @@
 
 Ray runs as a head and a worker node on this machine. Again and again one of these is killed with SIGKILL: the driver,
 a captioning actor, any other Ray worker, the whole worker node. A run that ended is started again by the same command;
-one that is complete is audited and followed by another. At the end every input row of every run must be in results or
-errors exactly once, with the right text. The last line of stdout is one JSON object; the exit code is 1 if anything was
-wrong.
+one that is complete is audited, and followed by one that retries its failed rows, overwrites it or begins elsewhere.
+At the end every input row of every run must be in results or errors exactly once, with the right text. The last line of
+stdout is one JSON object; the exit code is 1 if anything was wrong.
 """
 
 import argparse
@@ -88,6 +88,7 @@ class Storm:
         self._rng, self._step_s, self._pause_s = random.Random(seed), step_s, pause_s
         self._kills: Counter[str] = Counter()
         self._exits: Counter[int] = Counter()
+        self._acts: Counter[str] = Counter()
         self._problems: list[str] = []
         self._rounds = 0
         self._pids = folder / "pids"
@@ -97,13 +98,14 @@ class Storm:
         start_s = time.monotonic()
         deadline_s = start_s + 60 * minutes
         while True:
-            self._one_run(deadline_s)
+            self._one_output(deadline_s)
             if self._problems or time.monotonic() >= deadline_s:
                 break
         return {
             "schema_version": 1,
             "minutes": round((time.monotonic() - start_s) / 60, 2),
             "complete_runs": self._rounds,
+            "runs": dict(self._acts),
             "rows_of_each_run": len(self._expected),
             "kills": dict(self._kills),
             "num_kills": self._kills.total(),
@@ -111,12 +113,20 @@ class Storm:
             "problems": self._problems[:20],
         }
 
-    def _one_run(self, deadline_s: float) -> None:
-        """From an empty output to a complete one; no more kills once the time is over."""
+    def _one_output(self, deadline_s: float) -> None:
+        """From an empty output to a complete one, then perhaps once more; no more kills once the time is over."""
         out = f"{self._root}/out-{self._rounds:04d}"
+        if self._one_run(out, "resume", deadline_s) and time.monotonic() < deadline_s:
+            self._one_run(out, self._rng.choice(["retry", "overwrite", "leave"]), deadline_s)
+
+    def _one_run(self, out: str, act: str, deadline_s: float) -> bool:
+        """Whether it came to its end and the output is right."""
+        if act == "leave":
+            return True
         shutil.rmtree(self._pids, ignore_errors=True)
         self._pids.mkdir(parents=True)
-        job, quiet_since_s, failures = self._start(out), time.monotonic(), 0
+        job, quiet_since_s, failures = self._start(out, act), time.monotonic(), 0
+        again = "resume" if act == "overwrite" else act  # what was begun anew is then continued
         while True:
             try:
                 code = job.wait(timeout=self._rng.uniform(min(1.0, self._pause_s), self._pause_s))
@@ -127,7 +137,7 @@ class Storm:
                 elif time.monotonic() - max(quiet_since_s, deadline_s) > _HANG_S:
                     job.kill()
                     self._problems.append(f"{out}: no end {_HANG_S:.0f} s after the last kill")
-                    return
+                    return False
                 continue
             self._exits[code] += 1
             if code == 0:
@@ -135,14 +145,17 @@ class Storm:
             failures = failures + 1 if time.monotonic() >= deadline_s else 0
             if failures > 5:
                 self._problems.append(f"{out}: the job failed {failures} times in calm weather, see {self._log.name}")
-                return
-            job = self._start(out)
+                return False
+            job = self._start(out, again)
         self._rounds += 1
-        self._problems += audit(out, self._expected)
+        self._acts[act] += 1
+        found = audit(out, self._expected)
+        self._problems += found
+        return not found
 
-    def _start(self, out: str) -> "subprocess.Popen[bytes]":
+    def _start(self, out: str, act: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "jobs.bench.chaos_job", f"{self._root}/in", out, str(self._pids)]
-        command += [str(self._step_s), str(_IMAGE_SIZE)]
+        command += [str(self._step_s), str(_IMAGE_SIZE), act]
         return subprocess.Popen(command, stdout=self._log, stderr=self._log)
 
     def _kill(self, job: "subprocess.Popen[bytes]") -> None:

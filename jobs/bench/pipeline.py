@@ -209,9 +209,10 @@ def project(
     chunks = math.ceil(rows_per_shard / chunk_rows)
     book_bytes = measure_book()
     cpu_s = sum(stages.values())
-    # index: a read and a PUT; chunk: a range GET and a PUT; publication: index and chunks read and deleted, 2 PUTs
+    # index: a read and a PUT; chunk: a range GET and a PUT; publication: index and chunks read, listed and deleted,
+    # a look whether results are there and whether the output is still this run's, 2 PUTs
     days = _BILLION / run["steady_rows_per_s"] / 86400
-    requests = 2 + 2 * chunks + (1 + chunks) + 2 + (1 + chunks)
+    requests = 2 + 2 * chunks + (1 + chunks) + 1 + (1 + chunks) + 2 + 2
     return {
         "images": _BILLION,
         "shards": num_shards,

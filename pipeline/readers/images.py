@@ -9,8 +9,13 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from conf.errors import UserError
 from conf.schema import RetryConfig
@@ -105,21 +110,50 @@ class ImageFolderReader:
 def _find_metadata(shard: Shard, patience: RetryConfig) -> dict[str, Part]:
     """image -> the place of its record, named after the metadata file; nothing if the folder has none."""
     fs, root = resolve(shard.url)
-    what = f"looking for metadata in {shard.url}"
-    name = next((n for n in _METADATA_NAMES if retry(partial(fs.exists, f"{root}/{n}"), what, patience)), None)
-    if name is None:
-        return {}
-    url = f"{shard.url.rstrip('/')}/{name}"
-    found = retry(lambda: list(places(url)), f"reading {url}", patience)
-    members = set(shard.members)
-    records: dict[str, Part] = {}
-    for place, record in zip(found, read_records(url, found, [FILE_NAME_COLUMN]), strict=True):
-        if isinstance(record, BadRecord) or not isinstance(record.get(FILE_NAME_COLUMN), str):
+    for name in _METADATA_NAMES:
+        url = f"{shard.url.rstrip('/')}/{name}"
+        try:
+            info = retry(partial(fs.info, f"{root}/{name}"), f"looking for {url}", patience)
+        except FileNotFoundError:
             continue
-        image = posixpath.normpath(record[FILE_NAME_COLUMN])
-        if image in members:
-            records[image] = Part(name, place.offset, place.size)
-    return records
+        listed = _list_metadata(url, int(info.get("size") or 0), patience)
+        rows = pc.index_in(pa.array(shard.members, pa.string()), listed.images).to_pylist()
+        return {
+            image: Part(name, int(listed.offsets[row]), int(listed.sizes[row]))
+            for image, row in zip(shard.members, rows, strict=True)
+            if row is not None
+        }
+    return {}
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """Which image each record is about, and where the record is; compact, because a folder may have millions."""
+
+    images: pa.Array
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=1)  # the shards of a folder follow each other: each process goes through the file once
+def _list_metadata(url: str, size_bytes: int, patience: RetryConfig) -> _Metadata:
+    """Later records first, so that the last one about an image is the one that is found."""
+
+    def go_through() -> list[tuple[str, Part]]:
+        found = list(places(url))
+        records = zip(found, read_records(url, found, [FILE_NAME_COLUMN]), strict=True)
+        return [
+            (posixpath.normpath(record[FILE_NAME_COLUMN]), place)
+            for place, record in records
+            if not isinstance(record, BadRecord) and isinstance(record.get(FILE_NAME_COLUMN), str)
+        ]
+
+    listed = retry(go_through, f"reading {url}", patience)[::-1]
+    return _Metadata(
+        pa.array([name for name, _ in listed], pa.string()),
+        np.array([place.offset for _, place in listed], np.int64),
+        np.array([place.size for _, place in listed], np.int64),
+    )
 
 
 def _read_metadata(shard: Shard, samples: Sequence[Sample]) -> dict[int, Any]:

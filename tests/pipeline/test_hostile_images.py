@@ -177,3 +177,18 @@ def test_bombs_cost_no_more_memory_than_the_cap(tmp_path: Path) -> None:
     files = [str(path) for path in tmp_path.iterdir()]
     done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 64_000_000
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "F"])
+def test_an_image_at_the_cap_is_not_copied_over_and_over(tmp_path: Path, mode: str) -> None:
+    """Its own pixels and those of the result, once each, and little beside them; twelve million pixels."""
+    (tmp_path / "x").write_bytes(encode(Image.new(mode, (4000, 3000)), "TIFF" if mode == "F" else "PNG"))
+    code = (
+        "import resource, sys; from pathlib import Path; from pipeline.preprocess import Pixels, image_to_pixels\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "data = Path(sys.argv[1]).read_bytes(); before = peak()\n"
+        "assert isinstance(image_to_pixels(data, image_size=32, max_pixels=12_000_000), Pixels)\n"
+        "print((peak() - before) * 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 12_000_000 * (4 + 4) + 40_000_000  # Pillow holds RGB in four bytes

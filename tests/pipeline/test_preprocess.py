@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
+from pipeline import preprocess
+from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels, to_rgb
 
 SIZE = 32
 
@@ -155,6 +156,23 @@ def test_large_jpegs_are_decoded_small_and_look_the_same() -> None:
     slow = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     assert np.abs(fast.pixels_HWC.astype(int) - np.asarray(slow)).max() <= 4
     assert (fast.width, fast.height) == (1024, 1024)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "F"])
+def test_strips_give_the_same_pixels_as_the_whole(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 50, 4), dtype=np.uint8), "RGBA")
+    if mode in ("I;16", "F"):
+        values = np.random.default_rng(1).random((90, 50), np.float32)
+        noise = Image.fromarray(values if mode == "F" else (65535 * values).astype(np.uint16))
+    elif mode == "P":
+        noise = noise.convert("RGB").convert("P")
+        noise.info["transparency"] = 3
+    elif mode == "LA":
+        noise = noise.convert("LA")
+    whole = np.asarray(to_rgb(noise))
+    monkeypatch.setattr(preprocess, "_STRIP_PIXELS", 7 * 50)
+    np.testing.assert_array_equal(np.asarray(to_rgb(noise)), whole)
+    assert whole.std() > 10
 
 
 def test_broken_exif_does_not_lose_the_image() -> None:

@@ -96,3 +96,22 @@ def test_broken_metadata_is_a_problem_of_the_shard_not_of_its_images(folder: Pat
     samples, (problem,) = reader.index(shard)
     assert problem.error_type == "unreadable_metadata"
     assert [raw.image is not None for raw in reader.read(shard, samples)] == [True] * 4
+
+
+def test_metadata_of_many_shards_is_gone_through_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"file_name": name, "n": n} for n, name in enumerate(["a.jpg", "b.png", "deep/d.PNG", "a.jpg"])]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    monkeypatch.setattr(images, "FILES_PER_SHARD", 1)
+    calls: list[str] = []
+    read_places = images.places
+    monkeypatch.setattr(images, "places", lambda url: (calls.append(url), read_places(url))[1])
+    reader = ImageFolderReader((str(folder),), wants_fields=True)
+    shards = reader.shards({})
+    read = [raw for shard in shards for raw in reader.read(shard, reader.index(shard)[0])]
+    assert [(raw.sample.key, raw.fields.get("n")) for raw in read] == [
+        ("a.jpg", 3),  # the last record about it
+        ("b.png", 1),
+        ("deep/d.PNG", 2),
+        ("deep/er/c.webp", None),
+    ]
+    assert len(calls) == 1
