@@ -129,7 +129,7 @@ class Captioner:
                 continue
             requests[position] = Request(
                 next(self._request_ids), pixels_NHWC[row["pixel_index"]], prompt_ids,
-                prefix_ids=self._backend.encode_prefix(row["prompt"]),
+                max_new_tokens=row.get("max_new_tokens"), prefix_ids=self._backend.encode_prefix(row["prompt"]),
             )  # fmt: skip
         repeats = leave_out_repeats(prepared, requests) if self._answers is not None else {}
         outcomes = refused | await self._run_guarded(shard_name, chunk_index, prepared, requests)

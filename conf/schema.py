@@ -37,6 +37,11 @@ class PromptConfig(Section):
         None,
         description="Name of a sample field that holds several prompts; one result row is written for each of them.",
     )
+    limit_field: str | None = Field(
+        None,
+        description="Name of a sample field, or of one beside a prompt of list_field, with the most tokens its output "
+        "may have; where it is missing or larger, engine.generation.max_new_tokens holds.",
+    )
     words_field: str | None = Field(
         None,
         description="Dotted name of a sample field with words found in the image and their boxes (pipeline/words.py); "

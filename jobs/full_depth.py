@@ -7,13 +7,14 @@ machine that slows down slows both. What is measured is stored beside the run: e
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError
-from conf.schema import EngineConfig, ModelSection, Schedule
+from conf.schema import EngineConfig, ModelSection, PromptConfig, Schedule
 from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
+from pipeline.stages import limit_of, make_prompts
 
 if TYPE_CHECKING:
     from actors.captioner import Backend
@@ -42,7 +43,8 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
     as_run = load_backend(model, engine, num_threads)
     full_engine = engine.model_copy(update={"schedule": Schedule.FULL, "lossless": False})
     full = load_backend(model, full_engine, num_threads)
-    rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"]["max_pixels"])
+    prompt = PromptConfig.model_validate(config["source"]["prompt"])
+    rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"]["max_pixels"], prompt)
 
     _decode(as_run, requests[: engine.num_slots])  # warm-up, not counted
     _decode(full, requests[: engine.num_slots])
@@ -57,7 +59,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
 
 
 def _sampled_requests(
-    folder: RunFolder, backend: "Backend", num_rows: int, max_pixels: int
+    folder: RunFolder, backend: "Backend", num_rows: int, max_pixels: int, prompt: PromptConfig
 ) -> tuple[list[dict[str, Any]], list["Request"]]:
     """The sampled rows that are still in the source, and their requests."""
     from actors.engine.request import Request
@@ -68,11 +70,11 @@ def _sampled_requests(
 
     scan = scan_run(folder, num_examples=0, num_sampled=num_rows)
     picked = list(folder.rows(scan.results.picks[Tag.SAMPLE].picks, _COLUMNS).values())
-    pixels = {}
+    pixels, fields = {}, {}
     for key, raw in read_samples(folder, {(row["shard"], row["key"]) for row in picked}):
         decoded = image_to_pixels(raw.image or b"", image_size=backend.image_size, max_pixels=max_pixels)
         if isinstance(decoded, Pixels):
-            pixels[key] = decoded.pixels_HWC
+            pixels[key], fields[key] = decoded.pixels_HWC, raw.fields
     rows = [row for row in picked if (row["shard"], row["key"]) in pixels]
     if not rows:
         raise UserError(f"none of the sampled rows of {folder.url!r} can be read from its source again")
@@ -83,11 +85,20 @@ def _sampled_requests(
             i,
             pixels[row["shard"], row["key"]],
             backend.encode_prompt(row["prompt"]),
+            max_new_tokens=_limit(prompt, row, fields[row["shard"], row["key"]]),
             prefix_ids=backend.encode_prefix(row["prompt"]),
         )
         for i, row in enumerate(rows)
     ]
     return rows, requests
+
+
+def _limit(prompt: PromptConfig, row: Mapping[str, Any], fields: Mapping[str, Any]) -> int | None:
+    """The row's own limit of tokens, if its source gives any."""
+    if prompt.limit_field is None:
+        return None
+    own = make_prompts(prompt, fields)[row["prompt_index"]][1]
+    return limit_of(prompt, {**fields, **own})
 
 
 def _decode(backend: "Backend", requests: Sequence["Request"]) -> list["Completion"]:

@@ -1,7 +1,7 @@
 """Exact duplicates: an image and a prompt that were answered before get that answer again, without the engine.
 
-"The same" is the sha256 of the image file and the text of the prompt. A copied row names the row it was copied from in
-`duplicate_of`, has no times, and took none of the device's.
+"The same" is the sha256 of the image file, the text of the prompt, and a limit of the output's own. A copied row names
+the row it was copied from in `duplicate_of`, has no times, and took none of the device's.
 """
 
 import pickle
@@ -10,7 +10,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Key = tuple[str, str]  # sha256, prompt
+Key = tuple[str, str, int | None]  # sha256, prompt, its own limit of tokens
 
 _ANSWER = (
     "text", "num_tokens", "finish_reason", "mean_confidence", "min_confidence", "mean_depth", "exit_layers",
@@ -53,7 +53,7 @@ class AnswerBook:
 
 def key_of(row: Mapping[str, Any]) -> Key | None:
     """Of a prepared row; None where nothing can be said about its image."""
-    return None if row.get("sha256") is None else (row["sha256"], row["prompt"])
+    return None if row.get("sha256") is None else (row["sha256"], row["prompt"], row.get("max_new_tokens"))
 
 
 def leave_out_repeats(rows: Sequence[Mapping[str, Any]], requests: MutableMapping[int, Any]) -> dict[int, int]:

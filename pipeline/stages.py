@@ -179,6 +179,11 @@ class PrepareChunk:
         except LookupError as error:
             yield {**row, "stage": "read", "error_type": "no_prompt", "message": f"{row['sample_id']}: {error.args[0]}"}
             return
+        try:
+            limits = [limit_of(self.prompt, {**raw.fields, **item}) for _, item in prompts]
+        except ValueError as error:
+            yield {**row, "stage": "read", "error_type": "bad_limit", "message": f"{row['sample_id']}: {error}"}
+            return
         decoded = decode(raw.image, image_size=self.image_size, max_pixels=self.max_pixels)
         row.update(width=decoded.width, height=decoded.height)
         if isinstance(decoded, ImageProblem):
@@ -186,9 +191,9 @@ class PrepareChunk:
             yield {**row, "stage": "preprocess", "error_type": decoded.error_type, "message": message}
             return
         row.update(pixel_index=images.add(decoded.pixels_HWC), sha256=decoded.sha256, num_prompts=len(prompts))
-        for prompt_index, (prompt, item) in enumerate(prompts):
+        for prompt_index, ((prompt, item), limit) in enumerate(zip(prompts, limits, strict=True)):
             passed = _passthrough(self.passthrough, {**raw.fields, **item})
-            yield {**row, **passed, "prompt_index": prompt_index, "prompt": prompt}
+            yield {**row, **passed, "prompt_index": prompt_index, "prompt": prompt, "max_new_tokens": limit}
 
     def _begin(self, shard: Shard, chunk_index: int) -> Decode:
         if self.crash_log is None:
@@ -242,6 +247,20 @@ def make_prompts(config: PromptConfig, fields: Mapping[str, Any]) -> list[tuple[
         template = config.template if "{" in config.template else f"{{{config.list_field}}}"
         prompts.append((_fill(template, {**fields, **own}) + words, own))
     return prompts
+
+
+def limit_of(config: PromptConfig, fields: Mapping[str, Any]) -> int | None:
+    """Most tokens of an output, where its sample says so; ValueError where that is no number of tokens."""
+    given = None if config.limit_field is None else fields.get(config.limit_field)
+    if given is None or given == "":
+        return None
+    try:
+        limit, whole = int(given), float(given).is_integer() and not isinstance(given, bool)
+    except (TypeError, ValueError, OverflowError):
+        limit, whole = 0, False
+    if not whole or not 1 <= limit < 2**31:
+        raise ValueError(f"field {config.limit_field!r} must be a number of tokens, at least 1, got {given!r}")
+    return limit
 
 
 def _fill(template: str, fields: Mapping[str, Any]) -> str:

@@ -111,6 +111,7 @@ _PREPARED = [                                       # what preprocessing hands t
     ("prompt_index",    pa.int32()),
     ("num_prompts",     pa.int32()),
     ("prompt",          pa.string()),
+    ("max_new_tokens",  pa.int32()),                # its own limit; null: the engine's
     ("pixel_index",     pa.int32()),                # which image of the chunk; null marks an error
     ("width",           pa.int32()),
     ("height",          pa.int32()),

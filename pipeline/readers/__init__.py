@@ -65,5 +65,5 @@ def field_names(source: SourceConfig) -> tuple[str, ...]:
     prompt = source.prompt
     asked = re.findall(r"\{([^{}]+)\}", prompt.template)
     words = () if prompt.words_field is None else (prompt.words_field.partition(".")[0], "image_size")
-    named = (*source.passthrough, source.id_column, prompt.list_field, *asked, *words)
+    named = (*source.passthrough, source.id_column, prompt.list_field, prompt.limit_field, *asked, *words)
     return tuple(dict.fromkeys(name for name in named if name))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from actors.captioner import Backend, Captioner
+from actors.engine.request import Request
 from actors.room import Room
 from pipeline.crash_log import CrashLog
 from pipeline.duplicates import AnswerBook
@@ -117,6 +119,22 @@ def test_a_chunk_becomes_one_file_with_results_and_errors(storage: Storage) -> N
     assert (summary["num_rows"], summary["num_errors"]) == (3, 1)
     assert json.loads(summary["error_types"]) == {"preprocess/empty_image": 1}
     assert summary["num_layers_run"] == sum(first["exit_layers"]) + sum(last["exit_layers"])
+
+
+def test_limits_and_prefixes_reach_the_engine(storage: Storage) -> None:
+    seen: list[tuple[int | None, tuple[int, ...] | None]] = []
+
+    class Listening(FakeEngine):
+        def add(self, request: Request) -> None:
+            seen.append((request.max_new_tokens, request.prefix_ids))
+            super().add(request)
+
+    def backend() -> Backend:
+        return replace(make_backend(SIZE), make_engine=Listening, encode_prefix=lambda prompt: tuple(prompt.encode()))
+
+    rows = [{**good(0, 0, "a"), "max_new_tokens": 5}, good(1, 0, "b"), {**good(2, 0, "b"), "max_new_tokens": 7}]
+    caption(storage, [chunk(0, rows, pixels_of(1))], backend=backend, answers=AnswerBook(9))
+    assert seen == [(5, (97,)), (None, (98,)), (7, (98,))]
 
 
 def test_an_empty_chunk_is_committed_too(storage: Storage) -> None:

@@ -13,7 +13,7 @@ from pipeline.plan import Sample, Shard, ShardIndex, ShardProblem
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.sink import load_index
-from pipeline.stages import IndexShard, PrepareChunk, from_ipc, make_prompts, shard_task
+from pipeline.stages import IndexShard, PrepareChunk, from_ipc, limit_of, make_prompts, shard_task
 from pipeline.storage import Storage
 from tests.shards import image_bytes, sample_members, write_tar
 
@@ -143,6 +143,29 @@ def test_several_prompts_share_the_pixels_of_their_image(tmp_path: Path, storage
     ]
     assert (rows[2]["stage"], rows[2]["error_type"], rows[2]["num_prompts"]) == ("read", "no_prompt", 1)
     assert len(pixels) == 1
+
+
+def test_a_sample_or_a_prompt_may_have_its_own_limit(tmp_path: Path, storage: Storage) -> None:
+    questions = [{"question": "a?", "limit": 3}, {"question": "b?"}]
+    members = sample_members(0, qa=questions, limit=9) + sample_members(1, qa=questions, limit="few")
+    reader, shard = shard_with(tmp_path, members)
+    prompt = PromptConfig(template="{question}", list_field="qa", limit_field="limit")
+    ((_, rows, _),) = prepare_all(reader, shard, storage, prompt=prompt)
+    assert [(r["prompt"], r["max_new_tokens"]) for r in rows[:2]] == [("a?", 3), ("b?", 9)]
+    assert [(r["stage"], r["error_type"]) for r in rows[2:]] == [("read", "bad_limit")]
+    assert "field 'limit' must be a number of tokens, at least 1, got 'few'" in rows[2]["message"]
+
+
+@pytest.mark.parametrize(("given", "limit"), [(7, 7), ("7", 7), (7.0, 7), (None, None), ("", None)])
+def test_limits_are_numbers_of_tokens(given: Any, limit: int | None) -> None:
+    assert limit_of(PromptConfig(limit_field="most"), {"most": given}) == limit
+    assert limit_of(PromptConfig(), {"most": given}) is None
+
+
+@pytest.mark.parametrize("given", [0, -1, 2.5, "2.5", True, [3], 2**31, float("inf"), float("nan")])
+def test_other_limits_are_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match="field 'most' must be a number of tokens"):
+        limit_of(PromptConfig(limit_field="most"), {"most": given})
 
 
 def test_a_list_of_strings_is_a_list_of_prompts() -> None:
