@@ -45,7 +45,7 @@ def _sequences(count: int, num_segments: int, position: int) -> tuple[Sequence, 
     return tuple(
         Sequence(
             nothing, 0.0, [position] * num_segments, position + 1,
-            slot=slot, position=position, cross_segments=num_segments,
+            slot=slot, position=position, cross_built=(1 << num_segments) - 1,
         )
         for slot in range(count)
     )  # fmt: skip

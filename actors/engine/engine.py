@@ -11,13 +11,14 @@ import torch
 
 from actors.engine.background import BackgroundEncoder
 from actors.engine.calibration import measure_costs
+from actors.engine.cross_source import CrossSource
 from actors.engine.exit_judge import ExitJudge
 from actors.engine.kv_cache import fitting_slots, slot_bytes
 from actors.engine.limits import check_lengths, check_request
 from actors.engine.loops import LoopRule
 from actors.engine.processors import Processors
 from actors.engine.request import Completion, Request, Sequence
-from actors.engine.runner import Runner, absorbs
+from actors.engine.runner import Runner
 from actors.engine.scheduler import Batch, EncodeBatch, Scheduler, SchedulerRules
 from actors.engine.stats import EngineStats, Window
 from actors.engine.thresholds import Decay, reachable
@@ -40,7 +41,7 @@ class Engine:
         limit, self._max_prefix = config.generation.max_new_tokens, check_lengths(model, config.generation)
         processors = Processors.resolve(model.config, config.generation, model.decoder.embedding.weight.device)
         self._clock = clock
-        num_slots = resolve_slots(model, config, len(exit_layers))
+        num_slots = resolve_slots(model, config, exit_layers)
         self.scheduler = Scheduler(
             SchedulerRules(
                 schedule=config.schedule,
@@ -230,14 +231,15 @@ def resolve_decay(config: EngineConfig) -> Decay | None:
     return Decay(config.threshold_decay, config.generation.max_new_tokens)
 
 
-def resolve_slots(model: MultiExitModel, config: EngineConfig, num_segments: int) -> int:
+def resolve_slots(model: MultiExitModel, config: EngineConfig, exit_layers: tuple[int, ...]) -> int:
     """Sequences in flight: `num_slots` for every queue, and an encoder batch that is ready when others finish."""
-    times = (config.oversubscription or num_segments) if config.schedule is Schedule.POOL else 1
+    times = (config.oversubscription or len(exit_layers)) if config.schedule is Schedule.POOL else 1
     wanted = math.ceil(config.num_slots * times) + min(config.encode_batch, config.num_slots)
     limit = config.generation.max_new_tokens
+    cross = CrossSource(config.cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=limit)
     one_bytes = slot_bytes(
         model.config.decoder, limit + check_lengths(model, config.generation), model.max_context,
-        projected_cross=not absorbs(config.cross, limit, model.config.decoder.d_head),
+        num_kv_layers=cross.num_kv_layers,
         item_bytes=model.decoder.embedding.weight.element_size(),
     )  # fmt: skip
     return fitting_slots(wanted, one_bytes, config.max_cache_bytes)

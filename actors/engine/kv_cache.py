@@ -22,7 +22,7 @@ class SlotCache:
     """Allocated once; `max_context` encoder positions and `max_positions` output positions per slot."""
 
     self_kv_LST2I: Tensor
-    cross_kv_LSC2I: Tensor | None  # None: cross-attention reads the encoder states themselves
+    cross_kv_LSC2I: Tensor  # of the last layers; L is 0 where cross-attention reads the encoder states themselves
     context_SCD: Tensor  # encoder states
     context_mask_SC: Tensor  # True = real
     hidden_STD: Tensor  # output of the last segment a position has run
@@ -31,13 +31,13 @@ class SlotCache:
     @classmethod
     def allocate(
         cls, config: DecoderConfig, num_slots: int, max_positions: int, max_context: int, *,
-        projected_cross: bool, like: Tensor,
+        num_kv_layers: int, like: Tensor,
     ) -> "SlotCache":  # fmt: skip
-        """`like` gives device and dtype."""
+        """`like` gives device and dtype; the last `num_kv_layers` layers have room for cross-attention K/V."""
         layers, width = config.num_layers, 2 * config.d_inner
         return cls(
             self_kv_LST2I=like.new_zeros(layers, num_slots, max_positions, width),
-            cross_kv_LSC2I=like.new_zeros(layers, num_slots, max_context, width) if projected_cross else None,
+            cross_kv_LSC2I=like.new_zeros(num_kv_layers, num_slots, max_context, width),
             context_SCD=like.new_zeros(num_slots, max_context, config.d_cross),
             context_mask_SC=torch.zeros(num_slots, max_context, dtype=torch.bool, device=like.device),
             hidden_STD=like.new_zeros(num_slots, max_positions, config.d_model),
@@ -50,7 +50,7 @@ class SlotCache:
             self.self_kv_LST2I, self.cross_kv_LSC2I, self.context_SCD, self.context_mask_SC, self.hidden_STD,
             self.token_ST,
         )  # fmt: skip
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        return sum(tensor.nbytes for tensor in tensors)
 
     @contextmanager
     def lent(self, num_slots: int) -> Iterator[None]:
@@ -66,11 +66,11 @@ class SlotCache:
 
 
 def slot_bytes(
-    config: DecoderConfig, max_positions: int, max_context: int, *, projected_cross: bool, item_bytes: int
+    config: DecoderConfig, max_positions: int, max_context: int, *, num_kv_layers: int, item_bytes: int
 ) -> int:
     """What one sequence takes of every cache of `SlotCache.allocate`."""
     per_position = config.num_layers * 2 * config.d_inner + config.d_model
-    per_context = config.d_cross + (config.num_layers * 2 * config.d_inner if projected_cross else 0)
+    per_context = config.d_cross + num_kv_layers * 2 * config.d_inner
     tokens = 8 * max_positions
     return item_bytes * (max_positions * per_position + max_context * per_context) + max_context + tokens
 

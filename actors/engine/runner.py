@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from actors.engine.cross_source import CrossSource
 from actors.engine.encoding import encode_requests
 from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
@@ -55,14 +56,14 @@ class Runner:
         self.exit_layers, self.kv = exit_layers, kv
         self.checks_drafts = checks_drafts  # full depth says the tokens of all pending positions
         self.segments = tuple(itertools.pairwise((0, *exit_layers)))
-        self.absorbed = absorbs(cross, max_new_tokens, model.config.decoder.d_head)
+        self.cross = CrossSource(cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=max_new_tokens)
         self.max_positions = max_prefix + max_new_tokens
         self.keeps_tokens = keeps_tokens  # somebody reads cache.token_ST
         embedding = model.decoder.embedding.weight
         self.device, self.dtype = embedding.device, embedding.dtype
         self.cache = SlotCache.allocate(
             model.config.decoder, num_slots, self.max_positions, model.max_context,
-            projected_cross=not self.absorbed, like=embedding.detach(),
+            num_kv_layers=self.cross.num_kv_layers, like=embedding.detach(),
         )  # fmt: skip
         self.cross_rows_built = 0  # (sequence, layer) pairs whose cross-attention K/V were projected
 
@@ -138,7 +139,7 @@ class Runner:
 
     def _context(self, batch: Batch, visit: Visit, first_layer: int, end_layer: int) -> Tensor | None:
         """Encoder states of the visit's slots where cross-attention reads them; else see that its K/V are there."""
-        if self.absorbed:
+        if self.cross.absorbed(batch):
             return visit.read(self.cache.context_SCD, self.cache.context_SCD.shape[1])
         self._build_cross(batch, first_layer, end_layer)
         return None
@@ -199,24 +200,26 @@ class Runner:
                 attn_mask=_by_row(masks.cross_RhqC), scale=layer.scale,
             )[:, 0]  # fmt: skip
             return layer.after_cross(h_ND, layer.absorb_value(visit.pack(read_RXD.view(q_RQHD.shape))))
-        assert self.cache.cross_kv_LSC2I is not None
-        cross_kv_RC2I = visit.read(self.cache.cross_kv_LSC2I[index], self.cache.context_SCD.shape[1])
+        cross_kv_RC2I = visit.read(
+            self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer], self.cache.context_SCD.shape[1]
+        )
         k_RCHE, v_RCHE = (layer.heads(part) for part in cross_kv_RC2I.chunk(2, dim=-1))
         context_RQI = attend(visit.pad(q_NHE), k_RCHE, v_RCHE, masks.cross_RhqC, layer.scale)
         return layer.after_cross(h_ND, visit.pack(context_RQI))
 
     def _build_cross(self, batch: Batch, first_layer: int, end_layer: int) -> None:
-        """Project cross-attention K/V for the sequences that visit this segment for the first time."""
-        newcomers = [sequence for sequence in batch.sequences if sequence.cross_segments <= batch.segment]
+        """Project cross-attention K/V for the sequences that have none yet for this segment."""
+        newcomers = [sequence for sequence in batch.sequences if not sequence.cross_built >> batch.segment & 1]
         if not newcomers:
             return
-        assert self.cache.cross_kv_LSC2I is not None
         slots = self._index([sequence.slot for sequence in newcomers if sequence.slot is not None])
         context_BCD = self.cache.context_SCD[slots]
         for index in range(first_layer, end_layer):
-            self.cache.cross_kv_LSC2I[index].index_copy_(0, slots, self.layer(index).cross_kv_proj(context_BCD))
+            self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer].index_copy_(
+                0, slots, self.layer(index).cross_kv_proj(context_BCD)
+            )
         for sequence in newcomers:
-            sequence.cross_segments = batch.segment + 1
+            sequence.cross_built |= 1 << batch.segment
         self.cross_rows_built += len(newcomers) * (end_layer - first_layer)
 
     @torch.inference_mode()
@@ -240,15 +243,3 @@ class Runner:
         for sequence in leaving:
             filled = sequence.position + 1
             sequence.computed[batch.segment + 1 :] = [filled] * (len(sequence.computed) - batch.segment - 1)
-
-
-def absorbs(cross: CrossAttention, max_new_tokens: int, d_head: int) -> bool:
-    """Whether cross-attention reads the encoder states themselves, with the K and V projections moved to the query.
-
-    Scores are q (W_k x) = (W_k' q) x, so K and V need not exist. Projecting them costs 2 D^2 per encoder position and
-    layer, once; going without costs 2 D (D / d_head) per encoder position, layer and output position. That pays for
-    outputs shorter than d_head positions, and longer ones where few positions reach a layer.
-    """
-    if cross is CrossAttention.AUTO:
-        return max_new_tokens <= 2 * d_head  # outputs end well before the limit, and skip deep layers
-    return cross is CrossAttention.ABSORBED

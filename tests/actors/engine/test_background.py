@@ -26,7 +26,7 @@ EXITS, THRESHOLDS = (1, 3, 5), (0.35, 0.4)
     encode_batch=st.integers(1, 5),
     arrivals=st.lists(st.integers(0, 6), min_size=10, max_size=10),
     schedule=st.sampled_from([Schedule.POOL, Schedule.INPLACE, Schedule.FULL]),
-    cross=st.sampled_from(["projected", "absorbed"]),
+    cross=st.sampled_from(["projected", "absorbed", "auto"]),
 )
 def test_any_traffic_equals_the_reference(seed: int, arrivals: list[int], schedule: Schedule, **engine: object) -> None:
     work = requests(10, seed)

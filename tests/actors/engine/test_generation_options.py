@@ -69,7 +69,7 @@ OPTIONS = st.fixed_dictionaries(
     num_slots=st.integers(1, 6),
     schedule=st.sampled_from([Schedule.POOL, Schedule.INPLACE, Schedule.FULL]),
     gate=st.sampled_from([Gate.SOFTMAX_MAX, Gate.SOFTMAX_DIFF, Gate.SATURATION, Gate.SHORTLIST]),
-    cross=st.sampled_from(["projected", "absorbed"]),
+    cross=st.sampled_from(["projected", "absorbed", "auto"]),
     lossless=st.booleans(),
 )
 def test_any_options_equal_the_reference(options: dict[str, object], prefixes: list[tuple[int, ...] | None],

@@ -52,7 +52,7 @@ def test_text_is_that_of_full_depth(variant: str, num_slots: int) -> None:
     schedule=st.sampled_from([Schedule.POOL, Schedule.INPLACE, Schedule.CONSENSUS]),
     gate=st.sampled_from([Gate.SOFTMAX_MAX, Gate.SATURATION, Gate.SHORTLIST]),
     min_new_tokens=st.integers(0, 3),
-    cross=st.sampled_from(["projected", "absorbed"]),
+    cross=st.sampled_from(["projected", "absorbed", "auto"]),
 )
 def test_any_traffic_is_lossless(seed: int, exits: tuple[int, ...], threshold: float, arrivals: list[int],
                                  min_new_tokens: int, **engine: object) -> None:  # fmt: skip

@@ -52,7 +52,7 @@ def test_bytes_of_a_sequence_are_known(cross: str, dtype: torch.dtype) -> None:
     engine = Engine(model, config(cross=cross, exits=(2, 5), thresholds=(0.5,)))
     one = slot_bytes(
         model.config.decoder, 16, model.max_context,
-        projected_cross=cross == "projected", item_bytes=dtype.itemsize,
+        num_kv_layers=5 if cross == "projected" else 0, item_bytes=dtype.itemsize,
     )  # fmt: skip
     stats = engine.take_stats()
     assert stats.num_slots == 4 * 2 + 4  # a row of every queue for each row of a visit, and an encoder batch
@@ -60,17 +60,22 @@ def test_bytes_of_a_sequence_are_known(cross: str, dtype: torch.dtype) -> None:
 
 
 def test_memory_bounds_what_is_in_flight() -> None:
-    one = Engine(MODEL, config(num_slots=1, encode_batch=1, schedule="full")).take_stats().kv_cache_bytes // 2
+    one = (
+        Engine(MODEL, config(num_slots=1, encode_batch=1, schedule="full", cross="absorbed"))
+        .take_stats()
+        .kv_cache_bytes
+        // 2
+    )
     work = requests(12, 2)
     free = run(Engine(MODEL, config()), work)
     for slots in (1, 3, 7):
-        engine = Engine(MODEL, config(max_cache_bytes=slots * one + 1))
+        engine = Engine(MODEL, config(max_cache_bytes=slots * one + 1, cross="absorbed"))
         assert engine.take_stats().num_slots == slots
         tight = run(engine, work)
         assert {i: c.exit_layers for i, c in tight.items()} == {i: c.exit_layers for i, c in free.items()}
         assert engine.take_stats().kv_cache_bytes <= slots * one
     with pytest.raises(UserError, match=f"max_cache_bytes=99 is less than the {one} bytes one sequence takes"):
-        Engine(MODEL, config(max_cache_bytes=99))
+        Engine(MODEL, config(max_cache_bytes=99, cross="absorbed"))
 
 
 def test_exits_that_cannot_fire_cost_nothing() -> None:
