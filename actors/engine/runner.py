@@ -9,31 +9,40 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from actors.engine.cross_source import CrossSource
 from actors.engine.encoding import encode_requests
 from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.scheduler import Batch, EncodeBatch
-from actors.engine.visit import Visit, plan_visit
+from actors.engine.visit import Part, Visit, plan_visit
 from actors.model.blocks import DecoderLayer, attend
 from actors.model.model import MultiExitModel
 from conf.schema import CrossAttention, KvPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class _Masks:
-    """Additive masks of one visit, in the model's dtype."""
+class _Source:
+    """What the rows of a part may attend to; masks are additive and in the model's dtype."""
 
+    part: Part
     self_RhQT: Tensor  # h: 1, or H with a relative position bias
     cross_RhqC: Tensor  # h and q: 1, or H and Q with a position bias
-    blocked_R11C: Tensor  # the part of it that says what is no encoder state
+    context_RCD: Tensor | None  # encoder states, where cross-attention reads them and not their K/V
 
 
-def _by_row(mask_RhqC: Tensor) -> Tensor:
-    """The same mask where every head of every position is a row: [R, 1, 1 or Q * H, C]."""
-    heads, positions = mask_RhqC.shape[1:3]
-    return mask_RhqC if heads == positions == 1 else mask_RhqC.transpose(1, 2).flatten(1, 2)[:, None]
+def _absorbed_attention(layer: DecoderLayer, q_NHE: Tensor, source: _Source) -> Tensor:
+    """Encoder states as every head mixes them [R, Q, H, D]; every head of every position is a row here."""
+    assert source.context_RCD is not None
+    q_RQHD, mask = source.part.pad(layer.absorb_key(q_NHE)), source.cross_RhqC
+    if mask.shape[1] != 1 or mask.shape[2] != 1:
+        mask = mask.transpose(1, 2).flatten(1, 2)[:, None]
+    context_R1CD = source.context_RCD[:, None]
+    read_R1XD = F.scaled_dot_product_attention(
+        q_RQHD.flatten(1, 2)[:, None], context_R1CD, context_R1CD, attn_mask=mask, scale=layer.scale
+    )
+    return read_R1XD.view(q_RQHD.shape)
 
 
 class Runner:
@@ -107,8 +116,10 @@ class Runner:
             h_ND = self.decoder.embed(token_N, visit.position_N)
         else:
             h_ND = hidden_ND.index_select(0, visit.flat_N)
-        context_RCD = self._context(batch, visit, first_layer, end_layer)
-        masks = self._masks(visit)
+        absorbed = self.cross.absorbed(batch)
+        if not absorbed:
+            self._build_cross(batch, first_layer, end_layer)
+        sources = self._sources(visit, absorbed)
         before_ND = h_ND
         for index in range(first_layer, end_layer):
             before_ND = h_ND
@@ -116,10 +127,9 @@ class Runner:
                 # Nothing will ever read what earlier positions put out here: they leave their K and V, no more.
                 self._write_kv(index, visit, torch.cat(self._flat_kv(index, h_ND), dim=-1))
                 h_ND, visit = h_ND[visit.last_N], self._plan(batch, current_only=True)
-                masks = _Masks(self._self_mask(visit), self._cross_mask(visit, masks.blocked_R11C), masks.blocked_R11C)
-                q_NHE = self.layer(index).self_q(h_ND)
-                return ExitStates(self._attend_and_mix(index, h_ND, q_NHE, visit, masks, context_RCD), h_ND, num_places)
-            h_ND = self._layer(index, h_ND, visit, masks, context_RCD)
+                sources, q_NHE = self._sources(visit, absorbed), self.layer(index).self_q(h_ND)
+                return ExitStates(self._attend_and_mix(index, h_ND, q_NHE, visit, sources), h_ND, num_places)
+            h_ND = self._layer(index, h_ND, visit, sources)
         if not last_segment:
             hidden_ND.index_copy_(0, visit.flat_N, h_ND)
         if visit.last_N is None or (last_segment and self.checks_drafts):
@@ -137,30 +147,26 @@ class Runner:
             self.cache.token_ST.view(-1).index_copy_(0, visit.flat_N, token_N)
         return token_N
 
-    def _context(self, batch: Batch, visit: Visit, first_layer: int, end_layer: int) -> Tensor | None:
-        """Encoder states of the visit's slots where cross-attention reads them; else see that its K/V are there."""
-        if self.cross.absorbed(batch):
-            return visit.read(self.cache.context_SCD, self.cache.context_SCD.shape[1])
-        self._build_cross(batch, first_layer, end_layer)
-        return None
+    def _sources(self, visit: Visit, absorbed: bool) -> list[_Source]:
+        """What every part of the visit may attend to, the same for all layers."""
+        num_context = self.cache.context_SCD.shape[1]
+        sources = []
+        for part in visit.parts:
+            visible_RC = part.read(self.cache.context_mask_SC, num_context)
+            cross_mask = torch.zeros(visible_RC.shape, dtype=self.dtype, device=self.device)
+            cross_mask = cross_mask.masked_fill_(~visible_RC, float("-inf"))[:, None, None, :]
+            bias = self.decoder.cross_bias(part.query_position_RQ, num_context)
+            context_RCD = part.read(self.cache.context_SCD, num_context) if absorbed else None
+            sources.append(
+                _Source(part, self._self_mask(part), cross_mask if bias is None else cross_mask + bias, context_RCD)
+            )
+        return sources
 
-    def _masks(self, visit: Visit) -> _Masks:
-        visible_RC = visit.read(self.cache.context_mask_SC, self.cache.context_mask_SC.shape[1])
-        blocked_RC = torch.zeros(visible_RC.shape, dtype=self.dtype, device=self.device)
-        blocked_RC.masked_fill_(~visible_RC, float("-inf"))
-        blocked_R11C = blocked_RC[:, None, None, :]
-        return _Masks(self._self_mask(visit), self._cross_mask(visit, blocked_R11C), blocked_R11C)
-
-    def _cross_mask(self, visit: Visit, blocked_R11C: Tensor) -> Tensor:
-        """[R, 1 or H, 1 or Q, C]: what is no encoder state, plus the position bias where the model has one."""
-        bias = self.decoder.cross_bias(visit.query_position_RQ, blocked_R11C.shape[-1])
-        return blocked_R11C if bias is None else blocked_R11C + bias
-
-    def _self_mask(self, visit: Visit) -> Tensor:
+    def _self_mask(self, part: Part) -> Tensor:
         """[R, 1 or H, Q, T]: causal by position, plus the relative bias where the model has one."""
-        keys_T = torch.arange(visit.num_keys, device=self.device)
-        hidden = keys_T[None, None, None, :] > visit.query_position_RQ[:, None, :, None]
-        bias = self.decoder.self_bias(visit.query_position_RQ, keys_T[None])
+        keys_T = torch.arange(part.num_keys, device=self.device)
+        hidden = keys_T[None, None, None, :] > part.query_position_RQ[:, None, :, None]
+        bias = self.decoder.self_bias(part.query_position_RQ, keys_T[None])
         if bias is None:
             bias = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         return bias.masked_fill_(hidden, float("-inf"))
@@ -172,40 +178,37 @@ class Runner:
     def _write_kv(self, index: int, visit: Visit, kv_N2I: Tensor) -> None:
         self.cache.self_kv_LST2I[index].flatten(0, 1).index_copy_(0, visit.flat_N, kv_N2I)
 
-    def _layer(self, index: int, h_ND: Tensor, visit: Visit, masks: _Masks, context_RCD: Tensor | None) -> Tensor:
+    def _layer(self, index: int, h_ND: Tensor, visit: Visit, sources: list[_Source]) -> Tensor:
         layer = self.layer(index)
         qkv_N3I = layer.self_qkv_fused(h_ND)
         d_inner = qkv_N3I.shape[-1] // 3
         self._write_kv(index, visit, qkv_N3I[:, d_inner:])
-        q_NHE = layer.heads(qkv_N3I[:, :d_inner])
-        return self._attend_and_mix(index, h_ND, q_NHE, visit, masks, context_RCD)
+        return self._attend_and_mix(index, h_ND, layer.heads(qkv_N3I[:, :d_inner]), visit, sources)
 
-    def _attend_and_mix(
-        self, index: int, h_ND: Tensor, q_NHE: Tensor, visit: Visit, masks: _Masks, context_RCD: Tensor | None
-    ) -> Tensor:
+    def _attend_and_mix(self, index: int, h_ND: Tensor, q_NHE: Tensor, visit: Visit, sources: list[_Source]) -> Tensor:
         """The layer from its self-attention on; K and V of the packed rows are in the cache."""
         layer = self.layer(index)
-        kv_RT2I = visit.read(self.cache.self_kv_LST2I[index], visit.num_keys)
-        k_RTHE, v_RTHE = (layer.heads(part) for part in kv_RT2I.chunk(2, dim=-1))
-        self_mask = masks.self_RhQT
-        if self.decoder.absolute_bias is not None:
-            keys_1T = torch.arange(visit.num_keys, device=self.device)[None]
-            self_mask = self_mask + self.decoder.absolute_bias.layer_scores(index, visit.query_position_RQ, keys_1T)
-        h_ND = layer.after_self(h_ND, visit.pack(attend(visit.pad(q_NHE), k_RTHE, v_RTHE, self_mask, layer.scale)))
+        h_ND = layer.after_self(h_ND, visit.pack([self._self_attention(index, q_NHE, source) for source in sources]))
         q_NHE = layer.cross_q(h_ND)
-        if context_RCD is not None:
-            q_RQHD = visit.pad(layer.absorb_key(q_NHE))
-            read_RXD = torch.nn.functional.scaled_dot_product_attention(  # every head of every position is a row here
-                q_RQHD.flatten(1, 2)[:, None], context_RCD[:, None], context_RCD[:, None],
-                attn_mask=_by_row(masks.cross_RhqC), scale=layer.scale,
-            )[:, 0]  # fmt: skip
-            return layer.after_cross(h_ND, layer.absorb_value(visit.pack(read_RXD.view(q_RQHD.shape))))
-        cross_kv_RC2I = visit.read(
-            self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer], self.cache.context_SCD.shape[1]
-        )
-        k_RCHE, v_RCHE = (layer.heads(part) for part in cross_kv_RC2I.chunk(2, dim=-1))
-        context_RQI = attend(visit.pad(q_NHE), k_RCHE, v_RCHE, masks.cross_RhqC, layer.scale)
-        return layer.after_cross(h_ND, visit.pack(context_RQI))
+        if sources[0].context_RCD is not None:
+            read_NHD = visit.pack([_absorbed_attention(layer, q_NHE, source) for source in sources])
+            return layer.after_cross(h_ND, layer.absorb_value(read_NHD))
+        return layer.after_cross(h_ND, visit.pack([self._cross_attention(index, q_NHE, source) for source in sources]))
+
+    def _self_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
+        layer, part, mask = self.layer(index), source.part, source.self_RhQT
+        kv_RT2I = part.read(self.cache.self_kv_LST2I[index], part.num_keys)
+        k_RTHE, v_RTHE = (layer.heads(half) for half in kv_RT2I.chunk(2, dim=-1))
+        if self.decoder.absolute_bias is not None:
+            keys_1T = torch.arange(part.num_keys, device=self.device)[None]
+            mask = mask + self.decoder.absolute_bias.layer_scores(index, part.query_position_RQ, keys_1T)
+        return attend(part.pad(q_NHE), k_RTHE, v_RTHE, mask, layer.scale)
+
+    def _cross_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
+        layer, num_context = self.layer(index), self.cache.context_SCD.shape[1]
+        kv_LSC2I = self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer]
+        k_RCHE, v_RCHE = (layer.heads(half) for half in source.part.read(kv_LSC2I, num_context).chunk(2, dim=-1))
+        return attend(source.part.pad(q_NHE), k_RCHE, v_RCHE, source.cross_RhqC, layer.scale)
 
     def _build_cross(self, batch: Batch, first_layer: int, end_layer: int) -> None:
         """Project cross-attention K/V for the sequences that have none yet for this segment."""
