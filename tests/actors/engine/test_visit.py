@@ -1,0 +1,42 @@
+"""Attention parts: every sequence is in one, and padding is bounded."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.engine.request import Request, Sequence
+from actors.engine.visit import plan_visit, split
+
+NOTHING = Request(0, np.zeros((0, 0, 3), np.uint8), ())
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 200))
+def test_parts_share_out_the_sequences(lengths: list[int], one_part: int) -> None:
+    length_B = np.array(lengths)
+    parts = [np.arange(len(lengths)) if part is None else part for part in split(length_B, one_part)]
+    assert sorted(row for part in parts for row in part.tolist()) == list(range(len(lengths)))
+    places = sum(len(part) * int(length_B[part].max()) for part in parts)
+    # Less than twice the rows, but for what a part of its own would have cost.
+    assert places < 2 * sum(lengths) + max(0, one_part) * len(set(lengths))
+
+
+@given(st.data(), st.lists(st.integers(0, 9), min_size=1, max_size=30, unique=True))
+def test_packed_rows_come_back_from_their_places(data: st.DataObject, slots: list[int]) -> None:
+    sequences = []
+    for slot in sorted(slots):
+        position = data.draw(st.integers(0, 19))
+        computed = data.draw(st.integers(0, position))
+        sequences.append(Sequence(NOTHING, 0.0, [position + 1, computed], 20, slot=slot, position=position))
+    visit = plan_visit(sequences, 1, max_positions=20, device=torch.device("cpu"))
+    wanted = [(s.slot, p) for s in sequences for p in s.pending(1)]
+    assert visit.flat_N.tolist() == [slot * 20 + position for slot, position in wanted if slot is not None]
+    row_N = torch.arange(len(wanted))
+    assert visit.pack([part.pad(row_N) for part in visit.parts]).tolist() == row_N.tolist()
+    # Every attention row that holds something reads the cache of its own slot, and knows its position.
+    slot_of_cache = torch.arange(10)[:, None].expand(10, 20)
+    owners = [part.read(slot_of_cache, 1).expand(-1, part.query_position_RQ.shape[1]) for part in visit.parts]
+    assert visit.pack(owners).tolist() == [slot for slot, _ in wanted]
+    assert visit.pack([part.query_position_RQ for part in visit.parts]).tolist() == [p for _, p in wanted]
+    if visit.last_N is not None:
+        assert [wanted[row] for row in visit.last_N.tolist()] == [(s.slot, s.position) for s in sequences]
