@@ -130,6 +130,11 @@ class Packer:
         return PackedBatch(images, *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1))
 
 
+def num_tokens(pairs: Sequence[Sequence[Pair]]) -> int:
+    """Target tokens of some samples, end tokens included."""
+    return sum(len(pair.target) + 1 for own in pairs for pair in own)
+
+
 def read_pixels(jpeg: bytes, image_size: int) -> np.ndarray:
     """Encoded image -> uint8 [image_size, image_size, 3]."""
     with Image.open(io.BytesIO(jpeg)) as image:

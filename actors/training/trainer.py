@@ -1,7 +1,6 @@
 """The training loop of one process: resumable (state.py), and the same on CPU and GPU."""
 
 import itertools
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,26 +15,26 @@ from actors.model.encoders import tied_names
 from actors.model.model import MultiExitModel
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from actors.training import state
-from actors.training.data import Packer, TrainingSample, expand_shards, iterate_samples, read_shard
+from actors.training.data import (
+    Packer,
+    Pair,
+    TrainingSample,
+    expand_shards,
+    iterate_samples,
+    num_tokens,
+    read_shard,
+)
+from actors.training.device import choose_device
 from actors.training.grounding import PATCH_PIXELS, GroundingHead, Places
 from actors.training.loss import multi_exit_loss
-from actors.training.muon import Muon, native_bfloat16
+from actors.training.optimizers import make_optimizers, rate_share
 from actors.training.scratch import initialise, model_config
 from actors.training.workers import Workers
 from conf.errors import UserError
-from conf.training import OptimizerConfig, TrainConfig
+from conf.training import TrainConfig
 
 REPORT_EVERY = 10  # steps
 Report = Callable[[dict[str, Any]], None]
-
-
-def rate_share(step: int, config: OptimizerConfig) -> float:
-    """Share of the peak rate: up linearly, stay, then fall as a cosine to 1 % over the last `decay_fraction`."""
-    own_steps = step - config.encoder_steps if step >= config.encoder_steps else step  # the decoder warms up anew
-    warm = min(1.0, (own_steps + 1) / max(1, config.warmup_steps))
-    decay_steps = config.decay_fraction * config.total_steps
-    progress = max(0.0, (step - (config.total_steps - decay_steps)) / decay_steps)
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 class Trainer:
@@ -44,19 +43,11 @@ class Trainer:
     def __init__(self, config: TrainConfig, report: Report, workers: Workers | None = None) -> None:
         self.config, self.report = config, report
         self.workers = workers or Workers()
-        if config.optimizer.batch_images % self.workers.count:
-            raise UserError(
-                f"optimizer.batch_images={config.optimizer.batch_images} must be a multiple of "
-                f"{self.workers.count} workers"
-            )
+        self.workers.check(config.optimizer.batch_images)
         self.output = Path(config.output)
         self.state_path = self.output / "state"
-        if config.num_threads:
-            torch.set_num_threads(config.num_threads)
-        cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-        self.device = torch.device("cuda" if cuda else "cpu")
-        automatic = config.precision == "auto" and native_bfloat16(self.device)
-        self.bfloat16 = config.precision == "bfloat16" or automatic
+        self.machine = choose_device(config.device, config.precision, config.num_threads)
+        self.device = self.machine.device
         self.train_shards = expand_shards(config.data.train)
         self.validation_shards = expand_shards(config.data.validation)
         torch.manual_seed(config.seed)
@@ -80,9 +71,10 @@ class Trainer:
             raise UserError(
                 "optimizer.encoder_steps needs loss.grounding_weight and a corpus whose `objects` have places"
             )
-        self.optimizers = self._make_optimizers()
+        self.optimizers = make_optimizers(self._named_parameters(), config.optimizer)
         self.peak_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         self.step, self.epoch, self.epoch_images = 0, 0, 0
+        self.window = Counter[str]()  # losses since the last report
         self.best, self.worse = -1.0, 0  # early stopping: best validation accuracy, validations since
         self._resume()
 
@@ -117,45 +109,25 @@ class Trainer:
             named |= {f"grounding.{name}": parameter for name, parameter in self.grounding.named_parameters()}
         return named
 
-    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices inside the layers and for convolutions where configured, AdamW for everything else."""
-        o = self.config.optimizer
-        named = self._named_parameters()
-        inner: list[dict[str, Any]] = []
-        if o.muon_lr:
-            inner = [
-                {"params": [p], "parts": 3 if "qkv" in name else 2 if "cross_kv" in name else 1}
-                for name, p in named.items()
-                if (".layers." in name and p.dim() == 2) or p.dim() == 4
-            ]
-        taken = {id(group["params"][0]) for group in inner}
-        rest = [p for p in named.values() if id(p) not in taken]
-        groups = [
-            {"params": [p for p in rest if p.dim() >= 2], "weight_decay": o.weight_decay},
-            {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=o.peak_lr, betas=(0.9, o.beta2), fused=True)
-        ]
-        return [*optimizers, Muon(inner, lr=o.muon_lr, weight_decay=o.weight_decay)] if inner else optimizers
-
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """Train; return True when all steps are done. The state is saved when stopped early."""
         o = self.config.optimizer
         batches = self._batches()
-        window_start, window_images, window = time.perf_counter(), 0, Counter[str]()
+        window_start, window_images = time.perf_counter(), 0
         while self.step < o.total_steps and not self._stalled():
             samples = next(batches)
-            window.update(self._train_step(samples))
+            self.window.update(self._train_step(samples))
             window_images += len(samples)
             if self.step % REPORT_EVERY == 0 and self.workers.leads:
                 elapsed_s = time.perf_counter() - window_start
                 self.report({
                     "step": self.step, "total_steps": o.total_steps, "epoch": self.epoch,
                     "images_per_s": window_images / elapsed_s, "lr": o.peak_lr * rate_share(self.step, o),
-                    "losses": {key: value / REPORT_EVERY for key, value in window.items()},
+                    "losses": {key: value / REPORT_EVERY for key, value in self.window.items()},
                 })  # fmt: skip
-                window_start, window_images, window = time.perf_counter(), 0, Counter()
+                window_start, window_images = time.perf_counter(), 0
+            if self.step % REPORT_EVERY == 0:
+                self.window = Counter()
             if self.step % self.config.validate_every == 0 or self.step == o.total_steps:
                 self._validate_and_judge()
                 window_start = time.perf_counter()
@@ -209,48 +181,54 @@ class Trainer:
         return o.encoder_batch_images if self.step < o.encoder_steps else o.batch_images
 
     def _train_step(self, samples: list[TrainingSample]) -> dict[str, float]:
-        """One optimizer step; returns the loss and its parts, weighted over the micro-batches."""
+        """One optimizer step; returns the loss and its parts.
+
+        Losses are means over the target tokens of the whole step, however it is shared among workers and micro-batches.
+        """
         o = self.config.optimizer
         self.model.train()
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, peak in zip(groups, self.peak_rates, strict=True):
             group["lr"] = peak * rate_share(self.step, o)
-        samples = self.workers.mine(samples)
+        pairs = self.packer.choose(samples, self.epoch)
+        step_tokens = num_tokens(pairs)
+        samples, pairs = self.workers.mine(samples), self.workers.mine(pairs)
         size = -(-len(samples) // o.accumulate)
-        parts: Counter[str] = Counter()
+        sums: Counter[str] = Counter()
         for start in range(0, len(samples), size):
-            part = samples[start : start + size]
-            with self._autocast():
-                loss, values = self._loss(part)
-            share = len(part) / len(samples)
-            (loss * share).backward()
-            parts.update({"loss": float(loss.detach()) * share, **{key: float(v) * share for key, v in values.items()}})
+            part, part_pairs = samples[start : start + size], pairs[start : start + size]
+            token_share = self.workers.count * num_tokens(part_pairs) / step_tokens
+            with self.machine.autocast():
+                loss, values = self._loss(part, part_pairs, len(part) / len(samples), token_share)
+            loss.backward()
+            sums.update({"loss": float(loss.detach()), **{key: float(value) for key, value in values.items()}})
         self.workers.average_gradients(self._named_parameters().values())
         torch.nn.utils.clip_grad_norm_(self._named_parameters().values(), o.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return dict(parts)
+        return self.workers.average_numbers(sums, self.device)
 
-    def _loss(self, samples: list[TrainingSample]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        pairs = self.packer.choose(samples, self.epoch)
+    def _loss(
+        self, samples: list[TrainingSample], pairs: list[list[Pair]], image_share: float, token_share: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What a part of a step adds to its loss, and to the parts of it that are reported."""
         batch = self.packer.pack(samples, pairs, self.device)
         patches, states, segments = self.model.encode_packed(batch)
         loss, values = states.new_zeros(()), {}
         if self.grounding is not None and self.places is not None:
             targets = self.places.targets(samples, pairs, self.device)
             grounding = self.grounding.loss(self.model, patches, states, targets)
-            loss = loss + self.config.loss.grounding_weight * torch.stack(list(grounding.values())).sum()
-            values.update({key: value.detach() for key, value in grounding.items()})
+            weight = self.config.loss.grounding_weight * image_share
+            loss = loss + weight * torch.stack(list(grounding.values())).sum()
+            values.update({key: value.detach() * image_share for key, value in grounding.items()})
         if self.step >= self.config.optimizer.encoder_steps:
             text_loss, losses, _ = multi_exit_loss(self.model, batch, states, segments, self.config.loss)
-            loss = loss + text_loss
-            values |= {"ce_first": losses[0].detach(), "ce_last": losses[-1].detach()}
+            loss = loss + text_loss * token_share
+            ends = {"ce_first": losses[0], "ce_last": losses[-1]}
+            values |= {key: value.detach() * token_share for key, value in ends.items()}
         return loss, values
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
@@ -266,7 +244,7 @@ class Trainer:
         for start in range(0, len(samples), 64):
             part = samples[start : start + 64]
             batch = self.packer.pack(part, self.packer.choose(part, 0), self.device)
-            with self._autocast():
+            with self.machine.autocast():
                 _, states, segments = self.model.encode_packed(batch)
                 _, _, hits = multi_exit_loss(self.model, batch, states, segments, self.config.loss)
             tokens += int((batch.target_labels >= 0).sum())
@@ -286,7 +264,7 @@ class Trainer:
         if self.workers.leads:
             position = {
                 "step": self.step, "epoch": self.epoch, "epoch_images": self.epoch_images,
-                "best": self.best, "worse": self.worse,
+                "best": self.best, "worse": self.worse, "window": self.window,
             }  # fmt: skip
             ties = tied_names(self.model_config)
             state.save(self.state_path, self._modules(), ties, self.optimizers, self._parameter_names(), position)
@@ -297,6 +275,7 @@ class Trainer:
             self.step, self.epoch = position["step"], position["epoch"]
             self.epoch_images = position["epoch_images"]
             self.best, self.worse = position.get("best", -1.0), position.get("worse", 0)
+            self.window = Counter(position.get("window", {}))
 
     def export(self) -> None:
         """Write the checkpoint to ship; half precision on disk, which halves its size."""

@@ -16,9 +16,12 @@ from actors.model.checkpoint import load_checkpoint
 from actors.model.model import PackedBatch
 from actors.training.data import Packer, expand_shards, iterate_samples, read_shard
 from actors.training.loss import exit_weights, multi_exit_loss
-from actors.training.trainer import Trainer, rate_share
+from actors.training.optimizers import rate_share
+from actors.training.trainer import Trainer
 from conf.errors import UserError
+from conf.model import weights_sha256
 from conf.training import LossConfig, OptimizerConfig
+from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
 
 
@@ -52,29 +55,47 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, shards: str, 
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_a_resumed_run_reports_the_same_losses(tmp_path: Path, shards: str) -> None:
+    """Stopped in the middle of a report's window."""
+    optimizer = {"batch_images": 4, "total_steps": 24, "warmup_steps": 2}
+
+    def losses(output: Path, *stops: int) -> list[Any]:
+        reports: list[dict[str, Any]] = []
+        config = tiny_config(output, shards, optimizer=optimizer, validate_every=8)
+        for stop in stops:
+            trainer = Trainer(config, reports.append)
+            assert not trainer.run(lambda trainer=trainer, stop=stop: trainer.step == stop)
+        assert Trainer(config, reports.append).run()
+        return [(r["step"], r.get("losses"), r.get("validation")) for r in reports]
+
+    assert losses(tmp_path / "a") == losses(tmp_path / "b", 3, 17)
+
+
 @pytest.mark.integration
-def test_sigkill_at_any_moment_leads_to_the_same_weights(tmp_path: Path, shards: str) -> None:
-    config = tiny_config(tmp_path / "killed", shards, save_every=2)
-    path = tmp_path / "config.json"
-    path.write_text(config.model_dump_json())
-    program = (
-        "import sys; from conf.training import TrainConfig; from actors.training.trainer import Trainer; "
-        "Trainer(TrainConfig.model_validate_json(open(sys.argv[1]).read()), lambda r: print(r, flush=True)).run()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.DEVNULL)
-    position = tmp_path / "killed" / "state" / "position.json"
-    deadline = time.monotonic() + 120
-    while not position.is_file() and time.monotonic() < deadline:
-        time.sleep(0.01)
+def test_sigkill_at_any_moment_leads_to_the_same_weights_and_the_same_log(tmp_path: Path, shards: str) -> None:
+    optimizer = {"batch_images": 4, "total_steps": 34, "warmup_steps": 2}
+
+    def command(name: str) -> list[str]:
+        config = tiny_config(tmp_path / name, shards, save_every=7, validate_every=10, optimizer=optimizer)
+        (tmp_path / f"{name}.json").write_text(config.model_dump_json())
+        return [sys.executable, "-m", "jobs.cli", "train", "--config", str(tmp_path / f"{name}.json")]
+
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
+    log, deadline = tmp_path / "killed" / "log.csv", time.monotonic() + 120
+    while not (log.is_file() and "train,20," in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 2 <= json.loads(position.read_text())["step"] <= 12
-    resumed = Trainer(config, lambda _: None)
-    resumed.run()
-    straight = Trainer(tiny_config(tmp_path / "straight", shards, save_every=2), lambda _: None)
-    straight.run()
-    expected = _final_weights(straight)
-    assert all(torch.equal(t, expected[n]) for n, t in _final_weights(resumed).items())
+    resumed_from = json.loads((tmp_path / "killed" / "state" / "position.json").read_text())["step"]
+    assert 14 <= resumed_from < 34
+    assert main(command("killed")[3:]) == 0
+    assert main(command("straight")[3:]) == 0
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    assert weights_sha256(killed / "checkpoint") == weights_sha256(straight / "checkpoint")
+    assert log.read_text() == (straight / "log.csv").read_text()
+    lines = [(run / "log.jsonl").read_text().splitlines() for run in (killed, straight)]
+    steps = [[json.loads(line)["step"] for line in run] for run in lines]
+    assert steps[0] == steps[1] == [10, 10, 20, 20, 30, 30, 34]
 
 
 def test_training_learns_and_the_exported_checkpoint_loads(tmp_path: Path, shards: str) -> None:
@@ -129,15 +150,30 @@ def test_loss_is_mean_of_exits_plus_the_last(tmp_path: Path, shards: str) -> Non
     assert exit_weights((1, 2, 3), LossConfig(weights="index")) == [1 / 6, 2 / 6, 3 / 6]
 
 
-def test_accumulation_gives_the_same_first_step(tmp_path: Path, shards: str) -> None:
-    def first_loss(accumulate: int) -> float:
-        optimizer = {"batch_images": 8, "accumulate": accumulate, "total_steps": 1, "warmup_steps": 1}
-        reports: list[dict[str, Any]] = []
-        config = tiny_config(tmp_path / str(accumulate), shards, optimizer=optimizer, validate_every=1)
-        Trainer(config, reports.append).run()
-        return float(reports[-1]["validation"]["images"])
+@pytest.mark.parametrize("kind", ["scenes", "ofa"])
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulated_steps_are_those_of_the_whole_batch(
+    tmp_path: Path, shards: str, accumulate: int, kind: str
+) -> None:
+    def moved(name: str, accumulate: int, batch_images: int = 8) -> torch.Tensor:
+        """What one step of plain gradient descent adds to the weights."""
+        optimizer = {"batch_images": batch_images, "accumulate": accumulate, "total_steps": 9, "warmup_steps": 0}
+        config = tiny_config(tmp_path / name, shards, optimizer=optimizer, loss={"grounding_weight": 0.0})
+        architecture = config.architecture.model_copy(update={"kind": kind, "max_prompt_tokens": 32})
+        trainer = Trainer(config.model_copy(update={"architecture": architecture}), lambda _: None)
+        for module in trainer.model.modules():  # its statistics are each micro-batch's own
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
+                module.training = False
+        parameters = list(trainer.model.parameters())
+        trainer.optimizers, trainer.peak_rates = [torch.optim.SGD(parameters, lr=1.0)], [1.0]
+        before = [p.detach().clone() for p in parameters]
+        trainer._train_step(next(trainer._batches()))
+        return torch.cat([(p.detach() - old).flatten() for p, old in zip(parameters, before, strict=True)])
 
-    assert first_loss(1) == first_loss(4) == 8
+    whole, parts, fewer = moved("whole", 1), moved("parts", accumulate), moved("fewer", 1, 4)
+    torch.testing.assert_close(parts, whole, atol=2e-6, rtol=1e-4)
+    assert float((fewer - whole).norm() / whole.norm()) > 0.1
 
 
 def test_every_sample_once_per_epoch_in_an_order_that_depends_on_the_seed(shards: str) -> None:
