@@ -6,7 +6,6 @@ retries whole chunks and never splits or merges them.
 
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +20,8 @@ from pipeline.crash_log import ORDINARY_ATTEMPTS
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.plan import Sample, Shard, ShardIndex, sample_id
 from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
-from pipeline.readers import RawSample, Reader, ReadFailure
-from pipeline.retrying import USUAL_PATIENCE, Tries, is_transient
+from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
+from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sink import load_index, save_index
 from pipeline.storage import Storage
 from pipeline.tables import SOURCE_PREFIX, prepared_schema
@@ -139,26 +138,16 @@ class PrepareChunk:
                 )
 
     def _read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
-        """The reader's samples. If storage fails half-way it is asked again; what it never gives is errors."""
-        done, tries = 0, Tries(self.patience)
-        while True:
-            try:
-                for raw in self.reader.read(shard, samples[done:]):
-                    done += 1
-                    tries.succeeded()
-                    yield raw
-                assert done == len(samples), f"{shard.name}: the reader gave {done} of {len(samples)} samples"
-                return
-            except ReadFailure as failure:
-                cause = failure.__cause__
-                wait_s = tries.failed(cause, f"reading {shard.url}", None if is_transient(cause) else 1)
-                if wait_s is not None:
-                    time.sleep(wait_s)
-                    continue
-                for sample in samples[done:]:
-                    message = f"{shard.name}/{sample.key}: {failure}"
-                    yield RawSample(sample, None, {}, "storage_error", message, tries.failures)
-                return
+        """Each sample once; those that storage does not give, however patiently it is asked, are errors."""
+        done = 0
+        try:
+            for raw in read_patiently(self.reader, shard, samples, self.patience):
+                done += 1
+                yield raw
+        except ReadFailure as failure:
+            for sample in samples[done:]:
+                message = f"{shard.name}/{sample.key}: {failure}"
+                yield RawSample(sample, None, {}, "storage_error", message, failure.attempts)
 
     def _rows_of_sample(
         self, shard: Shard, raw: RawSample, images: "Images", decode: Decode

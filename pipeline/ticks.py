@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import JobConfig, PromptConfig, SourceConfig, SourceKind
+from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, SourceKind
 from conf.vqa import VqaConfig
 from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
 from pipeline.questions import Questions
-from pipeline.readers import RawSample, Reader, make_reader
+from pipeline.readers import RawSample, Reader, make_reader, read_patiently
 from pipeline.readers.images import FILES_PER_SHARD
+from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sink import ERRORS, RESULTS
 from pipeline.storage import Storage
 
@@ -150,12 +151,13 @@ class TickReader:
     tick: Tick
     id_column: str | None
     needs_fields: bool
+    patience: RetryConfig = USUAL_PATIENCE
 
     @classmethod
     def of(cls, config: VqaConfig, root: Storage, tick: Tick) -> "TickReader":
         needs_fields = bool(tick.questions.columns) or config.source.id_column is not None
         reader = make_reader(base_source(config, tick.questions))
-        return cls(reader, root, tick, config.source.id_column, needs_fields)
+        return cls(reader, root, tick, config.source.id_column, needs_fields, config.source.retry)
 
     def _entry(self, shard: Shard) -> TickShard:
         return next(entry for entry in self.tick.shards if entry.shard.name == shard.name)
@@ -172,7 +174,8 @@ class TickReader:
         done, failed = answered(self.root, entry.earlier)
         if not done and not failed:
             return samples, problems
-        fields = (raw.fields for raw in self.base.read(shard, samples)) if self.needs_fields else ({} for _ in samples)
+        read = read_patiently(self.base, shard, samples, self.patience)
+        fields = (raw.fields for raw in read) if self.needs_fields else ({} for _ in samples)
         kept: list[Sample] = []
         for sample, own in zip(samples, fields, strict=True):
             identity = self._identity(entry, sample, own)

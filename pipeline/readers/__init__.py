@@ -1,12 +1,14 @@
 """One reader per kind of source, all with the same three methods: `shards`, `index`, `read`."""
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from conf.schema import SourceConfig, SourceKind
+from conf.schema import RetryConfig, SourceConfig, SourceKind
 from pipeline.plan import Sample, Shard, ShardIndex, ShardProblem
+from pipeline.retrying import Tries, is_transient
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,9 @@ class RawSample:
 
 
 class ReadFailure(Exception):
-    """Storage failed in the middle of a chunk; the caller makes errors rows of the samples not yet read."""
+    """Storage failed in the middle of a chunk; the caller decides what becomes of the samples not yet read."""
+
+    attempts = 1
 
 
 class Reader(Protocol):
@@ -41,6 +45,29 @@ class Reader(Protocol):
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         """The given samples, in the given order, each exactly once. Bad data is a RawSample with an error, only a
         storage failure raises (ReadFailure)."""
+
+
+def read_patiently(
+    reader: Reader, shard: Shard, samples: Sequence[Sample], patience: RetryConfig
+) -> Iterator[RawSample]:
+    """The reader's samples. When storage fails half-way it is asked for the rest again, until patience is at its end:
+    then the ReadFailure is raised."""
+    done, tries = 0, Tries(patience)
+    while True:
+        try:
+            for raw in reader.read(shard, samples[done:]):
+                done += 1
+                tries.succeeded()
+                yield raw
+            assert done == len(samples), f"{shard.name}: the reader gave {done} of {len(samples)} samples"
+            return
+        except ReadFailure as failure:
+            cause = failure.__cause__
+            wait_s = tries.failed(cause, f"reading {shard.url}", None if is_transient(cause) else 1)
+            if wait_s is None:
+                failure.attempts = tries.failures
+                raise
+        time.sleep(wait_s)
 
 
 def make_reader(source: SourceConfig) -> Reader:

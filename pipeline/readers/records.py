@@ -22,7 +22,7 @@ from pipeline.retrying import Unavailable
 FORMATS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 _HTTP_TIMEOUT_S = 60.0
-_BATCH_ROWS = 256
+_BATCH_ROWS = 32  # of a row group at once: with images in them, more is a lot of memory
 
 
 class BadRecord(Exception):

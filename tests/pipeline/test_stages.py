@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from conf.schema import PromptConfig
+from conf.schema import PromptConfig, RetryConfig
 from pipeline.plan import Sample, Shard, ShardIndex, ShardProblem
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.webdataset import WebDatasetReader
@@ -204,3 +204,31 @@ def test_a_storage_failure_costs_only_the_samples_not_yet_read(storage: Storage)
     assert [row["error_type"] for row in rows] == [None, None, None, "storage_error", "storage_error"]
     assert "a/k4: OSError: connection reset" in rows[4]["message"]
     assert len(pixels) == 3
+
+
+class RecoveringReader(FailingReader):
+    """Breaks after three samples, in a way that passes, as often as it is told to."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
+        for sample in samples:
+            if sample.row == 3 and self.failures:
+                self.failures -= 1
+                raise ReadFailure("reset") from ConnectionResetError("reset")
+            yield RawSample(sample, image_bytes((1, 1, 1)))
+
+
+def test_a_storage_that_comes_back_is_asked_for_the_rest_only(storage: Storage) -> None:
+    patience = RetryConfig(outage_s=30)
+    ((_, rows, _),) = prepare_all(RecoveringReader(3), Shard("a", "/a", 1), storage, chunk_rows=10, patience=patience)
+    assert [(row["row"], row["error_type"]) for row in rows] == [(n, None) for n in range(5)]
+
+
+def test_one_that_does_not_is_tried_for_as_long_as_asked(storage: Storage) -> None:
+    patience = RetryConfig(outage_s=0.5)
+    reader = RecoveringReader(10**9)
+    ((_, rows, _),) = prepare_all(reader, Shard("a", "/a", 1), storage, chunk_rows=10, patience=patience)
+    assert [row["error_type"] for row in rows] == [None] * 3 + ["storage_error"] * 2
+    assert rows[-1]["attempts"] > 1
