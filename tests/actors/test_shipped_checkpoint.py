@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine, resolve_exits
 from actors.engine.replay import NOTHING, replay
 from actors.engine.request import Completion, Request
@@ -16,6 +18,7 @@ from conf.model import read_model_config
 from conf.schema import EngineConfig, Gate, Schedule
 from jobs.scenes.config import ScenesConfig
 from jobs.scenes.shards import make_scene
+from tests.actors.engine.tiny import run
 
 PATH = Path(__file__).parents[2] / "assets" / "checkpoints" / "deed-scenes"
 NUM_IMAGES = 20
@@ -98,3 +101,16 @@ def test_smaller_weights_say_nearly_the_same(weights: str) -> None:
         pairs = [(plain[i].token_ids, small[i].token_ids) for i in order]
         equal = sum(a == b for one, other in pairs for a, b in zip(one, other, strict=False))
         assert equal >= 0.95 * sum(len(one) for one, _ in pairs)
+
+
+@pytest.mark.parametrize(
+    "engine", [{}, {"schedule": "full"}, {"gate": "shortlist"}, {"lossless": True}, {"generation": {"num_beams": 3}}]
+)
+def test_in_bfloat16_nearly_all_tokens_agree(engine: dict[str, object]) -> None:
+    beams = "generation" in engine
+    settings = EngineConfig.model_validate({**engine, **({"schedule": "full"} if beams else {})})
+    rough = load_checkpoint(PATH, dtype=torch.bfloat16).model
+    made = [(BeamEngine if beams else Engine)(model, settings) for model in (checkpoint().model, rough)]
+    exact, done = (run(running, list(requests()[:16])) for running in made)
+    equal = sum(a == b for i in done for a, b in zip(exact[i].token_ids, done[i].token_ids, strict=False))
+    assert equal >= 0.95 * sum(len(completion.token_ids) for completion in exact.values())

@@ -90,6 +90,40 @@ def test_a_segment_runs_exactly_the_positions_some_later_step_needs(scripts: lis
             assert ran.get((request_id, segment), []) == needed  # once each, in order
 
 
+@given(
+    scripts=SCRIPTS,
+    num_slots=st.integers(1, 6),
+    encode_batch=st.integers(1, 4),
+    delays=st.lists(st.integers(0, 4), min_size=15, max_size=15),
+)
+def test_encoding_may_take_its_time(scripts: list[list[int]], delays: list[int], **changes: int) -> None:
+    """One encoder batch is under way while others decode; everything has its place at every step."""
+    scheduler = Scheduler(rules(**changes), clock=lambda: 0.0)
+    for request_id in range(len(scripts)):
+        scheduler.add(Request(request_id, PIXELS, (3,)))
+    done: dict[int, Completion] = {}
+    under_way: EncodeBatch | None = None
+    left = 0
+    while scheduler.has_work():
+        if under_way is not None and (left == 0 or not scheduler.num_running):
+            scheduler.encoded(under_way)
+            under_way = None
+        batch = scheduler.next_batch(may_admit=under_way is None)
+        left -= 1
+        if isinstance(batch, EncodeBatch):
+            assert under_way is None
+            under_way, left = batch, delays.pop() if delays else 0
+        else:
+            at = [(scripts[s.request.request_id], s.position) for s in batch.sequences]
+            tokens = [EOS if step == len(script) - 1 else 5 for script, step in at]
+            confidences = [float(batch.segment == script[step]) for script, step in at]
+            finished = scheduler.commit(batch, Decision(tokens, confidences), scheduler.exits(batch, confidences))
+            done |= {sequence.request.request_id: sequence.completion(0.0) for sequence in finished}
+        scheduler.check_integrity()
+    for request_id, script in enumerate(scripts):
+        assert done[request_id].exit_layers == tuple(2 * (segment + 1) for segment in script)
+
+
 def test_deep_rows_wait_for_company_but_not_for_ever() -> None:
     scheduler = Scheduler(rules(num_slots=9, encode_batch=9, max_wait_steps=4), clock=lambda: 0.0)
     scripts = {0: [2] * 19, **{request_id: [0] * 19 for request_id in range(1, 9)}}
