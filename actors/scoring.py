@@ -3,11 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from actors.engine.thresholds import NEVER
 from actors.evaluation import Item, Prediction, agreement, mean_depth, predict
 from actors.model.checkpoint import Checkpoint
 from actors.training.data import TrainingSample
-from conf.schema import EngineConfig, Schedule
-from pipeline.metrics import bleu_4, cider_d, exact_match, object_names, rouge_l, set_f1
+from conf.model import ModelConfig
+from conf.schema import EngineConfig, Gate, Schedule
+from pipeline.metrics import anls, bleu_4, cider_d, exact_match, object_names, rouge_l, set_f1
+
+Labelled = tuple[str, EngineConfig]
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,9 @@ class Scores:
     caption_cider_d: float
     caption_bleu_4: float
     caption_rouge_l: float
+    caption_exact: float  # captions that are one of their references
     vqa_accuracy: float
+    vqa_anls: float
     vqa_easy: float
     vqa_hard: float
     by_task: dict[str, float]
@@ -37,11 +43,13 @@ def score(label: str, predictions: Sequence[Prediction], full: Sequence[Predicti
     answers = [p for p in predictions if p.item.task != "caption"]
     texts, references = [p.text for p in captions], [list(p.item.references) for p in captions]
     vocabulary = object_names([name for p in predictions for name in p.item.object_names])
+    similar = [anls(p.text, list(p.item.references)) for p in answers]
+    exact = [exact_match(p.text, list(p.item.references)) for p in captions]
     hits = {id(p): float(exact_match(p.text, list(p.item.references))) for p in answers}
 
     def accuracy(keep: Callable[[Item], bool]) -> float:
         kept = [hits[id(p)] for p in answers if keep(p.item)]
-        return sum(kept) / len(kept) if kept else float("nan")
+        return _mean(kept)
 
     equal = (None, None) if full is None else agreement(predictions, full)
     return Scores(
@@ -51,13 +59,19 @@ def score(label: str, predictions: Sequence[Prediction], full: Sequence[Predicti
         caption_cider_d=cider_d(texts, references),
         caption_bleu_4=bleu_4(texts, references),
         caption_rouge_l=rouge_l(texts, references),
+        caption_exact=_mean(exact),
         vqa_accuracy=accuracy(lambda _: True),
+        vqa_anls=_mean(similar),
         vqa_easy=accuracy(lambda item: not item.hard),
         vqa_hard=accuracy(lambda item: item.hard),
         by_task={t: accuracy(lambda item, t=t: item.task == t) for t in sorted({p.item.task for p in answers})},
         equal_outputs=equal[0],
         equal_tokens=equal[1],
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
 
 
 def full_depth(engine: EngineConfig) -> EngineConfig:
@@ -72,11 +86,32 @@ def static_exit(engine: EngineConfig, layer: int, num_layers: int) -> EngineConf
     return engine.model_copy(update={"schedule": Schedule.POOL, "exits": (layer, num_layers), "thresholds": (0.0,)})
 
 
+def dynamic_exits(engine: EngineConfig, model: ModelConfig, thresholds: Sequence[float]) -> list[Labelled]:
+    """What is worth comparing: the calibrated thresholds, the learned gate, and every given threshold at all exits."""
+    rows: list[Labelled] = []
+    softmax = engine
+    if engine.gate is Gate.CLASSIFIER:  # given thresholds are the gate's
+        softmax = engine.model_copy(update={"gate": Gate.SOFTMAX_MAX, "thresholds": None})
+    if softmax.thresholds or model.thresholds:
+        rows.append(("early exit", softmax))
+    if model.gates and model.gate_thresholds:
+        learned = {"gate": Gate.CLASSIFIER, "thresholds": None if engine is softmax else engine.thresholds}
+        rows.append(("learned gate", engine.model_copy(update=learned)))
+    closed = {e for e, t in zip(model.exits, model.thresholds or (), strict=False) if t > NEVER}
+    exits = engine.exits or tuple(layer for layer in model.exits if layer not in closed)
+    if len(exits) > 1:
+        rows += [
+            (f"threshold {t:g}", softmax.model_copy(update={"exits": exits, "thresholds": (t,) * (len(exits) - 1)}))
+            for t in thresholds
+        ]
+    return rows
+
+
 def sweep(
     checkpoint: Checkpoint,
     samples: Sequence[TrainingSample],
     items: Sequence[Item],
-    engines: Sequence[tuple[str, EngineConfig]],
+    engines: Sequence[Labelled],
     on_row: Callable[[Scores], None],
 ) -> list[Scores]:
     """Score full depth first, then every engine; rows carry their agreement with full depth."""

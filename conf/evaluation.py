@@ -7,11 +7,12 @@ from pydantic import Field
 from conf.model import Count
 from conf.schema import EngineConfig, Section
 
+Threshold = Annotated[float, Field(ge=0)]
 Risk = Annotated[float, Field(ge=0, le=1)]
 
 
 class EvaluateConfig(Section):
-    """Score a checkpoint on labelled shards: every exit alone, then early exit at several thresholds."""
+    """Score a checkpoint on labelled shards: every exit alone, calibrated early exits, a sweep of thresholds."""
 
     checkpoint: str
     shards: tuple[str, ...] = Field(description="Labelled WebDataset shards (see jobs/scenes); globs are expanded.")
@@ -19,6 +20,9 @@ class EvaluateConfig(Section):
     questions_per_image: Annotated[int, Field(ge=0)] = Field(6, description="Questions asked of every image.")
     caption_prompt: str = Field("describe the image in detail", description="Prompt of the caption that is scored.")
     static_exits: bool = Field(True, description="Also score every exit alone, which costs one pass per exit.")
+    thresholds: tuple[Threshold, ...] = Field(
+        (0.8, 0.9, 0.95, 0.99), description="Each is a row of early exit with this threshold at every exit."
+    )
     engine: EngineConfig = EngineConfig()
     output: str | None = Field(None, description="JSON file for the numbers; none: only printed.")
     num_threads: int | None = Field(None, description="CPU threads; none: all.")

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from actors.evaluation import caption_and_question_items, first_samples
     from actors.model.checkpoint import load_checkpoint
-    from actors.scoring import static_exit, sweep
+    from actors.scoring import dynamic_exits, static_exit, sweep
 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
@@ -40,8 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     engines = []
     if config.static_exits:
         engines = [(f"exit {layer} alone", static_exit(config.engine, layer, exits[-1])) for layer in exits[:-1]]
-    if config.engine.thresholds or checkpoint.config.thresholds:
-        engines.append(("early exit", config.engine))
+    engines += dynamic_exits(config.engine, checkpoint.config, config.thresholds)
     print(f"{len(samples)} images, {len(items)} prompts, checkpoint {checkpoint.config.name} {checkpoint.sha256[:12]}")
     print(HEADER)
     rows = sweep(checkpoint, samples, items, engines, lambda row: print(line(row), flush=True))
@@ -63,8 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 HEADER = (
-    f"{'':<14} {'depth':>6} {'name F1':>8} {'CIDEr-D':>8} {'BLEU-4':>7} {'ROUGE-L':>8} "
-    f"{'answers':>8} {'easy':>7} {'hard':>7} {'= full':>7} {'tokens =':>9}"
+    f"{'':<14} {'depth':>6} {'name F1':>8} {'CIDEr-D':>8} {'BLEU-4':>7} {'ROUGE-L':>8} {'exact':>7} "
+    f"{'answers':>8} {'ANLS':>7} {'easy':>7} {'hard':>7} {'= full':>7} {'tokens =':>9}"
 )
 
 
@@ -74,6 +73,7 @@ def line(row: "Scores") -> str:
     equal_tokens = "" if row.equal_tokens is None else f"{row.equal_tokens:.1%}"
     return (
         f"{row.label:<14} {row.mean_depth:>6.2f} {row.caption_f1:>8.1%} {row.caption_cider_d:>8.2f} "
-        f"{row.caption_bleu_4:>7.1%} {row.caption_rouge_l:>8.1%} {row.vqa_accuracy:>8.1%} "
-        f"{row.vqa_easy:>7.1%} {row.vqa_hard:>7.1%} {equal_outputs:>7} {equal_tokens:>9}"
+        f"{row.caption_bleu_4:>7.1%} {row.caption_rouge_l:>8.1%} {row.caption_exact:>7.1%} "
+        f"{row.vqa_accuracy:>8.1%} {row.vqa_anls:>7.1%} {row.vqa_easy:>7.1%} {row.vqa_hard:>7.1%} "
+        f"{equal_outputs:>7} {equal_tokens:>9}"
     )

@@ -53,6 +53,7 @@ def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.Captu
                 "questions_per_image": 2,
                 "caption_prompt": "describe",
                 "output": str(numbers),
+                "thresholds": [0.0, 0.9, 1.0],
                 "num_threads": 1,
                 "engine": {"generation": {"max_new_tokens": 30}},
             }
@@ -60,7 +61,12 @@ def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.Captu
     )
     assert main(["evaluate", "--config", str(settings)]) == 0
     rows = {row["label"]: row for row in json.loads(numbers.read_text())["rows"]}
-    assert list(rows) == ["full depth", "exit 1 alone", "exit 2 alone", "early exit"]
+    swept = ["threshold 0", "threshold 0.9", "threshold 1"]
+    assert list(rows) == ["full depth", "exit 1 alone", "exit 2 alone", "early exit", *swept]
+    depths = [rows[label]["mean_depth"] for label in swept]
+    assert depths == sorted(depths)
+    assert depths[0] == 1.0  # every token leaves at the first exit
+    assert rows["full depth"]["vqa_anls"] >= rows["full depth"]["vqa_accuracy"]
     assert [rows[label]["mean_depth"] for label in list(rows)[:3]] == [3.0, 1.0, 2.0]
     assert rows["full depth"]["equal_outputs"] == 1.0
     assert 0.4 < rows["full depth"]["vqa_accuracy"] <= 1.0  # it has seen every colour

@@ -1,0 +1,65 @@
+"""Rows of `deed evaluate`: the scores of known predictions, and which early exits are compared."""
+
+import pytest
+from anls import anls_score
+from pycocoevalcap.rouge.rouge import Rouge
+
+from actors.engine.request import Completion, FinishReason
+from actors.evaluation import Item, Prediction
+from actors.scoring import dynamic_exits, score
+from conf.schema import EngineConfig, Gate
+from tests.actors.engine.tiny import tiny_model
+
+SAID = [
+    ("caption", "a cat and a dog", ("a cat and a dog", "a dog and a cat")),
+    ("caption", "a cat", ("a dog and two birds",)),
+    ("color", "red", ("red",)),
+    ("color", "reddish", ("red",)),
+    ("sign", "K7TQ", ("K7TO",)),
+]
+
+
+def _prediction(task: str, text: str, references: tuple[str, ...], depth: int) -> Prediction:
+    completion = Completion(0, (5, 6), (depth, depth), (0.5, 0.5), FinishReason.EOS, 0, 0, 0, 0, 0, 0, 0)
+    return Prediction(Item("k", task, False, "?", references, ("cat", "dog")), text, completion)
+
+
+def test_scores_of_known_predictions() -> None:
+    predictions = [_prediction(*said, depth) for depth, said in enumerate(SAID, start=1)]
+    row = score("x", predictions)
+    assert row.caption_exact == 0.5
+    assert row.vqa_accuracy == pytest.approx(1 / 3)
+    answers = [(text, list(references)) for task, text, references in SAID if task != "caption"]
+    assert row.vqa_anls == pytest.approx(sum(anls_score(*answer) for answer in answers) / len(answers))
+    assert 0 < row.vqa_accuracy < row.vqa_anls < 1
+    captions = [(text, list(references)) for task, text, references in SAID if task == "caption"]
+    rouge = [Rouge().calc_score([text], references) for text, references in captions]
+    assert row.caption_rouge_l == pytest.approx(sum(rouge) / len(rouge))
+    assert row.mean_depth == 3.0
+    assert row.by_task["color"] == 0.5
+
+
+def test_no_captions_and_no_questions_are_no_numbers() -> None:
+    row = score("x", [_prediction(*SAID[2], 1)])
+    assert row.caption_exact != row.caption_exact
+    assert row.vqa_anls == 1.0
+
+
+def test_the_early_exits_that_are_compared() -> None:
+    plain = tiny_model().config.model_copy(update={"thresholds": None, "gate_thresholds": None, "gates": False})
+    assert dynamic_exits(EngineConfig(), plain, ()) == []
+    [(label, swept)] = dynamic_exits(EngineConfig(), plain, (0.9,))
+    assert (label, swept.exits, swept.thresholds) == ("threshold 0.9", (1, 2, 3, 4, 5), (0.9,) * 4)
+    calibrated = plain.model_copy(update={"thresholds": (0.5, 1.01, 0.6, 1.01)})
+    (label, early), (_, swept) = dynamic_exits(EngineConfig(), calibrated, (0.9,))
+    assert (label, early) == ("early exit", EngineConfig())
+    assert (swept.exits, swept.thresholds) == ((1, 3, 5), (0.9, 0.9))  # calibration has closed the others
+    gated = calibrated.model_copy(update={"gates": True, "gate_thresholds": (0.7,) * 4})
+    for gate in (Gate.SOFTMAX_MAX, Gate.CLASSIFIER):
+        rows = dynamic_exits(EngineConfig(gate=gate), gated, ())
+        assert [(label, row.gate) for label, row in rows] == [
+            ("early exit", Gate.SOFTMAX_MAX), ("learned gate", Gate.CLASSIFIER),
+        ]  # fmt: skip
+    own = dynamic_exits(EngineConfig(exits=(2, 5), thresholds=(0.4,)), gated, (0.9,))
+    assert [row.exits for _, row in own] == [(2, 5)] * 3
+    assert [row.thresholds for _, row in own] == [(0.4,), None, (0.9,)]  # given thresholds are those of the given gate
