@@ -74,7 +74,8 @@ def choose_items(folder: RunFolder, scan: RunScan, limit: int) -> list[GalleryIt
 
 def result_item(row: Mapping[str, Any], num_layers: int, tags: Iterable[Tag] = ()) -> GalleryItem:
     reason = row["finish_reason"]
-    derived = ({Tag.TRUNCATED} if reason == "length" else set()) | ({Tag.LOOPED} if is_looping(row["text"]) else set())
+    derived = {Tag.TRUNCATED} if reason == "length" else set()
+    derived |= {Tag.LOOPED} if reason == "loop" or is_looping(row["text"]) else set()
     return GalleryItem(
         key=(row["sample_id"], row["prompt_index"]),
         shard=row["shard"] or "",

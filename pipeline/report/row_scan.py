@@ -46,7 +46,7 @@ class ResultsScan:
         self._add_steps(batch["exit_layers"], batch["confidences"])
         fair = fair_keys(batch["sample_id"], batch["prompt_index"])
         reasons = batch["finish_reason"]
-        looping = np.array([is_looping(text) for text in batch["text"].to_pylist()], bool)
+        looping = np.array([is_looping(text) for text in batch["text"].to_pylist()], bool) | _is(reasons, "loop")
         self.num_looping += int(looping.sum())
         keys = {
             Tag.SAMPLE: fair,

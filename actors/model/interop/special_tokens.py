@@ -69,7 +69,11 @@ def _defaults(asked: dict[str, Any], eos: int, vocab_size: int, notes: list[str]
     if forced_eos is not None and forced_eos != eos:
         notes.append(f"forced_eos_token_id={forced_eos} is not the end token {eos} and is left out")
     if (asked.get("num_beams") or 1) > 1:
-        notes.append(f"the source asks for {asked['num_beams']} beams; decoding here is greedy, texts will differ")
+        beams = asked["num_beams"]
+        notes.append(
+            f"the source asks for {beams} beams; decoding is greedy unless a job sets "
+            f"engine.generation.num_beams={beams} with engine.schedule=full"
+        )
     if asked.get("do_sample"):
         notes.append("the source asks for sampling; decoding here is greedy")
     return GenerationDefaults(

@@ -204,6 +204,19 @@ def test_statistics_of_an_older_version_are_read(tmp_path: Path) -> None:
     assert (read(run.path).speed, read(run.path).device_time) == (before.speed, before.device_time)
 
 
+def test_what_the_engine_cut_as_a_loop_counts_as_one(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run", num_shards=1).write()
+    before, storage = read(run.path).outcome.rows_looped, Storage(str(run.path))
+    (file,) = (run.path / "results").iterdir()
+    table = storage.read_table(f"results/{file.name}")
+    rows = table.to_pylist()
+    plain = [row for row in rows if "on a red dog on" not in row["text"]][:5]
+    for row in plain:
+        row["finish_reason"] = "loop"
+    storage.write_table(f"results/{file.name}", pa.Table.from_pylist(rows, schema=table.schema))
+    assert read(run.path).outcome.rows_looped == before + len(plain) == before + 5
+
+
 def test_the_json_form_is_plain_json(numbers: RunNumbers) -> None:
     text = json.dumps(numbers.as_dict(), allow_nan=False)
     assert json.loads(text)["outcome"]["rows_ok"] == 400
