@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -52,10 +52,13 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
     from actors.engine_factory import make_engine
     from actors.generation_texts import prefix_of
     from actors.model.checkpoint import load_checkpoint
+    from actors.model.weights import with_weights
 
     cuda = model.device == "cuda" or (model.device == "auto" and torch.cuda.is_available())
     torch.set_num_threads(num_threads)
     checkpoint = load_checkpoint(model.checkpoint, device="cuda" if cuda else "cpu", dtype=getattr(torch, model.dtype))
+    small = with_weights(checkpoint.model, engine.weights)  # once and here, so that the larger weights are let go
+    checkpoint = replace(checkpoint, model=small)
     max_prompt_tokens = checkpoint.config.encoder.max_prompt_tokens
 
     def encode_prompt(text: str) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Texts among the generation options become the token ids the engine wants."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
 from actors.generation_texts import check_texts, prefix_of, tokenized
+from actors.model.blocks import DecoderLayer
 from actors.model.checkpoint import save_checkpoint
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from conf.errors import UserError
@@ -81,6 +83,16 @@ def test_the_backend_of_a_run_honours_them(tmp_path: Path) -> None:
     check_texts(engine.model_copy(update={"max_new_tokens": 4}), tmp_path)
     with pytest.raises(UserError, match="must not be empty"):
         check_texts(GenerationConfig(bad_words=("",)), tmp_path)
+
+    def num_layers_in_memory() -> int:
+        gc.collect()
+        return sum(type(thing) is DecoderLayer for thing in gc.get_objects())
+
+    before = num_layers_in_memory()
+    small = EngineConfig.model_validate({"schedule": "full", "weights": "int8", "generation": {"max_new_tokens": 3}})
+    backend = load_backend(section, small, 1)
+    assert num_layers_in_memory() == before + config.decoder.num_layers  # the larger weights were let go
+    assert backend.make_engine().has_work() is False
 
     plain = said()
     assert said(decoder_prefix="{prompt} is", max_prefix_tokens=6) != plain

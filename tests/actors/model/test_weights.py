@@ -66,6 +66,8 @@ def test_the_given_model_stays_as_it_is(weights: Weights) -> None:
     assert changed == {"qkv", "self_out", "query", "cross_out", "expand", "contract", "head", "1", "2", "3", "4"}
     assert small.decoder.embedding.weight is model.decoder.embedding.weight
     assert small.encoder is model.encoder
+    again = with_weights(small, weights)
+    assert again.decoder.layers[0].qkv.weight_OD is small.decoder.layers[0].qkv.weight_OD  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("weights", KINDS)
