@@ -97,14 +97,14 @@ class BeamEngine:
 
     @torch.inference_mode()
     def _decode(self, start_s: float) -> list[Completion]:
-        rows = [self._running[slot] for slot in sorted(self._running)]
+        slots = sorted(self._running)
+        rows = [self._running[slot] for slot in slots]
         run_s = self._clock()
-        slots_B = self._index([sequence.slot or 0 for sequence in rows])
         position_B = self._index([sequence.position for sequence in rows])
-        before = self.beams.take(slots_B)
+        before = self.beams.take(self._index(slots))
         input_BK = before.alive_BKT.gather(2, position_B[:, None, None].expand(*before.alive_score_BK.shape, 1))[..., 0]
         num_keys = 1 + max(sequence.position for sequence in rows)
-        logits_BKV = self.runner.step(slots_B, input_BK, position_B, before.row_BKT, num_keys)
+        logits_BKV = self.runner.step(slots, input_BK, position_B, before.row_BKT, num_keys)
         self._synchronize()
         gate_s = self._clock()
         choosing = [i for i, sequence in enumerate(rows) if sequence.position >= sequence.first_position]

@@ -50,16 +50,19 @@ class BeamRunner:
             self.cross_kv_LSC2I[index, slots_B, :width] = layer.cross_kv_proj(states_BCD)
 
     @torch.inference_mode()
-    def step(self, slots_B: Tensor, input_BK: Tensor, position_B: Tensor, row_BKT: Tensor, num_keys: int) -> Tensor:
+    def step(self, slots: list[int], input_BK: Tensor, position_B: Tensor, row_BKT: Tensor, num_keys: int) -> Tensor:
         """Logits [B, K, V] after the inputs at the samples' positions; `num_keys` is the largest position + 1."""
         num_samples, num_beams = input_BK.shape
+        slots_B = torch.tensor(slots, device=self.device)
+        neighbours = slots[-1] - slots[0] + 1 == num_samples  # in order: then their caches are read in place
+        where = slice(slots[0], slots[-1] + 1) if neighbours else slots_B
         position_BK = position_B[:, None].expand(-1, num_beams)
         position_N1, keys_T = position_BK.reshape(-1, 1), torch.arange(num_keys, device=self.device)
         first_BK = slots_B[:, None] * num_beams
         own_BK = first_BK + torch.arange(num_beams, device=self.device)
         write_N = (own_BK * self.num_positions + position_BK).flatten()
         read_BKT = (first_BK[..., None] + row_BKT[..., :num_keys]) * self.num_positions + keys_T
-        blocked_B11C = self.blocked_SC[slots_B][:, None, None]
+        blocked_B11C = self.blocked_SC[where][:, None, None]
         cross_bias = self.decoder.cross_bias(position_BK, blocked_B11C.shape[-1])
         cross_mask = blocked_B11C if cross_bias is None else blocked_B11C + cross_bias
         future_N11T = (keys_T > position_N1)[:, None, None]
@@ -77,7 +80,7 @@ class BeamRunner:
             k_NTHE, v_NTHE = (layer.heads(part) for part in past_NT2I.chunk(2, dim=-1))
             mask = self_mask if own is None else self_mask + own
             h_ND = layer.after_self(h_ND, attend(q_NHE[:, None], k_NTHE, v_NTHE, mask, layer.scale)[:, 0])
-            k_BCHE, v_BCHE = (layer.heads(part) for part in self.cross_kv_LSC2I[index, slots_B].chunk(2, dim=-1))
+            k_BCHE, v_BCHE = (layer.heads(part) for part in self.cross_kv_LSC2I[index][where].chunk(2, dim=-1))
             q_NHE = layer.cross_q(h_ND)
             q_BKHE = q_NHE.view(num_samples, num_beams, *q_NHE.shape[1:])
             h_ND = layer.after_cross(h_ND, attend(q_BKHE, k_BCHE, v_BCHE, cross_mask, layer.scale).flatten(0, 1))
