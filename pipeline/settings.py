@@ -24,9 +24,7 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
     {
         "source.paths",  # shards may be added; one that was replaced is noticed by its size
         "source.chunk_rows",
-        "source.fetch.max_concurrent",
-        "source.fetch.attempts",
-        "source.fetch.timeout_s",
+        "source.fetch",  # which images can be had; rows that failed may be retried under other limits
         "source.retry",
         "preprocess.duplicates_remembered",
         "preprocess.decode_timeout_s",

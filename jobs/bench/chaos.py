@@ -25,6 +25,7 @@ from typing import Any
 _IMAGE_SIZE = 32
 _VICTIMS = {"driver": 3, "actor": 4, "worker": 3, "node": 2}  # and how often each is chosen
 _HANG_S = 300.0
+_AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 _STARTS = 4
 _NODE = {"num_cpus": 2, "object_store_memory": 200_000_000}
 
@@ -210,7 +211,7 @@ def audit(out: str, expected: dict[str, str | None]) -> list[str]:
 
 
 def ray_workers(root_pid: int) -> set[int]:
-    """Ray's worker processes below a process."""
+    """Ray's worker processes below a process; not the agents of its nodes, with which a node lives and dies."""
     parents: dict[int, int] = {}
     workers: set[int] = set()
     for entry in Path("/proc").iterdir():
@@ -218,7 +219,8 @@ def ray_workers(root_pid: int) -> set[int]:
             continue
         try:
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if (entry / "cmdline").read_bytes().startswith(b"ray::"):
+            title = (entry / "cmdline").read_bytes()
+            if title.startswith(b"ray::") and not title.startswith(_AGENTS):
                 workers.add(int(entry.name))
         except OSError:
             continue
