@@ -15,6 +15,7 @@ _PLOT = Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img"
 _LINES = Markup("").join(
     Markup('<line class="grid" x1="0" x2="100" y1="{y}" y2="{y}"/>').format(y=y) for y in (0, 25, 50, 75, 100)
 )
+_LAST_TICK = {"x": 97.0, "top": 96.0}  # percent from where a label would stick out
 Tick = tuple[float, str]  # percent from the left (or from the bottom), label
 
 
@@ -115,7 +116,9 @@ def _figure(
 
 def _ticks(axis: str, side: str, ticks: Sequence[Tick]) -> Markup:
     return Markup("").join(
-        Markup('<span class="tick {}" style="{}:{:.2f}%">{}</span>').format(axis, Markup(side), at, escape(text))
+        Markup('<span class="tick {}{}" style="{}:{:.2f}%">{}</span>').format(
+            axis, " last" if axis != "y" and at > _LAST_TICK[axis] else "", Markup(side), at, escape(text)
+        )
         for at, text in ticks
     )
 

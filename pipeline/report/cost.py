@@ -41,6 +41,7 @@ class Cost:
     per_million_tokens: float | None
     device_s_per_image: float | None
     device_s_per_image_error: float | None  # half-width of the 95 % interval
+    failed_rows: float | None = None  # of the total, if every row that was read cost the same
 
 
 def device_time_of(*, allocated_s: float | None, attributed_s: float, engine: EngineScan) -> DeviceTime:
@@ -84,7 +85,15 @@ def _parts(engine: EngineScan, idle_s: float | None) -> dict[str, float]:
     return {kind: seconds for kind, seconds in parts.items() if seconds > 0}
 
 
-def cost_of(price: Mapping[str, Any], wall_s: float | None, rows_ok: int, num_tokens: int, device_s: Sketch) -> Cost:
+def cost_of(
+    price: Mapping[str, Any],
+    wall_s: float | None,
+    *,
+    rows_ok: int,
+    rows_error: int,
+    num_tokens: int,
+    device_s: Sketch,
+) -> Cost:
     per_hour = price.get("price_per_hour")
     total = None if per_hour is None or wall_s is None else per_hour * wall_s / 3600
     error = device_s.standard_error
@@ -98,4 +107,5 @@ def cost_of(price: Mapping[str, Any], wall_s: float | None, rows_ok: int, num_to
         per_million_tokens=None if total is None or not num_tokens else total / num_tokens * 1e6,
         device_s_per_image=device_s.mean,
         device_s_per_image_error=None if error is None else 1.96 * error,
+        failed_rows=None if total is None or not rows_ok + rows_error else total * rows_error / (rows_ok + rows_error),
     )

@@ -87,6 +87,12 @@ def _cost(run: RunNumbers) -> Iterator[Fact]:
     yield _better("per 1,000 images", money(cost.per_1000_images, currency), cost.per_1000_images, Better.LOWER)
     yield _better("per million tokens", money(cost.per_million_tokens, currency), cost.per_million_tokens, Better.LOWER)
     yield _better("in all", money(cost.total, currency), cost.total, Better.LOWER)
+    failed = run.outcome.rows_error
+    if failed:
+        note = f"{count(failed)} of {count(run.outcome.rows_read)} rows read, at the same cost each; inside the total"
+        yield _better(
+            "of that, for failed rows", money(cost.failed_rows, currency), cost.failed_rows, Better.LOWER, note
+        )
     yield Fact("price of all reserved hardware", price, note, cost.price_per_hour)
     error = cost.device_s_per_image_error
     interval = "" if error is None else f"± {seconds(error)} (95 %)"
@@ -96,6 +102,10 @@ def _cost(run: RunNumbers) -> Iterator[Fact]:
         "device time reserved", hours(time.allocated_s), time.allocated_s, Better.LOWER, "one device per engine"
     )
     yield _better("device time busy", hours(time.busy_s), time.busy_s, Better.LOWER)
+    wasted_s = time.unattributed_s
+    if wasted_s is not None and time.busy_s and wasted_s > 0.001 * time.busy_s:
+        note = "engines at work on rows that failed or ran twice"
+        yield _better("device time for no result", hours(wasted_s), wasted_s, Better.LOWER, note)
     yield _higher_share("utilization", time.utilization, "busy / reserved")
     yield _better("starting the models", hours(time.load_s), time.load_s, Better.LOWER, "inside the total")
     energy = run.identity.energy or {}

@@ -1,6 +1,7 @@
 """Numbers as people read them. None is "unknown", never zero."""
 
 UNKNOWN = "unknown"
+_LEAST_MONEY = 0.0001  # less is told as less than this
 _SIGNS = {"USD": "$", "EUR": "€", "GBP": "£"}
 
 
@@ -17,7 +18,9 @@ def number(value: float | None, digits: int = 3) -> str:
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     text = f"{value:.{digits}g}"
-    return text if "e" not in text or abs(value) < 1e-6 else f"{value:.8f}".rstrip("0")
+    if "e" not in text or abs(value) < 1e-6:
+        return text
+    return f"{value:.{digits - 1 - int(text.partition('e')[2])}f}".rstrip("0")
 
 
 def share(value: float | None) -> str:
@@ -55,6 +58,8 @@ def hours(value_s: float | None) -> str:
 def money(value: float | None, currency: str) -> str:
     if value is None:
         return UNKNOWN
+    if 0 < value < _LEAST_MONEY:
+        return f"< {money(_LEAST_MONEY, currency)}"
     text = f"{value:,.2f}" if value >= 1 or value == 0 else number(value)
     sign = _SIGNS.get(currency)
     return f"{sign}{text}" if sign else f"{text} {currency}"

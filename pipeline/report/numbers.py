@@ -47,7 +47,14 @@ def numbers_of(scan: RunScan, quality: Quality | None = None) -> RunNumbers:
         },
         exits=_exits(scan, record),
         device_time=device_time,
-        cost=cost_of(record.get("cost") or {}, wall_s, outcome.rows_ok, num_tokens, scan.results.sketches["device_s"]),
+        cost=cost_of(
+            record.get("cost") or {},
+            wall_s,
+            rows_ok=outcome.rows_ok,
+            rows_error=outcome.rows_error,
+            num_tokens=num_tokens,
+            device_s=scan.results.sketches["device_s"],
+        ),
         errors=_errors(scan, outcome.rows_read),
         quality=quality,
         against_full_depth=recorded_comparison(scan.full_depth_sample),
@@ -139,9 +146,9 @@ def _speed(scan: RunScan, record: Mapping[str, Any], rows_ok: int, num_tokens: i
 
 
 def _segments(scan: RunScan, record: Mapping[str, Any]) -> tuple[Segment, ...]:
-    engine, exits = scan.engine, _get(record, "config", "engine", "exits")
+    engine, exits = scan.engine, _reachable_exits(record)
     count = len(engine.segment_visits)
-    bounds = [None] * (count + 1) if exits is None or len(exits) != count else [0, *exits]
+    bounds = [0, *exits] if len(exits) == count else [None] * (count + 1)
     segments = []
     for i, (visits, rows) in enumerate(zip(engine.segment_visits, engine.segment_rows, strict=True)):
         first, last = bounds[i], bounds[i + 1]
@@ -159,13 +166,23 @@ def _segments(scan: RunScan, record: Mapping[str, Any]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def _reachable_exits(record: Mapping[str, Any]) -> list[int]:
+    """Layers a token could leave at: an exit whose threshold no confidence reaches is no exit to the engine."""
+    config = _get(record, "config", "engine") or {}
+    exits, thresholds = list(config.get("exits") or ()), config.get("thresholds") or ()
+    if config.get("schedule") == "full":
+        return exits[-1:]
+    kept = [layer for layer, threshold in zip(exits, thresholds, strict=False) if threshold <= 1]
+    return [*kept, *exits[-1:]] if thresholds else exits
+
+
 def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:
     results = scan.results
     num_layers = _get(record, "device", "num_layers")
     num_steps = int(results.depth_steps.sum())
     mean_depth = _ratio(float((results.depth_steps * np.arange(results.depth_steps.size)).sum()), num_steps)
     used = {int(layer) for layer in np.flatnonzero(results.depth_steps)}
-    layers = sorted(used | set(_get(record, "config", "engine", "exits") or ()))
+    layers = sorted(used | set(_reachable_exits(record)))
     return Exits(
         num_layers=num_layers,
         num_steps=num_steps,

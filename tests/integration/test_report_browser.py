@@ -187,8 +187,16 @@ return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) 
 """
 TOO_WIDE = """
 const scrolled = element => element.closest('.scroll, nav, pre, .unseen, .skip');
+function edge(element) {  // of the card it lies in, inside its padding
+  const card = element.parentElement.closest('section, .card, .tiles li');
+  if (!card) return Infinity;
+  const inside = card.matches('section') ? parseFloat(getComputedStyle(card).paddingRight) : 0;
+  return card.getBoundingClientRect().right - inside;
+}
+const window_edge = arguments[0];
 return [...document.querySelectorAll('body *')]
-  .filter(e => !scrolled(e) && e.checkVisibility() && e.getBoundingClientRect().right > arguments[0] + 0.5)
+  .filter(e => !scrolled(e) && e.checkVisibility())
+  .filter(e => e.getBoundingClientRect().right > Math.min(window_edge, edge(e)) + 0.5)
   .map(e => `${e.tagName}.${e.getAttribute('class')}`);
 """
 CONTRAST = """

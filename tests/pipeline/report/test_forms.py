@@ -229,6 +229,8 @@ def test_formats(function, value: float | None, text: str) -> None:
         (1234.5, "CHF", "1,234.50 CHF"),
         (None, "USD", "unknown"),
         (0, "USD", "$0.00"),
+        (0.00054891, "USD", "$0.000549"),
+        (0.000012, "USD", "< $0.0001"),
     ],
 )
 def test_money(value: float | None, currency: str, text: str) -> None:

@@ -81,6 +81,7 @@ def test_cost_recomputed_from_the_tables(run: FakeRun, numbers: RunNumbers) -> N
     assert numbers.cost.total == pytest.approx(3.6 * hours)
     assert numbers.cost.per_1000_images == pytest.approx(3.6 * hours / 0.4)
     assert numbers.cost.per_million_tokens == pytest.approx(3.6 * hours / tokens * 1e6)
+    assert numbers.cost.failed_rows == pytest.approx(3.6 * hours * len(run.errors) / (400 + len(run.errors)))
     assert (numbers.cost.source, numbers.cost.date) == ("price list", "2026-01-01")
 
 
@@ -114,6 +115,16 @@ def test_speed_and_segments(run: FakeRun, numbers: RunNumbers) -> None:
     assert speed.involuntary_exits == 0
     mean_rate = sum(rate for _, rate in speed.timeline) / len(speed.timeline)
     assert mean_rate == pytest.approx(speed.images_per_s_steady, rel=0.01)
+
+
+def test_exits_that_nothing_reaches_are_no_exits(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run").write()
+    record = run.record()
+    record["config"]["engine"] |= {"exits": [1, 2, 3, 4, 6, 8], "thresholds": [1.01, 0.9, 1.5, 0.9, 0.9]}
+    (run.path / "run.json").write_text(json.dumps(record))
+    numbers = read(run.path)
+    assert [(s.first_layer, s.last_layer) for s in numbers.speed.segments] == [(1, 2), (3, 4), (5, 6), (7, 8)]
+    assert [depth.layer for depth in numbers.exits.histogram] == [2, 4, 6, 8]
 
 
 def test_errors_by_type_with_an_example(run: FakeRun, numbers: RunNumbers) -> None:
