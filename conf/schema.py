@@ -102,6 +102,11 @@ class SourceConfig(Section):
         None, description="Column that identifies a sample; none: `shard/key` or `shard/row`."
     )
     uri_column: str = Field("uri", description="Manifest: column with the image's URI or path.")
+    max_bytes: Annotated[int, Field(ge=1)] = Field(
+        500_000_000,
+        description="Larger files (members of an archive) become errors rows; but for Parquet they are not even read. "
+        "Manifests: see fetch.max_bytes.",
+    )
     fetch: FetchConfig = FetchConfig()
     retry: RetryConfig = RetryConfig()
     passthrough: tuple[str, ...] = Field((), description="Columns (or JSON fields) copied to the results, as strings.")

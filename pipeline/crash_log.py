@@ -6,10 +6,12 @@ that was running when the worker died is halved, and a single row that died twic
 The log lives in the driver's Ray job; it is bookkeeping only, and knows nothing of Ray.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 ORDINARY_ATTEMPTS = 2
 MAX_ATTEMPTS = 200  # of one chunk; after that, everything in it that has not been cleared is condemned
+MOST_DEATHS = 20  # of tasks that read and decode one chunk: after them it is not even read
 _DEATHS_OF_ONE_ROW = 2
 
 Piece = tuple[int, int]  # positions first..end-1 of the chunk's rows
@@ -59,6 +61,11 @@ class CrashLog:
         # Suspects first: what has survived once is run again only after they have.
         pieces = tuple(case.suspects + case.cleared)
         return Attempt(case.attempts, pieces, alone=True, condemned=tuple(sorted(case.condemned)))
+
+    def attempts(self, shard: str, chunks: Sequence[int]) -> list[int]:
+        """How often each of these chunks was begun without coming to its end."""
+        cases = [self._cases.get((shard, chunk)) for chunk in chunks]
+        return [0 if case is None else case.attempts for case in cases]
 
     def enter(self, shard: str, chunk: int, piece: Piece) -> None:
         """This piece, and nothing else, is about to run in its worker."""

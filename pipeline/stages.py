@@ -6,7 +6,6 @@ retries whole chunks and never splits or merges them.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from conf.schema import JobConfig, PromptConfig, RetryConfig
-from pipeline.crash_log import ORDINARY_ATTEMPTS
+from pipeline.crash_log import MOST_DEATHS, ORDINARY_ATTEMPTS
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.plan import Sample, Shard, ShardIndex, sample_id
 from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
@@ -118,14 +117,19 @@ class PrepareChunk:
         for task in tasks.to_pylist():
             shard = _shard_from_json(task["shard"])
             index = ShardIndex.from_table(from_ipc(task["index"]))  # the samples of this task's chunks only
-            samples_of_chunk = Counter(sample.row // index.chunk_rows for sample in index.samples)
-            raw_samples = self._read(shard, index.samples)
-            for chunk_index in task["chunks"]:
+            samples_of: dict[int, list[Sample]] = {chunk_index: [] for chunk_index in task["chunks"]}
+            for sample in index.samples:
+                samples_of[sample.row // index.chunk_rows].append(sample)
+            given_up = self._given_up(shard, task["chunks"])
+            readable = [sample for chunk, own in samples_of.items() if chunk not in given_up for sample in own]
+            raw_samples = self._read(shard, readable)
+            for chunk_index, samples in samples_of.items():
                 rows: list[dict[str, Any]] = []
-                images = Images(samples_of_chunk[chunk_index], self.image_size)
+                images = Images(len(samples), self.image_size)
                 decode = self._begin(shard, chunk_index)
-                for _ in range(samples_of_chunk[chunk_index]):
-                    rows.extend(self._rows_of_sample(shard, next(raw_samples), images, decode))
+                for sample in samples:
+                    raw = given_up[chunk_index](sample) if chunk_index in given_up else next(raw_samples)
+                    rows.extend(self._rows_of_sample(shard, raw, images, decode))
                 self._done(shard, chunk_index)
                 chunk = {
                     "shard": shard.name,
@@ -184,6 +188,20 @@ class PrepareChunk:
             passed = _passthrough(self.passthrough, {**raw.fields, **item})
             yield {**row, **passed, "prompt_index": prompt_index, "prompt": prompt, "max_new_tokens": limit}
 
+    def _given_up(self, shard: Shard, chunks: Sequence[int]) -> dict[int, Callable[[Sample], RawSample]]:
+        """The chunks that have ended so many tasks, however carefully, that they are not read again: what their
+        samples become."""
+        if self.crash_log is None:
+            return {}
+        import ray
+
+        attempts = ray.get(self.crash_log.attempts.remote(f"{shard.name} (preprocess)", list(chunks)))
+        return {
+            chunk: partial(_lost_sample, shard, deaths)
+            for chunk, deaths in zip(chunks, attempts, strict=True)
+            if deaths >= MOST_DEATHS
+        }
+
     def _begin(self, shard: Shard, chunk_index: int) -> Decode:
         if self.crash_log is None:
             return image_to_pixels
@@ -200,6 +218,11 @@ class PrepareChunk:
     def _identity(self, shard: Shard, raw: RawSample) -> str:
         given = raw.fields.get(self.id_column) if self.id_column is not None else None
         return sample_id(shard.name, raw.sample.key) if given is None else str(given)
+
+
+def _lost_sample(shard: Shard, deaths: int, sample: Sample) -> RawSample:
+    message = f"{shard.name}/{sample.key}: {deaths} tasks that read and decoded this chunk have died"
+    return RawSample(sample, None, {}, "worker_crash", message, deaths)
 
 
 class Images:

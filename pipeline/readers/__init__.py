@@ -79,11 +79,11 @@ def make_reader(source: SourceConfig) -> Reader:
 
     fields = field_names(source)
     if source.kind is SourceKind.WEBDATASET:
-        return WebDatasetReader(source.paths, bool(fields), source.retry)
+        return WebDatasetReader(source.paths, bool(fields), source.retry, source.max_bytes)
     if source.kind is SourceKind.IMAGES:
-        return ImageFolderReader(source.paths, bool(fields), source.retry)
+        return ImageFolderReader(source.paths, bool(fields), source.retry, source.max_bytes)
     if source.kind is SourceKind.PARQUET:
-        return ParquetReader(source.paths, source.image_column, fields, source.retry)
+        return ParquetReader(source.paths, source.image_column, fields, source.retry, source.max_bytes)
     return ManifestReader(source.paths, source.uri_column, fields, source.fetch, source.retry)
 
 

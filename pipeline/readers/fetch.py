@@ -9,18 +9,14 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any
-
-from fsspec.asyn import sync
-from fsspec.exceptions import FSTimeoutError
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
-from pipeline.plan import is_local, resolve
+from pipeline.plan import resolve
+from pipeline.readers.files import TooLarge, read_file
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, Unavailable, retry
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -130,38 +126,16 @@ def _get_file(uri: str, config: FetchConfig) -> bytes:
         fs, inner = resolve(uri)
     except UserError as error:
         raise FetchProblem("fetch_failed", f"{uri}: {error}") from None
-    read = partial(fs.cat_file, inner, start=0, end=config.max_bytes + 1)
     try:
-        if getattr(fs, "async_impl", False):
-            data = sync(fs.loop, fs._cat_file, inner, start=0, end=config.max_bytes + 1, timeout=config.timeout_s)
-        else:
-            data = read() if is_local(fs) else _within(config.timeout_s, read)
-    except FSTimeoutError:
-        raise Unavailable(f"nothing within {config.timeout_s:g} s") from None
-    _check_size(uri, len(data), config)
-    return bytes(data)  # the same object where it is bytes already
-
-
-def _within(timeout_s: float, call: Callable[[], Any]) -> Any:
-    """A call that cannot be broken off is left behind in its thread when it takes too long."""
-    answer: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put((call(), None))
-        except BaseException as error:
-            answer.put((None, error))
-
-    threading.Thread(target=run, name="fetch-with-timeout", daemon=True).start()
-    try:
-        result, error = answer.get(timeout=timeout_s)
-    except Empty:
-        raise FSTimeoutError from None
-    if error is not None:
-        raise error
-    return result
+        return read_file(fs, inner, config.max_bytes, config.timeout_s)
+    except TooLarge:
+        raise _too_large(uri, config) from None
 
 
 def _check_size(uri: str, num_bytes: int, config: FetchConfig) -> None:
     if num_bytes > config.max_bytes:
-        raise FetchProblem("too_large", f"{uri}: more than source.fetch.max_bytes={config.max_bytes}")
+        raise _too_large(uri, config)
+
+
+def _too_large(uri: str, config: FetchConfig) -> FetchProblem:
+    return FetchProblem("too_large", f"{uri}: more than source.fetch.max_bytes={config.max_bytes}")

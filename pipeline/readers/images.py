@@ -21,6 +21,7 @@ from conf.errors import UserError
 from conf.schema import RetryConfig
 from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards, resolve, unresolve
 from pipeline.readers import RawSample, ReadFailure
+from pipeline.readers.files import TooLarge, read_file
 from pipeline.readers.records import BadRecord, places, read_records
 from pipeline.readers.webdataset import IMAGE_SUFFIXES
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, retry
@@ -38,6 +39,7 @@ class ImageFolderReader:
     paths: tuple[str, ...]
     wants_fields: bool = False
     patience: RetryConfig = USUAL_PATIENCE
+    max_bytes: int = 500_000_000
 
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
         shards: list[Shard] = []
@@ -93,10 +95,14 @@ class ImageFolderReader:
             if isinstance(own, BadRecord):
                 return RawSample(sample, None, {}, "bad_record", f"{place}: its metadata: {own}")
             try:
-                data = patient.retry(lambda: bytes(fs.cat_file(f"{root.rstrip('/')}/{sample.key}")), f"reading {place}")
+                data = patient.retry(
+                    partial(read_file, fs, f"{root.rstrip('/')}/{sample.key}", self.max_bytes), f"reading {place}"
+                )
                 return RawSample(sample, data, own)
             except FileNotFoundError:
                 return RawSample(sample, None, own, "missing_file", f"{place} is gone")
+            except TooLarge as error:
+                return RawSample(sample, None, own, "too_large", f"{place}: {error} (source.max_bytes)")
             except Exhausted as error:
                 return RawSample(sample, None, own, "unreadable_file", f"{place}: {error}", error.attempts)
             except Exception as error:  # each storage back end has its own exceptions

@@ -27,6 +27,7 @@ class ParquetReader:
     image_column: str = "image"
     fields: tuple[str, ...] = ()
     patience: RetryConfig = USUAL_PATIENCE
+    max_bytes: int = 500_000_000
 
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
         files = find_files(self.paths, self.patience)
@@ -83,6 +84,9 @@ class ParquetReader:
         path = None
         if isinstance(image, dict):
             image, path = image.get("bytes"), image.get("path")
+        if isinstance(image, bytes | bytearray | memoryview) and len(image) > self.max_bytes:
+            size = f"{len(image)} bytes are more than source.max_bytes={self.max_bytes}"
+            return RawSample(sample, None, values, "too_large", f"{shard.name}/{sample.key}: {size}")
         if isinstance(image, bytes | bytearray | memoryview):
             return RawSample(sample, bytes(image), values)
         if image is not None:

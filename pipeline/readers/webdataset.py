@@ -27,6 +27,7 @@ class WebDatasetReader:
     paths: tuple[str, ...]
     wants_fields: bool = True
     patience: RetryConfig = USUAL_PATIENCE
+    max_bytes: int = 500_000_000
 
     def shards(self, known_names: dict[str, str]) -> list[Shard]:
         files = find_files(self.paths, self.patience)
@@ -74,7 +75,8 @@ class WebDatasetReader:
 
     def _needed_parts(self, sample: Sample) -> tuple[Part, ...]:
         image = image_part(sample)
-        return tuple(part for part in sample.parts if part == image or (self.wants_fields and not _is_image(part.name)))
+        wanted = (part for part in sample.parts if part == image or (self.wants_fields and not _is_image(part.name)))
+        return tuple(part for part in wanted if part.size <= self.max_bytes)
 
     def _assemble(self, shard: Shard, sample: Sample, data: dict[str, bytes]) -> RawSample:
         image = image_part(sample)
@@ -83,6 +85,9 @@ class WebDatasetReader:
             return RawSample(
                 sample, None, {}, "no_image", f"{shard.name}/{sample.key} has no image member, only {names}"
             )
+        if image.name not in data:
+            size = f"{image.size} bytes are more than source.max_bytes={self.max_bytes}"
+            return RawSample(sample, None, {}, "too_large", f"{shard.name}/{sample.key}.{image.name}: {size}")
         fields: dict[str, Any] = {}
         for part in sample.parts:
             if part.name not in data or part == image:

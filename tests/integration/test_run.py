@@ -21,13 +21,13 @@ from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline.cluster import ray_cluster
-from pipeline.crash_log import CrashLog
+from pipeline.crash_log import MOST_DEATHS, CrashLog
 from pipeline.dataflow import CaptionerSpec, run
 from pipeline.driver import Progress
 from pipeline.plan import Shard
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.run_record import TooManyErrors
-from pipeline.stages import IndexShard, PrepareChunk, shard_task
+from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
 from pipeline.storage import Storage
 from pipeline.tables import results_schema
 from tests.fake_engine import POISON_KILL, POISON_RAISE
@@ -222,6 +222,11 @@ def test_a_chunk_that_killed_its_task_twice_is_decoded_in_processes_of_their_own
         ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
     (careful,) = PrepareChunk.from_config(config, reader, 32, log)(tasks)
     assert careful.equals(plain)
+    for _ in range(MOST_DEATHS):
+        ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
+    (given_up,) = PrepareChunk.from_config(config, WebDatasetReader(("gone",)), 32, log)(tasks)
+    rows = from_ipc(given_up["rows"][0].as_buffer()).to_pylist()
+    assert [(row["key"], row["error_type"]) for row in rows] == [("000000", "worker_crash"), ("bad", "worker_crash")]
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > 0.05, "no process of its own was started"
 
 

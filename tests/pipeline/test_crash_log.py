@@ -57,3 +57,12 @@ def test_a_finished_chunk_is_forgotten() -> None:
     log = CrashLog()
     run_until_done(log, 4, {1})
     assert log.begin("s", 0, 4).number == 1
+
+
+def test_attempts_are_counted_until_a_chunk_comes_to_its_end() -> None:
+    log = CrashLog()
+    for _ in range(3):
+        log.begin("s", 1, 0)
+    log.begin("s", 2, 0)
+    log.done("s", 2)
+    assert log.attempts("s", [0, 1, 2]) == [0, 3, 0]

@@ -1,12 +1,16 @@
 """Manifests and their images on storages of every kind: known to smart_open or not, slow, away for a while, or gone."""
 
 import asyncio
+import errno
 import gzip
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
@@ -18,6 +22,7 @@ from pipeline.readers.fetch import FetchProblem, fetch, fetch_all
 from pipeline.readers.images import ImageFolderReader
 from pipeline.readers.manifest import ManifestReader
 from pipeline.retrying import Patient
+from tests.shards import write_tar
 
 IMPATIENT = RetryConfig(outage_s=0.3)
 
@@ -149,3 +154,45 @@ def test_the_hub_without_a_network_is_one_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"hf://datasets/nobody/nothing/m.csv"):
         ManifestReader(("hf://datasets/nobody/nothing/m.csv",), patience=IMPATIENT).shards({})
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "webdataset.gz", "parquet", "images", "manifest"])
+def test_a_file_over_the_cap_is_an_error_row_on_every_source(tmp_path: Path, kind: str) -> None:
+    files = {"a.jpg": b"1" * 50, "b.jpg": b"2" * 5000, "c.jpg": b"3" * 100}
+    kind, _, packed = kind.partition(".")
+    if kind == "webdataset":
+        path = write_tar(tmp_path / "in.tar", files.items())
+        if packed:
+            path = tmp_path / "in.tar.gz"
+            path.write_bytes(gzip.compress((tmp_path / "in.tar").read_bytes()))
+    elif kind == "parquet":
+        path = tmp_path / "in.parquet"
+        pq.write_table(pa.table({"image": list(files.values())}), path)
+    else:
+        for name, data in files.items():
+            (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "in" / name).write_bytes(data)
+        path = tmp_path / "in" if kind == "images" else tmp_path / "m.csv"
+        (tmp_path / "m.csv").write_text("uri\nin/a.jpg\nin/b.jpg\nin/c.jpg\n")
+    source = SourceConfig(kind=kind, paths=(str(path),), max_bytes=100, fetch={"max_bytes": 100}, retry=IMPATIENT)
+    reader = make_reader(source)
+    (shard,) = reader.shards({})
+    found = list(reader.read(shard, reader.index(shard)[0]))
+    assert [raw.image for raw in found] == [files["a.jpg"], None, files["c.jpg"]]
+    assert (found[1].error_type, "max_bytes" in str(found[1].message)) == ("too_large", True)
+
+
+def test_an_empty_object_is_empty_and_no_failure() -> None:
+    """Object stores refuse to give a range of it."""
+
+    class StrictFileSystem(OtherMemory):
+        protocol = "strict"
+
+        def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+            if end is not None and not self.store["/b/empty"].getvalue():
+                raise OSError(errno.EINVAL, "the requested range cannot be satisfied")
+            return bytes(super().cat_file(path, start, end, **kwargs))
+
+    fsspec.register_implementation("strict", StrictFileSystem, clobber=True)
+    fsspec.filesystem("memory").pipe_file("/b/empty", b"")
+    assert fetch("strict://b/empty", FetchConfig(schemes=("strict",)), Patient(IMPATIENT)) == b""
