@@ -26,6 +26,7 @@ class CheckpointInfo:
     max_new_tokens: int
     gates: bool = False  # learned exit gates are there
     gate_thresholds: tuple[float, ...] | None = None
+    untrained_exits: tuple[int, ...] = ()
 
 
 def read_checkpoint_info(path: str) -> CheckpointInfo:
@@ -43,6 +44,7 @@ def read_checkpoint_info(path: str) -> CheckpointInfo:
         max_new_tokens=config.decoder.max_positions,
         gates=config.gates,
         gate_thresholds=config.gate_thresholds,
+        untrained_exits=config.untrained_exits,
     )
 
 
@@ -103,3 +105,20 @@ def resolve_engine(engine: EngineConfig, info: CheckpointInfo) -> EngineConfig:
             f"engine.thresholds must have one value per exit but the last, got {len(thresholds)} for {list(exits)}"
         )
     return engine.model_copy(update={"exits": exits, "thresholds": thresholds})
+
+
+def untrained_exits_warning(engine: EngineConfig, info: CheckpointInfo) -> str | None:
+    """One sentence if tokens may leave at exits nothing has trained; None where full depth has the last word.
+
+    `engine` as `resolve_engine` gives it.
+    """
+    if engine.schedule is Schedule.FULL or engine.lossless or engine.exits is None:
+        return None
+    reachable = [e for e, t in zip(engine.exits, engine.thresholds or (), strict=False) if t <= 1]
+    guesses = [layer for layer in reachable if layer in info.untrained_exits]
+    if not guesses:
+        return None
+    return (
+        f"exits {guesses} of the checkpoint are untrained, tokens that leave there are guesses; train them with deed "
+        "train and mode=frozen, or set engine.schedule=full"
+    )

@@ -17,6 +17,7 @@ from conf.schema import Section
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -223,15 +224,32 @@ def read_model_config(checkpoint: str | Path) -> ModelConfig:
     path = Path(checkpoint) / CONFIG_FILE
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
         if not (path.parent / name).is_file():
+            if name == WEIGHTS_FILE and (pickled := pickled_weights(checkpoint)):
+                raise UserError(
+                    f"checkpoint {str(checkpoint)!r} has its weights only as {pickled!r}, a format that can run code "
+                    "when it is loaded; only safetensors are read"
+                )
             raise UserError(f"checkpoint {str(checkpoint)!r} has no {name}")
     try:
-        return ModelConfig.model_validate(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        if isinstance(values, dict) and "model_type" in values:
+            raise UserError(
+                f"checkpoint {str(checkpoint)!r} is a model directory of transformers; "
+                "deed convert makes a checkpoint of it"
+            )
+        return ModelConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"
         raise UserError(f"checkpoint config {str(path)!r} is not valid: {where}: {first['msg']}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"checkpoint config {str(path)!r} is not readable: {error}") from None
+
+
+def pickled_weights(directory: str | Path) -> str | None:
+    """The first file of weights in a format that can run code; None where there is none."""
+    found = sorted(file.name for pattern in _PICKLES for file in Path(directory).glob(pattern))
+    return found[0] if found else None
 
 
 def weights_sha256(checkpoint: str | Path) -> str:

@@ -50,7 +50,7 @@ def run_job(
     command: str = "deed caption",
 ) -> tuple[int, dict[str, Any] | None]:
     """Run one captioning job with progress on the terminal; gives the exit code and, on success, run.json's content."""
-    from conf.checkpoint_info import read_checkpoint_info, resolve_engine
+    from conf.checkpoint_info import read_checkpoint_info, resolve_engine, untrained_exits_warning
 
     info = read_checkpoint_info(config.model.checkpoint)
     config = config.model_copy(update={"engine": resolve_engine(config.engine, info)})
@@ -65,6 +65,8 @@ def run_job(
     from pipeline.run_record import TooManyErrors
 
     spec = (make_spec or captioner_spec)(config)
+    if warning := untrained_exits_warning(config.engine, info):
+        print(f"{command}: warning: {warning}", file=sys.stderr)
     try:
         with raise_on_signals(), without_ray_noise() as terminal, show_progress(terminal) as on_progress:
             return SUCCESS, run(config, info, spec, on_progress, reader)
@@ -77,10 +79,12 @@ def run_job(
 
 
 def captioner_spec(config: "JobConfig") -> "CaptionerSpec":
-    """The real actor class with the real model."""
+    """The real actor class with the real model; UserError where its weights are not what its config says."""
     from actors.captioner import Captioner, load_backend
+    from actors.model.checkpoint import check_checkpoint
     from pipeline.dataflow import CaptionerSpec
 
+    check_checkpoint(config.model.checkpoint)
     num_threads = config.model.num_threads or max(1, int(config.actors.num_cpus))
     return CaptionerSpec(Captioner, partial(load_backend, config.model, config.engine, num_threads))
 

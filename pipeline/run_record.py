@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
 
-from conf.checkpoint_info import CheckpointInfo
+from conf.checkpoint_info import CheckpointInfo, untrained_exits_warning
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
 from pipeline.lease import LeaseLost
@@ -128,6 +128,7 @@ class RunRecord:
         return {
             "status": self.status.value,
             "message": self.message,
+            "warnings": [warning for warning in [untrained_exits_warning(self._config.engine, self._info)] if warning],
             "config": self._config.model_dump(mode="json"),
             "config_hash": self._settings_hash,
             "weights_sha256": self._info.weights_sha256,

@@ -1,9 +1,11 @@
 """Checkpoint directories: config.json + model.safetensors + tokenizer.json. No pickle is ever read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -60,8 +62,7 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> Checkpoint:
     """Load a checkpoint directory in eval mode; UserError with one sentence on anything wrong with it."""
     config = read_model_config(path)
-    with torch.device("meta"):
-        model = MultiExitModel(config)
+    model = _without_storage(config)
     expected = dict(model.state_dict())
     weights = _read_weights(Path(path) / WEIGHTS_FILE, expected, tied_names(config))
     model.load_state_dict(
@@ -86,25 +87,46 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype
     return Checkpoint(model, codec, config, weights_sha256(path))
 
 
-def _read_weights(path: Path, expected: Mapping[str, Tensor], ties: Mapping[str, str]) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
+def check_checkpoint(path: str | Path) -> None:
+    """UserError in one sentence where `load_checkpoint` would have one about the weights; only their header is read."""
+    config = read_model_config(path)
+    expected = _without_storage(config).state_dict()
+    with _opened(Path(path) / WEIGHTS_FILE) as file:
+        _check_header(Path(path) / WEIGHTS_FILE, file, expected, tied_names(config))
+
+
+def _without_storage(config: ModelConfig) -> MultiExitModel:
+    with torch.device("meta"):
+        return MultiExitModel(config)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            stored = set(file.keys())
-            wanted = set(expected) - set(ties)
-            if missing := sorted(wanted - stored):
-                raise UserError(f"weights {str(path)!r} lack the tensor {missing[0]!r} ({len(missing)} missing)")
-            if extra := sorted(stored - wanted):
-                raise UserError(f"weights {str(path)!r} hold the unknown tensor {extra[0]!r} ({len(extra)} unknown)")
-            for name in sorted(wanted):
-                weights[name] = file.get_tensor(name)
+            yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"weights {str(path)!r} are not readable safetensors: {error}") from None
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            raise UserError(
-                f"tensor {name!r} in {str(path)!r} has shape {list(tensor.shape)}, "
-                f"expected {list(expected[name].shape)}"
-            )
+
+
+def _read_weights(path: Path, expected: Mapping[str, Tensor], ties: Mapping[str, str]) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        _check_header(path, file, expected, ties)
+        weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in sorted(set(expected) - set(ties))}
     weights |= {copy: weights[original] for copy, original in ties.items()}
     return weights
+
+
+def _check_header(path: Path, file: Any, expected: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
+    """UserError for the first tensor that is missing, unknown or of another shape."""
+    stored, wanted = set(file.keys()), set(expected) - set(ties)
+    if missing := sorted(wanted - stored):
+        raise UserError(f"weights {str(path)!r} lack the tensor {missing[0]!r} ({len(missing)} missing)")
+    if extra := sorted(stored - wanted):
+        raise UserError(f"weights {str(path)!r} hold the unknown tensor {extra[0]!r} ({len(extra)} unknown)")
+    for name in sorted(wanted):
+        shape = list(file.get_slice(name).get_shape())
+        if shape != list(expected[name].shape):
+            raise UserError(
+                f"tensor {name!r} in {str(path)!r} has shape {shape}, expected {list(expected[name].shape)}"
+            )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from conf.checkpoint_info import CheckpointInfo, read_checkpoint_info, resolve_engine
+from conf.checkpoint_info import CheckpointInfo, read_checkpoint_info, resolve_engine, untrained_exits_warning
 from conf.errors import UserError
 from conf.schema import EngineConfig
 from tests.integration.corpus import write_checkpoint
@@ -77,3 +77,26 @@ def test_the_checkpoints_choices_are_filled_in() -> None:
 def test_what_does_not_fit_is_one_sentence(settings: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve(settings, **changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "untrained", "guesses"),
+    [
+        ({}, (2, 4), [2, 4]),
+        ({}, (), None),
+        ({"exits": [4, 8]}, (2,), None),
+        ({"exits": [4, 8]}, (2, 4), [4]),
+        ({"thresholds": [1.01, 0.9]}, (2, 4), [4]),
+        ({"thresholds": [1.01, 1.01]}, (2, 4), None),
+        ({"schedule": "full"}, (2, 4), None),
+        ({"lossless": True}, (2, 4), None),
+    ],
+)
+def test_untrained_exits_are_warned_of_where_tokens_may_leave_there(
+    settings: dict[str, Any], untrained: tuple[int, ...], guesses: list[int] | None
+) -> None:
+    warning = untrained_exits_warning(resolve(settings), info(untrained_exits=untrained))
+    assert (warning is None) == (guesses is None)
+    if warning is not None:
+        assert warning.startswith(f"exits {guesses} of the checkpoint are untrained")
+        assert "\n" not in warning

@@ -1,6 +1,7 @@
 """Random `transformers` directories through `deed convert` and the whole pipeline, by configuration alone."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def _images(folder: Path, size: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize("name", ["pix2struct", "florence2"])
-def test_published_texts_are_those_of_generate(name: str, tmp_path: Path) -> None:
+def test_published_texts_are_those_of_generate(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     case, theirs = CASES[name], make_source(name, tmp_path / "source", seed=1)
     assert main(["convert", str(tmp_path / "source"), str(tmp_path / "checkpoint")]) == 0
     pixels = _images(tmp_path / "in", case.image_size)
@@ -68,6 +69,13 @@ def test_published_texts_are_those_of_generate(name: str, tmp_path: Path) -> Non
     for row, said in zip(rows, their_outputs(theirs, requests, case), strict=True):
         eos = load_eos(tmp_path / "checkpoint")
         assert row["text"] == codec.decode(said[: said.index(eos)] if eos in said else said)
+
+    said = capfd.readouterr().err
+    assert said.count("warning: exits") == 1
+    assert "deed caption: warning: exits [1, 2] of the checkpoint are untrained" in said
+    warnings = {s: json.loads((tmp_path / s / "run.json").read_text())["warnings"] for s in ("full", "pool")}
+    assert warnings["full"] == []
+    assert len(warnings["pool"]) == 1
 
     shallow = pq.read_table(tmp_path / "pool" / "results").to_pylist()
     assert len(shallow) == NUM_IMAGES

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from conf.errors import UserError
+from conf.model import pickled_weights
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 _INDEX = "model.safetensors.index.json"
 SIDE_FILES = (  # kept beside the converted weights, for the way back
     "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json",
@@ -66,10 +66,9 @@ def _weight_files(path: Path) -> tuple[str, ...]:
     else:
         files = ["model.safetensors"] if (path / "model.safetensors").is_file() else []
     if not files:
-        pickles = sorted(found.name for pattern in _PICKLES for found in path.glob(pattern))
-        if pickles:
+        if pickled := pickled_weights(path):
             raise UserError(
-                f"source {str(path)!r} has its weights only as {pickles[0]!r}, a format that can run code when it is "
+                f"source {str(path)!r} has its weights only as {pickled!r}, a format that can run code when it is "
                 "loaded; save them as safetensors first"
             )
         raise UserError(f"source {str(path)!r} has no model.safetensors")

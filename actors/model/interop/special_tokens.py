@@ -1,7 +1,9 @@
 """Which ids start, end and pad an output, and how outputs are to be generated, from sources that may disagree.
 
 Several published fine-tunes carry ids of another tokenizer in generation_config.json. Ids are believed in this order:
-the tokenizer's own special tokens, the model's configuration, generation_config.json.
+the tokenizer's own special tokens, config.json, generation_config.json, what the model's class says by itself. The
+tokenizer names no token that starts an output, and a decoder's part of config.json says what it was trained as, not
+what starts it in the whole: that comes last.
 """
 
 import json
@@ -30,12 +32,7 @@ def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | No
     asked = _generation(source, hf)
     named = _named_by_tokenizer(source, tokenizer)
 
-    def believe(name: str) -> int | None:
-        votes = [
-            ("the tokenizer", named.get(name)),
-            ("config.json", _first(getattr(text, name, None))),
-            ("generation_config.json", _first(asked.get(name))),
-        ]
+    def believe(name: str, votes: list[tuple[str, int | None]]) -> int | None:
         known = [(who, value) for who, value in votes if value is not None]
         if not known:
             return None
@@ -45,27 +42,49 @@ def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | No
                 notes.append(f"{name} is {different} in {other} and {value} in {who}; {value} is used")
         return value
 
-    eos, pad = believe("eos_token_id"), believe("pad_token_id")
-    start = _first(asked.get("decoder_start_token_id"))
+    def named_token(name: str) -> int | None:
+        return believe(name, [
+            ("the tokenizer", named.get(name)),
+            ("config.json", _first(getattr(text, name, None))),
+            ("generation_config.json", _first(asked.get(name))),
+        ])  # fmt: skip
+
+    def configured(name: str) -> int | None:
+        """An id that only configurations name; a value nobody wrote down is not an opinion."""
+        own = [_first(part.get(name)) for part in (source.config, source.config.get("text_config") or {})]
+        written = (source.generation or {}).get(name)
+        value = believe(name, [("config.json", next((v for v in own if v is not None), None)),
+                               ("generation_config.json", _first(written))])  # fmt: skip
+        return _first(asked.get(name)) if value is None else value
+
+    eos, pad = named_token("eos_token_id"), named_token("pad_token_id")
+    start = configured("decoder_start_token_id")
     for holder in (hf, text):
         start = _first(getattr(holder, "decoder_start_token_id", None)) if start is None else start
     if start is None:
-        start = believe("bos_token_id")
+        start = named_token("bos_token_id")
     if eos is None or start is None:
         raise UserError(f"the source names no {'eos_token_id' if eos is None else 'decoder_start_token_id'}")
     pad = eos if pad is None else pad
-    for name, value in (("eos_token_id", eos), ("pad_token_id", pad), ("decoder_start_token_id", start)):
+    forced_bos = configured("forced_bos_token_id")
+    ids = {"eos_token_id": eos, "pad_token_id": pad, "decoder_start_token_id": start, "forced_bos_token_id": forced_bos}
+    for name, value in ids.items():
+        if value is None:
+            continue
         if not 0 <= value < vocab_size:
             raise UserError(f"{name}={value} is outside the vocabulary of {vocab_size}")
+        if tokenizer is not None and tokenizer.id_to_token(value) is None:
+            notes.append(f"{name}={value} is no token of the tokenizer")
+    if forced_bos == eos:
+        notes.append(f"forced_bos_token_id={eos} is the end token, which would end every output, and is left out")
+        forced_bos = None
     if isinstance(asked.get("eos_token_id"), list) and len(asked["eos_token_id"]) > 1:
         notes.append(f"the source ends outputs at any of {asked['eos_token_id']}; only {eos} is used")
-    return SpecialTokens(start, eos, pad, _defaults(asked, eos, vocab_size, notes), tuple(notes))
+    return SpecialTokens(start, eos, pad, _defaults(asked, eos, forced_bos, notes), tuple(notes))
 
 
-def _defaults(asked: dict[str, Any], eos: int, vocab_size: int, notes: list[str]) -> GenerationDefaults:
-    forced_bos, forced_eos = _first(asked.get("forced_bos_token_id")), _first(asked.get("forced_eos_token_id"))
-    if forced_bos is not None and not 0 <= forced_bos < vocab_size:
-        raise UserError(f"forced_bos_token_id={forced_bos} is outside the vocabulary of {vocab_size}")
+def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, notes: list[str]) -> GenerationDefaults:
+    forced_eos = _first(asked.get("forced_eos_token_id"))
     if forced_eos is not None and forced_eos != eos:
         notes.append(f"forced_eos_token_id={forced_eos} is not the end token {eos} and is left out")
     if (asked.get("num_beams") or 1) > 1:

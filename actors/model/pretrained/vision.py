@@ -19,7 +19,7 @@ class VisionEncoder(PretrainedEncoder):
         )
 
         config = VisionEncoderDecoderConfig.from_dict(model.encoder.hf_config)
-        self.vision = AutoModel.from_config(config.encoder)
+        self.vision = AutoModel.from_config(config.encoder, trust_remote_code=False)
         width, wanted = config.encoder.hidden_size, config.decoder.hidden_size
         projects = width != wanted and getattr(config.decoder, "cross_attention_hidden_size", None) is None
         self.project = nn.Linear(width, wanted) if projects else None

@@ -109,6 +109,59 @@ def test_wrong_special_tokens_of_a_fine_tune_are_not_believed(
     assert "asks for 3 beams" in said
 
 
+@pytest.mark.parametrize("name", ["florence2", "bart"])  # named in text_config, and at the top
+def test_wrong_start_and_first_tokens_are_not_believed_either(
+    name: str, sources: dict[str, tuple[Path, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sources[name][0], source)
+    config = json.loads((source / "config.json").read_text())
+    text = config.get("text_config", config)
+    text |= {"decoder_start_token_id": 2, "forced_bos_token_id": 0}
+    (source / "config.json").write_text(json.dumps(config))
+    wrong = {"decoder_start_token_id": 5, "forced_bos_token_id": 7}
+    (source / "generation_config.json").write_text(json.dumps(wrong))
+    assert main(["convert", str(source), str(tmp_path / "ours")]) == 0
+    ours = read_model_config(tmp_path / "ours")
+    assert (ours.start_id, ours.generation.forced_bos_id) == (2, 0)
+    said = capsys.readouterr().out
+    assert "decoder_start_token_id is 5 in generation_config.json and 2 in config.json; 2 is used" in said
+    assert "forced_bos_token_id is 7 in generation_config.json and 0 in config.json; 0 is used" in said
+
+
+def test_a_first_token_that_ends_or_is_none_is_said(
+    sources: dict[str, tuple[Path, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sources["t5"][0], source)
+    small = json.loads((source / "tokenizer.json").read_text())
+    small["model"]["vocab"] = {token: i for token, i in small["model"]["vocab"].items() if i < 90}
+    (source / "tokenizer.json").write_text(json.dumps(small))
+    eos = json.loads((source / "config.json").read_text())["eos_token_id"]
+    odd = {"forced_bos_token_id": eos, "decoder_start_token_id": 95}
+    _configure(source, **odd)
+    (source / "generation_config.json").unlink()
+    assert main(["convert", str(source), str(tmp_path / "ours")]) == 0
+    ours = read_model_config(tmp_path / "ours")
+    assert (ours.start_id, ours.generation.forced_bos_id) == (95, None)
+    said = capsys.readouterr().out
+    assert f"forced_bos_token_id={eos} is the end token" in said
+    assert "decoder_start_token_id=95 is no token of the tokenizer" in said
+
+
+def test_code_named_by_a_part_of_the_configuration_is_not_run(
+    sources: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sources["trocr"][0], source)
+    (source / "evil.py").write_text(f"open({str(source / 'exploded')!r}, 'w')")
+    encoder = json.loads((source / "config.json").read_text())["encoder"]
+    _configure(source, encoder={**encoder, "auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}})
+    assert main(["convert", str(source), str(tmp_path / "ours")]) == 0
+    load_checkpoint(tmp_path / "ours")
+    assert not (source / "exploded").exists()
+
+
 def test_scaling_and_tying_are_two_flags(sources: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
     """A file of version 4 has only the tie flag, one of version 5 says the scale itself and calls everything tied."""
     for raw, scaled in (
@@ -175,9 +228,12 @@ MISTAKES = {
     "broken configuration": (lambda p: (p / "config.json").write_text("{"), "is not readable JSON"),
     "invalid configuration": (lambda p: _configure(p, text_config={"num_heads": "many"}), "config.json is not valid"),
     "no tokenizer": (lambda p: (p / "tokenizer.json").unlink(), "has no tokenizer that can be read"),
-    "an end token that is no token": (
-        lambda p: (p / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": 4000})),
+    "a start token that is no token": (
+        lambda p: _configure(p, decoder_start_token_id=4000),
         "decoder_start_token_id=4000 is outside the vocabulary of 97"),
+    "a first token outside the vocabulary": (
+        lambda p: (p / "generation_config.json").write_text(json.dumps({"forced_bos_token_id": 97})),
+        "forced_bos_token_id=97 is outside the vocabulary of 97"),
     "quantised": (lambda p: _configure(p, quantization_config={"load_in_8bit": True}), "is quantised"),
 }  # fmt: skip
 
