@@ -104,8 +104,8 @@ class SourceConfig(Section):
     uri_column: str = Field("uri", description="Manifest: column with the image's URI or path.")
     max_bytes: Annotated[int, Field(ge=1)] = Field(
         500_000_000,
-        description="Larger files (members of an archive) become errors rows; but for Parquet they are not even read. "
-        "Manifests: see fetch.max_bytes.",
+        description="Larger image files, or members of an archive, become errors rows and are not read (in Parquet: "
+        "not decoded); manifests: see fetch.max_bytes.",
     )
     fetch: FetchConfig = FetchConfig()
     retry: RetryConfig = RetryConfig()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError
 from conf.schema import EngineConfig, ModelSection, PromptConfig, Schedule
+from pipeline.prompts import limit_of, make_prompts
 from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
-from pipeline.stages import limit_of, make_prompts
 
 if TYPE_CHECKING:
     from actors.captioner import Backend

@@ -12,7 +12,7 @@ import fsspec
 from conf.errors import UserError
 from conf.schema import PromptConfig
 from conf.vqa import QuestionsConfig
-from pipeline.stages import make_prompts
+from pipeline.prompts import make_prompts
 
 
 @dataclass(frozen=True)

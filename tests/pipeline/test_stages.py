@@ -10,10 +10,11 @@ import pytest
 
 from conf.schema import PromptConfig, RetryConfig
 from pipeline.plan import Sample, Shard, ShardIndex, ShardProblem
+from pipeline.prompts import limit_of, make_prompts
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.sink import load_index
-from pipeline.stages import IndexShard, PrepareChunk, from_ipc, limit_of, make_prompts, shard_task
+from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
 from pipeline.storage import Storage
 from tests.shards import image_bytes, sample_members, write_tar
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from conf.schema import PromptConfig, SourceConfig
+from pipeline.prompts import make_prompts
 from pipeline.readers import field_names
-from pipeline.stages import make_prompts
 from pipeline.words import word_lines
 
 SCENE = {
