@@ -17,6 +17,7 @@ from pipeline.stages import shard_task
 from pipeline.storage import Storage
 
 _MIN_ROWS_TO_JUDGE = 1000
+_MIN_SHARDS_TO_JUDGE = 10
 _MAX_IDLE_PASSES = 3
 _REPORT_S = 0.2
 
@@ -83,6 +84,7 @@ class Driver:
         self._on_progress, self._check_lease = on_progress, check_lease
         self._num_rows = self._num_errors = self._num_layers_run = self._num_steps = 0
         self._error_types: Counter[str] = Counter()
+        self._num_published = self._num_unreadable = 0  # by this invocation
         self._weights = {shard.name: max(1, shard.size_bytes) for shard in shards}
         self._weight_published = float(sum(self._weights[name] for name in ledger.published))
         self._warm: tuple[float, float, int] | None = None  # time, fraction and rows when the first chunk came
@@ -144,6 +146,21 @@ class Driver:
             self._ledger.record_published(publication.shard)
             self._weight_published += self._weights[publication.shard]
             self._record.add_published(publication.shard, publication.counts)
+            self._num_published += 1
+            self._num_unreadable += publication.counts.num_samples == 0 and publication.counts.num_shard_errors > 0
+            self._stop_if_shards_are_unreadable()
+
+    def _stop_if_shards_are_unreadable(self) -> None:
+        """They have no rows that could be counted, and a storage that is away would use up all of them.
+
+        Shards that are being worked on count as readable: good ones take longer than bad ones.
+        """
+        limit, num_judged = self._config.output.max_error_fraction, self._num_published + len(self._ledger.started)
+        if num_judged >= _MIN_SHARDS_TO_JUDGE and self._num_unreadable > limit * num_judged:
+            raise TooManyErrors(
+                f"{self._num_unreadable} of {num_judged} shards could not be read, more than "
+                f"output.max_error_fraction={limit:g}; errors/ says why"
+            )
 
     def _stop_if_going_wrong(self) -> None:
         limit = self._config.output.max_error_fraction

@@ -10,7 +10,7 @@ import pytest
 from pipeline import driver as driver_module
 from pipeline.driver import Driver, IncompleteRun, Progress
 from pipeline.ledger import Ledger
-from pipeline.plan import Shard
+from pipeline.plan import Shard, ShardIndex, ShardProblem
 from pipeline.run_record import TooManyErrors
 from pipeline.sink import Counts, publish_shard, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
@@ -165,3 +165,36 @@ def test_too_many_errors_stop_the_run_with_the_most_frequent_ones(
         driver.finish(
             lambda _: (source.commit("a", chunk, num_errors=errors) for chunk, errors in [(0, 0), (1, 2), (0, 2)])
         )
+
+
+def unreadable(source: Source, name: str) -> dict[str, Any]:
+    """A shard that could not be listed: no samples, one problem."""
+    save_index(source.storage, name, ShardIndex((), (ShardProblem("unreadable_shard", "503"),), 2))
+    stage_chunk(source.storage, name, 0, rows_table([]))
+    return {**source.summary("c", 0, 0), "shard": name}
+
+
+@pytest.mark.parametrize(("num_bad", "stopped"), [(6, True), (5, False)])
+def test_a_storage_that_is_away_stops_the_run_before_it_has_used_up_all_shards(
+    source: Source, num_bad: int, stopped: bool
+) -> None:
+    names = [f"s{n:02d}" for n in range(10)]
+    ledger = Ledger.from_storage(source.storage, names)
+    source.shards = [Shard(name, f"/{name}.tar", 1) for name in names]
+    driver, record = make_driver(source, ledger=ledger)
+
+    def run_pass(_: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for number, name in enumerate(names):
+            if number < num_bad:
+                yield unreadable(source, name)
+            else:
+                save_index(source.storage, name, index_of(1, 2))
+                stage_chunk(source.storage, name, 0, rows_table([good_row(0, shard=name)]))
+                yield {**source.summary("c", 0, 1), "shard": name}
+
+    if stopped:
+        with pytest.raises(TooManyErrors, match=r"6 of 10 shards could not be read, more than .*=0.5"):
+            driver.finish(run_pass)
+    else:
+        driver.finish(run_pass)
+    assert len(record.published) == 10
