@@ -1,5 +1,6 @@
 """Run the engine over labelled samples and keep what it said, token by token, with its depth."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,18 @@ def predict(
 def mean_depth(predictions: Sequence[Prediction]) -> float:
     """Return the mean number of decoder layers per decoding step."""
     depths = [layer for prediction in predictions for layer in prediction.completion.exit_layers]
+    return sum(depths) / len(depths)
+
+
+def computed_depth(predictions: Sequence[Prediction]) -> float:
+    """Return the mean number of decoder layers that are computed per decoding step where features are just in time.
+
+    A step that goes deep makes all earlier ones of its output catch up, so each is computed as deep as the deepest from
+    there on.
+    """
+    depths = []
+    for prediction in predictions:
+        depths += itertools.accumulate(reversed(prediction.completion.exit_layers), max)
     return sum(depths) / len(depths)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from actors.engine.thresholds import NEVER
-from actors.evaluation import Item, Prediction, agreement, mean_depth, predict
+from actors.evaluation import Item, Prediction, agreement, computed_depth, mean_depth, predict
 from actors.model.checkpoint import Checkpoint
 from actors.training.data import TrainingSample
 from conf.model import ModelConfig
@@ -19,7 +19,8 @@ class Scores:
     """One row of the evaluation table; shares in [0, 1], depth in layers."""
 
     label: str
-    mean_depth: float
+    mean_depth: float  # that tokens left at
+    computed_depth: float  # that positions were computed to, catching up included
     caption_f1: float  # names of the kinds in the scene, micro-averaged over images
     caption_cider_d: float
     caption_bleu_4: float
@@ -55,6 +56,7 @@ def score(label: str, predictions: Sequence[Prediction], full: Sequence[Predicti
     return Scores(
         label=label,
         mean_depth=mean_depth(predictions),
+        computed_depth=computed_depth(predictions),
         caption_f1=set_f1(texts, [p.item.object_names for p in captions], vocabulary),
         caption_cider_d=cider_d(texts, references),
         caption_bleu_4=bleu_4(texts, references),

@@ -43,7 +43,7 @@ class CalibrateConfig(Section):
     )
     max_points_lost: float = Field(
         0.5,
-        description="Points of caption F1 and of answer accuracy that early exit may lose on the validation images.",
+        description="Points of caption F1, of answer accuracy and of that on hard questions that early exit may lose.",
     )
     exits: tuple[int, ...] | None = Field(
         None, description="Exits to use, ending with full depth; none: all trained ones."

@@ -1,7 +1,7 @@
 """`deed calibrate`: choose the exit thresholds of a checkpoint on validation shards and write them into it.
 
 For every candidate risk the thresholds are read off teacher-forced confidences, then checked by really decoding; the
-shallowest candidate that loses no more than the allowed points is kept.
+candidate that has the fewest layers computed and loses no more than the allowed points is kept.
 """
 
 import argparse
@@ -63,17 +63,21 @@ def main(arguments: Sequence[str]) -> int:
     kept = [
         row
         for row in rows
-        if full.caption_f1 - row.caption_f1 <= allowed and full.vqa_accuracy - row.vqa_accuracy <= allowed
+        if full.caption_f1 - row.caption_f1 <= allowed
+        and full.vqa_accuracy - row.vqa_accuracy <= allowed
+        and not full.vqa_hard - row.vqa_hard > allowed  # no number where there are no hard questions
     ]
     if not kept:
         print(f"no candidate keeps within {config.max_points_lost} points of full depth; nothing is written")
         return 1
-    best = min(kept, key=lambda row: row.mean_depth)
+    best = min(kept, key=lambda row: row.computed_depth)
     chosen = dict(zip(exits[:-1], candidates[best.label], strict=True))
     # Exits that were left out stay closed.
     thresholds = tuple(chosen.get(layer, 1.01) for layer in checkpoint.config.exits[:-1])
     updated = checkpoint.config.model_copy(update={"thresholds": thresholds})
     path = Path(config.checkpoint) / CONFIG_FILE
     path.write_text(json.dumps(updated.model_dump(mode="json"), indent=2) + "\n")
-    print(f"{best.label}: mean depth {best.mean_depth:.2f} of {exits[-1]}; thresholds written to {path}")
+    print(
+        f"{best.label}: mean depth {best.mean_depth:.2f} of {exits[-1]}, {best.computed_depth:.2f} computed; thresholds written to {path}"
+    )
     return 0

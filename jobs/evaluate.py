@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 HEADER = (
-    f"{'':<14} {'depth':>6} {'name F1':>8} {'CIDEr-D':>8} {'BLEU-4':>7} {'ROUGE-L':>8} {'exact':>7} "
+    f"{'':<14} {'depth':>6} {'computed':>8} {'name F1':>8} {'CIDEr-D':>8} {'BLEU-4':>7} {'ROUGE-L':>8} {'exact':>7} "
     f"{'answers':>8} {'ANLS':>7} {'easy':>7} {'hard':>7} {'= full':>7} {'tokens =':>9}"
 )
 
@@ -72,7 +72,8 @@ def line(row: "Scores") -> str:
     equal_outputs = "" if row.equal_outputs is None else f"{row.equal_outputs:.1%}"
     equal_tokens = "" if row.equal_tokens is None else f"{row.equal_tokens:.1%}"
     return (
-        f"{row.label:<14} {row.mean_depth:>6.2f} {row.caption_f1:>8.1%} {row.caption_cider_d:>8.2f} "
+        f"{row.label:<14} {row.mean_depth:>6.2f} {row.computed_depth:>8.2f} {row.caption_f1:>8.1%} "
+        f"{row.caption_cider_d:>8.2f} "
         f"{row.caption_bleu_4:>7.1%} {row.caption_rouge_l:>8.1%} {row.caption_exact:>7.1%} "
         f"{row.vqa_accuracy:>8.1%} {row.vqa_anls:>7.1%} {row.vqa_easy:>7.1%} {row.vqa_hard:>7.1%} "
         f"{equal_outputs:>7} {equal_tokens:>9}"

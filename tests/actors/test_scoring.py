@@ -35,8 +35,15 @@ def test_scores_of_known_predictions() -> None:
     captions = [(text, list(references)) for task, text, references in SAID if task == "caption"]
     rouge = [Rouge().calc_score([text], references) for text, references in captions]
     assert row.caption_rouge_l == pytest.approx(sum(rouge) / len(rouge))
-    assert row.mean_depth == 3.0
+    assert row.mean_depth == row.computed_depth == 3.0
     assert row.by_task["color"] == 0.5
+
+
+def test_a_deep_step_makes_earlier_ones_catch_up() -> None:
+    completion = Completion(0, (5, 6, 7, 8), (1, 4, 2, 1), (0.5,) * 4, FinishReason.EOS, 0, 0, 0, 0, 0, 0, 0)
+    predictions = [Prediction(Item("k", "color", False, "?", ("red",), ()), "red", completion)]
+    row = score("x", predictions)
+    assert (row.mean_depth, row.computed_depth) == (2.0, (4 + 4 + 2 + 1) / 4)
 
 
 def test_no_captions_and_no_questions_are_no_numbers() -> None:
