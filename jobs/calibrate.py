@@ -77,7 +77,6 @@ def main(arguments: Sequence[str]) -> int:
     updated = checkpoint.config.model_copy(update={"thresholds": thresholds})
     path = Path(config.checkpoint) / CONFIG_FILE
     path.write_text(json.dumps(updated.model_dump(mode="json"), indent=2) + "\n")
-    print(
-        f"{best.label}: mean depth {best.mean_depth:.2f} of {exits[-1]}, {best.computed_depth:.2f} computed; thresholds written to {path}"
-    )
+    print(f"{best.label}: mean depth {best.mean_depth:.2f} of {exits[-1]}, {best.computed_depth:.2f} computed")
+    print(f"thresholds written to {path}")
     return 0
