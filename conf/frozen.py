@@ -6,6 +6,7 @@ from pydantic import Field
 
 from conf.model import Count
 from conf.schema import Section
+from conf.training import WorkersConfig
 
 NotNegative = Annotated[int, Field(ge=0)]
 
@@ -39,9 +40,10 @@ class FrozenConfig(Section):
     )
     max_new_tokens: Count = Field(32, description="Longest output learned from.")
     risk: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.02, description="Thresholds are set for this rate of disagreement with full depth, per exit."
+        0.005, description="Thresholds are set for this rate of disagreement with full depth, per exit."
     )
     optimizer: FrozenOptimizerConfig = FrozenOptimizerConfig()
+    workers: WorkersConfig = WorkersConfig()
     patience: Count | None = Field(None, description="Validations without improvement that end a stage; none: never.")
     validate_every: Count = 100
     save_every: Count = 50

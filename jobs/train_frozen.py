@@ -15,6 +15,11 @@ def train_frozen(path: str, overrides: Sequence[str]) -> int:
 
     config = load_config(path, overrides, FrozenConfig)
 
+    if config.workers.num_workers > 1:
+        from jobs.train_on_ray import train_on_ray
+
+        return train_on_ray(config)
+
     from actors.training.frozen import FrozenTrainer
     from jobs.train import _stop_requests
 
