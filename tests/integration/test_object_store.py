@@ -1,5 +1,6 @@
 """Sources and outputs on an S3-compatible server, through a proxy that delays, refuses, resets and cuts answers."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,16 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
-from conf.schema import SourceConfig
+from conf.schema import RetryConfig, SourceConfig
 from jobs.bench.faults import Faults
 from jobs.bench.s3 import BUCKET, Server, s3_server
 from pipeline.cluster import ray_cluster
 from pipeline.dataflow import run
 from pipeline.lease import Lease
-from pipeline.readers import make_reader
+from pipeline.readers import make_reader, read_patiently
 from pipeline.storage import Storage
 from tests.integration.corpus import fake_spec, make_config
 from tests.shards import image_bytes, write_shards
@@ -104,6 +106,25 @@ def test_every_source_reads_the_same_from_disk_and_from_a_stormy_store(
     assert len(local) == (10 if kind == "webdataset" else 6)
     assert all(image for _, image, _ in local)
     assert remote == local
+
+
+def test_a_storage_that_is_away_for_longer_than_its_client_tries_is_waited_for(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the clients would wait for some ten seconds themselves
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    s3fs.S3FileSystem.clear_instance_cache()
+    write_shards(tmp_path / "in", 1, 6)
+    server.direct.put(f"{tmp_path}/in", f"{BUCKET}/away/in", recursive=True)
+    reader = make_reader(SourceConfig(paths=(f"{server.url}/away/in/*.tar",)))
+    (shard,) = reader.shards({})
+    samples, _ = reader.index(shard)
+    server.faults.reset = 1.0
+    threading.Timer(5.0, server.faults.calm).start()
+    found = list(read_patiently(reader, shard, samples, RetryConfig()))
+    assert len([raw for raw in found if raw.image]) == 6
+    assert any(message.startswith(f"reading {shard.url} failed (") for message in caplog.messages)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_the_same_run_on_disk_and_on_a_stormy_store_gives_identical_tables(tmp_path: Path, stormy: Server) -> None:
