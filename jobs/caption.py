@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from jobs.job_arguments import add_job_arguments, job_config
+from jobs.log_modes import JobLog, LogMode, add_log_argument
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig
@@ -30,13 +31,15 @@ class Stopped(BaseException):
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed caption", description=__doc__)
     add_job_arguments(parser)
-    return run_and_summarise(job_config(parser.parse_args(arguments)), references=False)
+    add_log_argument(parser)
+    options = parser.parse_args(arguments)
+    return run_and_summarise(job_config(options), LogMode(options.log), references=False)
 
 
-def run_and_summarise(config: "JobConfig", *, references: bool = True) -> int:
+def run_and_summarise(config: "JobConfig", log_mode: LogMode, *, references: bool = True) -> int:
     """Run the job, then print its summary; with `references`, scored against those in the source, if it has any."""
-    code, record = run_job(config)
-    if record is not None:
+    code, record = run_job(config, log_mode=log_mode)
+    if record is not None and log_mode is LogMode.PROGRESS:
         from jobs.summary import show_summary
 
         show_summary(config.output.path, references=references)
@@ -48,8 +51,9 @@ def run_job(
     make_spec: "Callable[[JobConfig], CaptionerSpec] | None" = None,
     reader: "Reader | None" = None,
     command: str = "deed caption",
+    log_mode: LogMode = LogMode.PROGRESS,
 ) -> tuple[int, dict[str, Any] | None]:
-    """Run one captioning job with progress on the terminal; gives the exit code and, on success, run.json's content."""
+    """Run one captioning job; gives the exit code and, on success, run.json's content."""
     from conf.checkpoint_info import read_checkpoint_info, resolve_engine, untrained_exits_warning
 
     info = read_checkpoint_info(config.model.checkpoint)
@@ -59,23 +63,25 @@ def run_job(
 
         check_texts(config.engine.generation, config.model.checkpoint)
 
-    from jobs.progress import show_progress
-    from jobs.quiet import without_ray_noise
     from pipeline.dataflow import run
     from pipeline.run_record import TooManyErrors
 
     spec = (make_spec or captioner_spec)(config)
     if warning := untrained_exits_warning(config.engine, info):
         print(f"{command}: warning: {warning}", file=sys.stderr)
+    log = JobLog(log_mode, config.cost, config.output.path)
     try:
-        with raise_on_signals(), without_ray_noise() as terminal, show_progress(terminal) as on_progress:
-            return SUCCESS, run(config, info, spec, on_progress, reader)
+        with raise_on_signals(), log.session() as on_progress:
+            record = run(config, info, spec, on_progress, reader)
+        log.finished(SUCCESS, record)
+        return SUCCESS, record
     except TooManyErrors as error:
-        print(f"{command}: stopped, {error}", file=sys.stderr)
-        return TOO_MANY_ERRORS, None
+        code, message = TOO_MANY_ERRORS, f"stopped, {error}"
     except Stopped as stop:
-        print(f"{command}: stopped by {stop}; run the same command again to continue", file=sys.stderr)
-        return stop.exit_code, None
+        code, message = stop.exit_code, f"stopped by {stop}; run the same command again to continue"
+    log.finished(code, None, message)
+    print(f"{command}: {message}", file=sys.stderr)
+    return code, None
 
 
 def captioner_spec(config: "JobConfig") -> "CaptionerSpec":

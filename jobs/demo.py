@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.log_modes import LogMode, add_log_argument
+
 NUM_SCENES, NUM_SHARDS = 512, 4
 CONFIG = Path(__file__).parent.parent / "conf" / "demo.yaml"
 
@@ -14,6 +16,7 @@ def main(arguments: Sequence[str]) -> int:
         "--config", default=str(CONFIG), help="YAML file with the fields of JobConfig (default: %(default)s)"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    add_log_argument(parser)
     options = parser.parse_args(arguments)
 
     from conf.load import load_config
@@ -21,13 +24,14 @@ def main(arguments: Sequence[str]) -> int:
 
     config = load_config(options.config, options.set, JobConfig)
     folder = Path(config.source.paths[0]).parent
+    log_mode = LogMode(options.log)
     made = make_demo_shards(folder)
-    if made:
+    if made and log_mode is LogMode.PROGRESS:
         print(f"wrote {made} demo shards to {folder}: {NUM_SCENES} held-out scenes and a few broken and odd files")
 
     from jobs.caption import run_and_summarise
 
-    return run_and_summarise(config)
+    return run_and_summarise(config, log_mode)
 
 
 def make_demo_shards(folder: Path) -> int:

@@ -6,7 +6,7 @@ It cannot be switched off by Ray's own settings without losing its other errors.
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -16,16 +16,22 @@ _NOISE = (
 )
 
 
+Sieve = Callable[[bytes], bytes | None]  # a line -> what is to be written of it, if anything
+
+
 @contextmanager
-def without_ray_noise() -> Iterator[TextIO]:
-    """Filter everything this process writes to stderr; gives the unfiltered stream, for live displays."""
+def without_ray_noise(sieve: Sieve = lambda line: line) -> Iterator[TextIO]:
+    """Filter everything this process writes to stderr; gives the unfiltered stream, for live displays.
+
+    `sieve` is asked about the lines that are not noise, on another thread.
+    """
     sys.stderr.flush()
     real = os.dup(2)
     reading, writing = os.pipe()
     os.dup2(writing, 2)
     os.close(writing)
     done = os.urandom(16).hex().encode()  # Ray's processes may keep the pipe open after us, so its end is a message
-    forwarder = threading.Thread(target=_forward, args=(reading, real, done), name="stderr-filter", daemon=True)
+    forwarder = threading.Thread(target=_forward, args=(reading, real, done, sieve), name="stderr-filter", daemon=True)
     forwarder.start()
     terminal = os.fdopen(os.dup(real), "w", encoding="utf-8", errors="replace")
     try:
@@ -39,12 +45,14 @@ def without_ray_noise() -> Iterator[TextIO]:
         os.close(real)
 
 
-def _forward(reading: int, real: int, done: bytes) -> None:
-    """Copies line by line what is not noise, until the closing message."""
+def _forward(reading: int, real: int, done: bytes, sieve: Sieve) -> None:
+    """Copies line by line what is not noise and passes the sieve, until the closing message."""
     with os.fdopen(reading, "rb") as stream:
+        ended = False
         for line in stream:
             if done in line:
-                os.write(real, line.partition(done)[0])
+                line, ended = line.partition(done)[0], True
+            if line and not any(noise in line for noise in _NOISE) and (kept := sieve(line)):
+                os.write(real, kept)
+            if ended:
                 return
-            if not any(noise in line for noise in _NOISE):
-                os.write(real, line)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from jobs.log_modes import JobLog, LogMode, add_log_argument
+
 if TYPE_CHECKING:
     from conf.schema import JobConfig
     from conf.vqa import VqaConfig
@@ -20,17 +22,22 @@ def main(arguments: Sequence[str]) -> int:
     from conf.vqa import VqaConfig
 
     options = make_parser().parse_args(arguments)
-    return run_ticks(load_config(options.config, options.set, VqaConfig))
+    return run_ticks(load_config(options.config, options.set, VqaConfig), log_mode=LogMode(options.log))
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deed vqa", description=__doc__)
     parser.add_argument("--config", help="YAML file with the fields of VqaConfig, for example conf/vqa.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    add_log_argument(parser)
     return parser
 
 
-def run_ticks(config: "VqaConfig", make_spec: "Callable[[JobConfig], CaptionerSpec] | None" = None) -> int:
+def run_ticks(
+    config: "VqaConfig",
+    make_spec: "Callable[[JobConfig], CaptionerSpec] | None" = None,
+    log_mode: LogMode = LogMode.PROGRESS,
+) -> int:
     """Finish the tick that was interrupted, if one was, then do a new one if anything is new; gives the exit code."""
     from conf.checkpoint_info import read_checkpoint_info
     from pipeline.lease import Lease, OutputBusy
@@ -47,31 +54,37 @@ def run_ticks(config: "VqaConfig", make_spec: "Callable[[JobConfig], CaptionerSp
             save_settings(root, settings)
             ticks = load_ticks(root)
             for interrupted in (tick for tick in ticks if not tick.is_complete(root)):
-                if (code := run_tick(config, root, interrupted, make_spec)) != SUCCESS:
+                if (code := run_tick(config, root, interrupted, make_spec, log_mode)) != SUCCESS:
                     return code
             lease.check()
             if (tick := plan_tick(config, questions, ticks)) is None:
-                print("deed vqa: nothing new")
+                JobLog(log_mode, config.cost, config.output.path).say("deed vqa: nothing new")
                 return SUCCESS
             tick.save(root)
-            return run_tick(config, root, tick, make_spec)
+            return run_tick(config, root, tick, make_spec, log_mode)
     except OutputBusy as busy:
         print(f"deed vqa: {busy}", file=sys.stderr)
         return BUSY
 
 
 def run_tick(
-    config: "VqaConfig", root: "Storage", tick: "Tick", make_spec: "Callable[[JobConfig], CaptionerSpec] | None"
+    config: "VqaConfig",
+    root: "Storage",
+    tick: "Tick",
+    make_spec: "Callable[[JobConfig], CaptionerSpec] | None",
+    log_mode: LogMode,
 ) -> int:
     """Do what is left of one tick; gives the exit code."""
     from jobs.caption import run_job
     from pipeline.ticks import TickReader, tick_config
 
     reader = TickReader.of(config, root, tick)
-    code, record = run_job(tick_config(config, tick), make_spec, reader, "deed vqa")
+    code, record = run_job(tick_config(config, tick), make_spec, reader, "deed vqa", log_mode)
     if record is not None:
         counts = record["counts"]
-        print(f"deed vqa: tick {tick.number}: {counts['rows_ok']} answers, {counts['rows_error']} errors")
+        JobLog(log_mode, config.cost, config.output.path).say(
+            f"deed vqa: tick {tick.number}: {counts['rows_ok']} answers, {counts['rows_error']} errors"
+        )
     return code
 
 

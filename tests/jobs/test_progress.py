@@ -1,6 +1,7 @@
 """Progress as plain lines: rarely, and always the last one."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -22,8 +23,14 @@ def progress(fraction: float, eta_s: float | None = None, mean_depth: float | No
 
 
 def test_a_line_says_what_matters() -> None:
-    assert describe(progress(0.25, 75.0)) == "120 rows (3 errors), 24.2/s, depth 3.50, 1 of 4 shards, 1:15 left"
-    assert describe(progress(0.0, None, None)) == "120 rows (3 errors), 24.2/s, 1 of 4 shards"
+    shown = "120 images, 24.2/s, 1:15 left, depth 3.50, 3 errors, 1 of 4 shards"
+    assert describe(progress(0.25, 75.0)) == shown
+    assert describe(progress(0.25, 75.0), 0.25, "EUR") == shown.replace("errors,", "errors, €0.25,")
+
+
+def test_what_is_unknown_is_left_out() -> None:
+    first_chunk = replace(progress(0.0, None, None), rows_per_s=0.0, num_errors=1)
+    assert describe(first_chunk) == "120 images, 1 error, 1 of 4 shards"
 
 
 def test_lines_are_rare_but_the_last_one_is_shown() -> None:
