@@ -24,6 +24,7 @@ from actors.engine_thread import EngineLike, EngineThread, Outcome, RequestFailu
 from actors.room import Room
 from conf.schema import EngineConfig, ModelSection
 from pipeline.duplicates import Answer, answers_of, as_copy, key_of, leave_out_repeats
+from pipeline.prometheus import EngineMeter
 from pipeline.sink import rows_table, stage_chunk, write_engine_stats
 from pipeline.stages import from_ipc
 from pipeline.storage import Storage
@@ -101,6 +102,7 @@ class Captioner:
         self._answers = answers
         self._invocation = invocation
         self._actor = f"{invocation}-{os.urandom(4).hex()}"
+        self._meter = EngineMeter(storage.url, self._actor)
         self._request_ids = itertools.count()
         self._stats_lock = asyncio.Lock()
         self._stats_rows: list[dict[str, Any]] = []
@@ -148,7 +150,9 @@ class Captioner:
             await self._answers.add.remote(answers_of(rows))
         await self._save_engine_stats()
         await self._crash_log.done.remote(shard_name, chunk_index)
-        return _summary(rows, shard_name, chunk_index, chunk["num_chunks"][0].as_py(), self._actor)
+        summary = _summary(rows, shard_name, chunk_index, chunk["num_chunks"][0].as_py(), self._actor)
+        self._meter.chunk(summary)
+        return summary
 
     async def _run_guarded(
         self, shard_name: str, chunk_index: int, prepared: list[dict[str, Any]], requests: dict[int, Request]
@@ -208,7 +212,10 @@ class Captioner:
     async def _save_engine_stats(self) -> None:
         """Rewrite this actor's current statistics file; every window closed so far is then on storage."""
         async with self._stats_lock:
-            fresh = [self._window_row(stats) for stats in self._thread.take_windows()]
+            windows = self._thread.take_windows()
+            for stats in windows:
+                self._meter.window(stats)
+            fresh = [self._window_row(stats) for stats in windows]
             if not fresh:
                 return
             self._stats_rows += fresh

@@ -33,6 +33,7 @@ from pipeline.duplicates import AnswerBook
 from pipeline.lease import Lease
 from pipeline.ledger import RUN_NAME, Ledger, check_plan, clear_output, known_shards, save_plan
 from pipeline.plan import Shard
+from pipeline.prometheus import DriverMeter
 from pipeline.publisher import RayPublisher
 from pipeline.readers import Reader, make_reader
 from pipeline.run_record import RunRecord, Status
@@ -105,7 +106,8 @@ def run(
                 prepare = PrepareChunk.from_config(config, reader, info.image_size, crash_log)
                 actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough, answers)
                 publisher = RayPublisher(storage, passthrough)
-                Driver(config, storage, ledger, shards, record, publisher, on_progress, lease.check).finish(
+                meter = DriverMeter(storage.url, config.cost, then=on_progress)
+                Driver(config, storage, ledger, shards, record, publisher, meter, lease.check).finish(
                     lambda tasks: summaries(tasks, index, prepare, captioner.actor_class, actor_args, config, fit)
                 )
             return record.content
