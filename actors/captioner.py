@@ -26,10 +26,12 @@ from conf.schema import EngineConfig, ModelSection
 from pipeline.duplicates import Answer, answers_of, as_copy, key_of, leave_out_repeats
 from pipeline.prometheus import EngineMeter
 from pipeline.sink import rows_table, stage_chunk, write_engine_stats
+from pipeline.slow import noted_if_slow
 from pipeline.stages import from_ipc
 from pipeline.storage import Storage
 from pipeline.tables import SUMMARY
 
+_SLOW_CHUNK_S = 900.0  # with others; on a CPU minutes are ordinary
 _WINDOWS_PER_FILE = 360  # an hour of ten-second windows: the current file is rewritten until it has so many
 
 
@@ -92,8 +94,9 @@ class Captioner:
         answers: Any = None,  # handle of a Ray actor of pipeline.duplicates.AnswerBook, if duplicates are collapsed
     ) -> None:
         start_s = time.perf_counter()
-        self._backend = make_backend()
-        self._thread = EngineThread(self._backend.make_engine)
+        with noted_if_slow("loading the model"):
+            self._backend = make_backend()
+            self._thread = EngineThread(self._backend.make_engine)
         self._model_load_s: float | None = time.perf_counter() - start_s
         self._storage = storage
         self._crash_log = crash_log
@@ -137,7 +140,8 @@ class Captioner:
                 max_new_tokens=row.get("max_new_tokens"), prefix_ids=self._backend.encode_prefix(row["prompt"]),
             )  # fmt: skip
         repeats = leave_out_repeats(prepared, requests) if self._answers is not None else {}
-        outcomes = refused | await self._run_guarded(shard_name, chunk_index, prepared, requests)
+        with noted_if_slow(f"chunk {chunk_index} of {shard_name} in the engine", _SLOW_CHUNK_S):
+            outcomes = refused | await self._run_guarded(shard_name, chunk_index, prepared, requests)
         rows = []
         for position, row in enumerate(prepared):
             columns = self._outcome_columns(row, outcomes.get(repeats.get(position, position)))

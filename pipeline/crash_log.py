@@ -9,6 +9,8 @@ The log lives in the driver's Ray job; it is bookkeeping only, and knows nothing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.slow import note_attempt
+
 ORDINARY_ATTEMPTS = 2
 MAX_ATTEMPTS = 200  # of one chunk; after that, everything in it that has not been cleared is condemned
 MOST_DEATHS = 20  # of tasks that read and decode one chunk: after them it is not even read
@@ -49,6 +51,7 @@ class CrashLog:
         """A worker is about to run a chunk of so many rows."""
         case = self._cases.setdefault((shard, chunk), _Case())
         case.attempts += 1
+        note_attempt(f"chunk {chunk} of {shard}", case.attempts)
         if case.attempts <= ORDINARY_ATTEMPTS:
             return Attempt(case.attempts, ((0, num_rows),), alone=False, condemned=())
         if case.attempts == ORDINARY_ATTEMPTS + 1:

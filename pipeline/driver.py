@@ -1,6 +1,7 @@
 """The loop at the end of the dataflow: counts what was committed, publishes shards, stops a run going wrong."""
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from pipeline.sink import STAGING, Counts, Publication
 from pipeline.stages import shard_task
 from pipeline.storage import Storage
 
+_LOG = logging.getLogger(__name__)
 _MIN_ROWS_TO_JUDGE = 1000
 _MIN_SHARDS_TO_JUDGE = 10
 _MAX_IDLE_PASSES = 3
@@ -102,6 +104,9 @@ class Driver:
                 self._report()
                 self._stop_if_going_wrong()
             self._publish_complete(wait=True)
+            if not self._ledger.finished:
+                names = ", ".join(sorted(self._ledger.open)[:5])
+                _LOG.warning("another pass over %d shards that are not complete: %s", len(self._ledger.open), names)
             idle_passes = idle_passes + 1 if self._fraction() <= before else 0
             if idle_passes >= _MAX_IDLE_PASSES:
                 open_shards = sorted(self._ledger.open)[:5]
@@ -141,6 +146,7 @@ class Driver:
 
     def _take_in(self, publication: Publication) -> None:
         if publication.counts is None:
+            _LOG.warning("chunks %s of %s are missing or damaged, and done again", publication.redo, publication.shard)
             self._ledger.record_redo(publication.shard, publication.redo)
         else:
             self._ledger.record_published(publication.shard)

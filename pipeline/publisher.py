@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.sink import Publication, publish_shard
+from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage
 
 _MOST_AT_ONCE = 8
@@ -15,7 +16,7 @@ class RayPublisher:
     def __init__(self, storage: Storage, passthrough: Sequence[str]) -> None:
         import ray
 
-        self._task: Any = ray.remote(num_cpus=0, max_retries=10)(publish_shard)
+        self._task: Any = ray.remote(num_cpus=0, max_retries=10)(_publish)
         self._storage, self._passthrough = storage, tuple(passthrough)
         self._under_way: dict[Any, str] = {}  # reference to the result -> shard
 
@@ -40,3 +41,8 @@ class RayPublisher:
         for reference in ready:
             del self._under_way[reference]
         return publications
+
+
+def _publish(storage: Storage, shard_name: str, passthrough: tuple[str, ...]) -> Publication:
+    with noted_if_slow(f"publishing {shard_name}"):
+        return publish_shard(storage, shard_name, passthrough)

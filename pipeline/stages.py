@@ -22,6 +22,7 @@ from pipeline.prompts import limit_of, make_prompts
 from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
 from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sink import load_index, save_index
+from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage
 from pipeline.tables import SOURCE_PREFIX, prepared_schema
 
@@ -60,7 +61,8 @@ class IndexShard:
             staged = set(json.loads(task["staged"]))
             index = load_index(self.storage, shard.name)
             if index is None:
-                samples, problems = self.reader.index(shard)
+                with noted_if_slow(f"listing {shard.url}"):
+                    samples, problems = self.reader.index(shard)
                 index = ShardIndex(tuple(samples), tuple(problems), self.chunk_rows)
                 save_index(self.storage, shard.name, index)
             todo = [chunk_index for chunk_index in range(index.num_chunks) if chunk_index not in staged]
@@ -126,9 +128,10 @@ class PrepareChunk:
                 rows: list[dict[str, Any]] = []
                 images = Images(len(samples), self.image_size)
                 decode = self._begin(shard, chunk_index)
-                for sample in samples:
-                    raw = given_up[chunk_index](sample) if chunk_index in given_up else next(raw_samples)
-                    rows.extend(self._rows_of_sample(shard, raw, images, decode))
+                with noted_if_slow(f"reading and preprocessing chunk {chunk_index} of {shard.name}"):
+                    for sample in samples:
+                        raw = given_up[chunk_index](sample) if chunk_index in given_up else next(raw_samples)
+                        rows.extend(self._rows_of_sample(shard, raw, images, decode))
                 self._done(shard, chunk_index)
                 chunk = {
                     "shard": shard.name,

@@ -1,4 +1,4 @@
-"""What Prometheus would scrape from a real Ray after a run: the series are there, under the names the dashboard uses."""
+"""What Prometheus would scrape from a real Ray after a run, under the names that the dashboard uses."""
 
 import re
 import time
@@ -24,7 +24,9 @@ def scraped(url: str, wanted: set[str], timeout_s: float = 60.0) -> dict[str, fl
         found: dict[str, float] = {}
         for name, labels, value in re.findall(r"^(ray_deed_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
             tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            key = name + "".join(f"|{tags[tag]}" for tag in ("outcome", "error_type", "state", "currency") if tag in tags)
+            key = name + "".join(
+                f"|{tags[tag]}" for tag in ("outcome", "error_type", "state", "currency") if tag in tags
+            )
             found[key] = found.get(key, 0) + float(value)
         if wanted <= found.keys():
             return found
