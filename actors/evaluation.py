@@ -11,6 +11,7 @@ from actors.engine_factory import make_engine
 from actors.generation_texts import prefix_of
 from actors.model.checkpoint import Checkpoint
 from actors.training.data import TrainingSample, expand_shards, read_pixels, read_shard
+from conf.errors import UserError
 from conf.schema import EngineConfig
 from pipeline.words import word_lines
 
@@ -41,6 +42,8 @@ def first_samples(patterns: Sequence[str], count: int) -> list[TrainingSample]:
         samples += read_shard(path)
         if len(samples) >= count:
             break
+    if not samples:
+        raise UserError(f"no labelled images in {', '.join(patterns)}")
     return samples[:count]
 
 
@@ -48,10 +51,12 @@ def caption_and_question_items(sample: TrainingSample, prompt: str, questions_pe
     """Yield the caption item of a sample and its first questions, which the corpus has already shuffled."""
     record = sample.record
     references = tuple(caption["text"] for caption in record["captions"])
-    names = tuple(sorted({thing["name"] for thing in record["objects"]}))
-    yield Item(sample.key, "caption", False, prompt, references, names)
+    names = tuple(sorted({thing["name"] for thing in record.get("objects", ())}))
+    if references:
+        yield Item(sample.key, "caption", False, prompt, references, names)
     for question in record["qa"][:questions_per_image]:
-        yield Item(sample.key, question["task"], question["hard"], question["question"], (question["answer"],), ())
+        answers = tuple(question["answers"])
+        yield Item(sample.key, question["task"], question["hard"], question["question"], answers, ())
 
 
 def predict(

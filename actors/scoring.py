@@ -1,5 +1,6 @@
 """Predictions on the scenes corpus -> scores, and the sweeps that `deed evaluate` and `deed calibrate` print."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,7 +17,7 @@ Labelled = tuple[str, EngineConfig]
 
 @dataclass(frozen=True)
 class Scores:
-    """One row of the evaluation table; shares in [0, 1], depth in layers."""
+    """One row of the evaluation table; shares in [0, 1], depth in layers, NaN where there was nothing to score."""
 
     label: str
     mean_depth: float  # that tokens left at
@@ -35,7 +36,8 @@ class Scores:
     equal_tokens: float | None = None
 
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        """For JSON, which knows no NaN."""
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
 
 
 def score(label: str, predictions: Sequence[Prediction], full: Sequence[Prediction] | None = None) -> Scores:
@@ -43,6 +45,7 @@ def score(label: str, predictions: Sequence[Prediction], full: Sequence[Predicti
     captions = [p for p in predictions if p.item.task == "caption"]
     answers = [p for p in predictions if p.item.task != "caption"]
     texts, references = [p.text for p in captions], [list(p.item.references) for p in captions]
+    names = [p.item.object_names for p in captions]
     vocabulary = object_names([name for p in predictions for name in p.item.object_names])
     similar = [anls(p.text, list(p.item.references)) for p in answers]
     exact = [exact_match(p.text, list(p.item.references)) for p in captions]
@@ -57,9 +60,9 @@ def score(label: str, predictions: Sequence[Prediction], full: Sequence[Predicti
         label=label,
         mean_depth=mean_depth(predictions),
         computed_depth=computed_depth(predictions),
-        caption_f1=set_f1(texts, [p.item.object_names for p in captions], vocabulary),
+        caption_f1=set_f1(texts, names, vocabulary) if any(names) else math.nan,
         caption_cider_d=cider_d(texts, references),
-        caption_bleu_4=bleu_4(texts, references),
+        caption_bleu_4=bleu_4(texts, references) if texts else math.nan,
         caption_rouge_l=rouge_l(texts, references),
         caption_exact=_mean(exact),
         vqa_accuracy=accuracy(lambda _: True),
@@ -73,7 +76,7 @@ def score(label: str, predictions: Sequence[Prediction], full: Sequence[Predicti
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+    return sum(values) / len(values) if values else math.nan
 
 
 def full_depth(engine: EngineConfig) -> EngineConfig:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,12 +70,15 @@ HEADER = (
 
 def line(row: "Scores") -> str:
     """One row of the table under HEADER; shares in percent, depth in layers."""
-    equal_outputs = "" if row.equal_outputs is None else f"{row.equal_outputs:.1%}"
-    equal_tokens = "" if row.equal_tokens is None else f"{row.equal_tokens:.1%}"
-    return (
-        f"{row.label:<14} {row.mean_depth:>6.2f} {row.computed_depth:>8.2f} {row.caption_f1:>8.1%} "
-        f"{row.caption_cider_d:>8.2f} "
-        f"{row.caption_bleu_4:>7.1%} {row.caption_rouge_l:>8.1%} {row.caption_exact:>7.1%} "
-        f"{row.vqa_accuracy:>8.1%} {row.vqa_anls:>7.1%} {row.vqa_easy:>7.1%} {row.vqa_hard:>7.1%} "
-        f"{equal_outputs:>7} {equal_tokens:>9}"
-    )
+    columns = [
+        (f"{row.mean_depth:.2f}", 6), (f"{row.computed_depth:.2f}", 8), (_percent(row.caption_f1), 8),
+        ("-" if math.isnan(row.caption_cider_d) else f"{row.caption_cider_d:.2f}", 8),
+        (_percent(row.caption_bleu_4), 7), (_percent(row.caption_rouge_l), 8), (_percent(row.caption_exact), 7),
+        (_percent(row.vqa_accuracy), 8), (_percent(row.vqa_anls), 7), (_percent(row.vqa_easy), 7),
+        (_percent(row.vqa_hard), 7), (_percent(row.equal_outputs), 7), (_percent(row.equal_tokens), 9),
+    ]  # fmt: skip
+    return f"{row.label:<14} " + " ".join(f"{text:>{width}}" for text, width in columns)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None or math.isnan(share) else f"{share:.1%}"

@@ -22,6 +22,9 @@ from conf.model import ModelConfig
 from conf.training import DataConfig
 from pipeline.words import word_lines
 
+DEFAULT_PROMPT = "describe the image"  # of captions that come without one
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+
 
 @dataclass(frozen=True)
 class TrainingSample:
@@ -50,19 +53,46 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
 
 
 def read_shard(path: str) -> list[TrainingSample]:
-    """Return the samples of one WebDataset tar, in file order."""
+    """Return the labelled images of one WebDataset tar, in file order; UserError for labels of another form.
+
+    A sample's JSON has `captions`, texts or {text, prompt}, and `qa`, {question, answer} or {question, answers}, one of
+    them at least. Samples without either, or without an image, are left out.
+    """
     parts: dict[str, dict[str, bytes]] = {}
     with tarfile.open(path) as archive:
         for member in archive:
             key, _, extension = member.name.partition(".")
             file = archive.extractfile(member)
             if file is not None:
-                parts.setdefault(key, {})[extension] = file.read()
-    return [
-        TrainingSample(key, files["jpg"], json.loads(files["json"]))
-        for key, files in parts.items()
-        if "jpg" in files and "json" in files
-    ]
+                parts.setdefault(key, {})[extension.lower()] = file.read()
+    samples = []
+    for key, files in parts.items():
+        image = next((files[extension] for extension in _IMAGES if extension in files), None)
+        if image is not None and "json" in files:
+            try:
+                record = _labelled(json.loads(files["json"]))
+            except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+                raise UserError(
+                    f"{path}: {key}.json must hold `captions` (texts, or text and prompt) or `qa` (question and "
+                    f"answer): {error!r}"
+                ) from None
+            if record["captions"] or record["qa"]:
+                samples.append(TrainingSample(key, image, record))
+    return samples
+
+
+def _labelled(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with every caption and question in its full form."""
+    captions = [{"text": c} if isinstance(c, str) else c for c in record.get("captions") or ()]
+    questions = [{"answers": [q["answer"]], **q} if "answer" in q else q for q in record.get("qa") or ()]
+    return {
+        **record,
+        "captions": [{"prompt": DEFAULT_PROMPT, **c, "text": str(c["text"])} for c in captions],
+        "qa": [
+            {"task": "question", "hard": False, "answer": q["answers"][0], **q, "question": str(q["question"])}
+            for q in questions
+        ],
+    }
 
 
 def iterate_samples(shards: Sequence[str], *, seed: int, epoch: int, shuffle_shards: int) -> Iterator[TrainingSample]:
@@ -87,8 +117,8 @@ class Packer:
         rng = np.random.default_rng((self.seed, epoch, *sample.key.encode()))
         words = word_lines(sample.record, self.data.words_field) if self.codec.rules.words else ""
         captions, questions = sample.record["captions"], sample.record["qa"]
-        caption = captions[rng.integers(len(captions))]
-        texts = [(caption["prompt"], caption["text"])]
+        caption = captions[rng.integers(len(captions))] if captions else None
+        texts = [(caption["prompt"], caption["text"])] if caption is not None else []
         texts += [(questions[i]["question"], questions[i]["answer"]) for i in rng.permutation(len(questions))]
         pairs: list[Pair] = []
         prompt_room, target_room = self.data.prompt_tokens, self.data.target_tokens

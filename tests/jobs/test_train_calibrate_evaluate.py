@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,6 +10,8 @@ import yaml
 from conf.model import read_model_config
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
+from tests.integration.test_model import write_tiny_checkpoint
+from tests.shards import image_bytes, write_tar
 
 
 def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,3 +82,50 @@ def test_a_missing_corpus_is_one_sentence(tmp_path: Path, capsys: pytest.Capture
     assert main(["train", "--config", str(settings)]) == 2
     assert capsys.readouterr().err == "deed train: no training shards match none/*.tar\n"
     assert not (tmp_path / "run").exists()
+
+
+def _own_shard(path: Path, *records: object) -> None:
+    members = [("a.png", image_bytes((9, 9, 9)))]  # an image without labels
+    for number, record in enumerate(records):
+        members += [(f"{number}.png", image_bytes((number, 9, 9))), (f"{number}.json", json.dumps(record).encode())]
+    write_tar(path, members)
+
+
+def _evaluate(folder: Path, **changes: object) -> tuple[int, list[dict[str, Any]]]:
+    write_tiny_checkpoint(folder / "checkpoint")
+    settings = {
+        "checkpoint": str(folder / "checkpoint"), "shards": [str(folder / "*.tar")], "num_threads": 1,
+        "caption_prompt": "is it", "output": str(folder / "numbers.json"), "thresholds": [],
+        "engine": {"generation": {"max_new_tokens": 4}},
+    }  # fmt: skip
+    (folder / "evaluate.yaml").write_text(yaml.safe_dump({**settings, **changes}))
+    code = main(["evaluate", "--config", str(folder / "evaluate.yaml")])
+    return code, json.loads((folder / "numbers.json").read_text())["rows"] if code == 0 else []
+
+
+def test_labels_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _own_shard(tmp_path / "own.tar", {"captions": ["a cat", "one cat"]}, {"qa": [{"question": "what?", "answer": "x"}]},
+               {"qa": [{"question": "who?", "answers": ["a", "b"]}]}, {"title": "nothing to score"})  # fmt: skip
+    code, rows = _evaluate(tmp_path)
+    assert code == 0
+    assert "3 images, 3 prompts" in capsys.readouterr().out
+    assert rows[0]["caption_f1"] is None  # nobody said which objects are there
+    assert rows[0]["vqa_anls"] is not None
+    assert rows[0]["vqa_hard"] is None
+
+
+@pytest.mark.parametrize("record", [{"captions": [3]}, {"qa": ["what?"]}, {"qa": [{"question": "what?"}]}, [1]])
+def test_labels_of_another_form_are_one_sentence(
+    record: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _own_shard(tmp_path / "own.tar", record)
+    assert _evaluate(tmp_path) == (2, [])
+    said = capsys.readouterr().err
+    assert "own.tar: 0.json must hold `captions`" in said
+    assert said.count("\n") == 1
+
+
+def test_shards_without_labels_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _own_shard(tmp_path / "own.tar")
+    assert _evaluate(tmp_path) == (2, [])
+    assert "no labelled images in" in capsys.readouterr().err

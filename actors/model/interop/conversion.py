@@ -152,7 +152,7 @@ def preprocessing_notes(config: ModelConfig, processor: Mapping[str, Any]) -> li
         and config.encoder.hf_config["decoder"].get("model_type") == "mbart"
     ):
         notes.append(
-            f"outputs start from token {config.start_id} alone; a task prompt for the decoder is not supported"
+            f"outputs start from token {config.start_id} alone; give a task prompt as engine.generation.decoder_prefix"
         )
     return notes
 
