@@ -1,8 +1,10 @@
 """A run killed at any single write or delete is continued by the next one: no row is ever lost, none stays doubled."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from conf.schema import RetryErrors
@@ -60,6 +62,15 @@ def shard(tmp_path: Path) -> Shard:
     return Shard("s", str(path), path.stat().st_size)
 
 
+@pytest.fixture
+def urls() -> Iterator[Iterator[str]]:
+    """Fresh outputs, in memory: a change is made or not made there as on any storage, and takes no time."""
+    store = fsspec.filesystem("memory").store
+    store.clear()
+    yield (f"memory://out{number}" for number in itertools.count())
+    store.clear()
+
+
 def run(storage: Storage, shard: Shard, which: RetryErrors, failing: set[int]) -> list[int]:
     """What pipeline.dataflow.run does with the storage; gives the chunks that were worked on."""
     reader = WebDatasetReader((shard.url,))
@@ -109,11 +120,9 @@ def kill_points(make: Callable[..., Storage], work: Callable[[Storage], object])
                     break
 
 
-def test_a_first_run_killed_anywhere(tmp_path: Path, shard: Shard) -> None:
-    numbers = iter(range(10_000))
-
+def test_a_first_run_killed_anywhere(shard: Shard, urls: Iterator[str]) -> None:
     def fresh(lives: int, **how: bool) -> Storage:
-        return MortalStorage(f"{tmp_path}/out{next(numbers)}", lives, **how)
+        return MortalStorage(next(urls), lives, **how)
 
     for place, storage in kill_points(fresh, lambda s: run(s, shard, RetryErrors.NONE, FAILING)):
         if storage.names(RESULTS):
@@ -124,11 +133,9 @@ def test_a_first_run_killed_anywhere(tmp_path: Path, shard: Shard) -> None:
 
 
 @pytest.mark.parametrize("then", [RetryErrors.NONE, RetryErrors.TRANSIENT])
-def test_a_second_chance_killed_anywhere(tmp_path: Path, shard: Shard, then: RetryErrors) -> None:
-    numbers = iter(range(10_000))
-
+def test_a_second_chance_killed_anywhere(shard: Shard, urls: Iterator[str], then: RetryErrors) -> None:
     def published(lives: int, **how: bool) -> Storage:
-        url = f"{tmp_path}/out{next(numbers)}"
+        url = next(urls)
         run(Storage(url), shard, RetryErrors.NONE, FAILING)
         return MortalStorage(url, lives, **how)
 
