@@ -1,6 +1,5 @@
 """Run the engine over labelled samples and keep what it said, token by token, with its depth."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -80,28 +79,3 @@ def predict(
     while running.has_work():
         done.update((completion.request_id, completion) for completion in running.step())
     return [Prediction(item, checkpoint.codec.decode(done[i].token_ids), done[i]) for i, item in enumerate(items)]
-
-
-def mean_depth(predictions: Sequence[Prediction]) -> float:
-    """Return the mean number of decoder layers per decoding step."""
-    depths = [layer for prediction in predictions for layer in prediction.completion.exit_layers]
-    return sum(depths) / len(depths)
-
-
-def computed_depth(predictions: Sequence[Prediction]) -> float:
-    """Return the mean number of decoder layers that are computed per decoding step where features are just in time.
-
-    A step that goes deep makes all earlier ones of its output catch up, so each is computed as deep as the deepest from
-    there on.
-    """
-    depths = []
-    for prediction in predictions:
-        depths += itertools.accumulate(reversed(prediction.completion.exit_layers), max)
-    return sum(depths) / len(depths)
-
-
-def agreement(predictions: Sequence[Prediction], full: Sequence[Prediction]) -> tuple[float, float]:
-    """Return (share of equal outputs, share of equal tokens at equal positions) against full depth."""
-    pairs = [(a.completion.token_ids, b.completion.token_ids) for a, b in zip(predictions, full, strict=True)]
-    equal_tokens = sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False))
-    return sum(a == b for a, b in pairs) / len(pairs), equal_tokens / max(1, sum(max(len(a), len(b)) for a, b in pairs))

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from actors.depth import agreement, computed_depth, mean_depth
 from actors.engine.thresholds import NEVER
-from actors.evaluation import Item, Prediction, agreement, computed_depth, mean_depth, predict
+from actors.evaluation import Item, Prediction, predict
 from actors.model.checkpoint import Checkpoint
 from actors.training.data import TrainingSample
 from conf.model import ModelConfig
@@ -55,11 +56,14 @@ def score(label: str, predictions: Sequence[Prediction], full: Sequence[Predicti
         kept = [hits[id(p)] for p in answers if keep(p.item)]
         return _mean(kept)
 
-    equal = (None, None) if full is None else agreement(predictions, full)
+    completions = [p.completion for p in predictions]
+    equal = (None, None)
+    if full is not None:
+        equal = agreement([c.token_ids for c in completions], [p.completion.token_ids for p in full])
     return Scores(
         label=label,
-        mean_depth=mean_depth(predictions),
-        computed_depth=computed_depth(predictions),
+        mean_depth=mean_depth(completions),
+        computed_depth=computed_depth(completions),
         caption_f1=set_f1(texts, names, vocabulary) if any(names) else math.nan,
         caption_cider_d=cider_d(texts, references),
         caption_bleu_4=bleu_4(texts, references) if texts else math.nan,
@@ -77,6 +81,16 @@ def score(label: str, predictions: Sequence[Prediction], full: Sequence[Predicti
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
+
+
+def points_lost(full: Scores, row: Scores) -> float:
+    """The most that early exit loses against full depth, in points of what can be scored.
+
+    Captions by the names they hold or, where nobody says which objects are there, by ROUGE-L; all answers; hard ones.
+    """
+    captions = "caption_rouge_l" if math.isnan(full.caption_f1) else "caption_f1"
+    lost = [getattr(full, name) - getattr(row, name) for name in (captions, "vqa_accuracy", "vqa_hard")]
+    return 100 * max(points for points in lost if not math.isnan(points))
 
 
 def full_depth(engine: EngineConfig) -> EngineConfig:

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from actors.evaluation import caption_and_question_items, first_samples
     from actors.model.checkpoint import load_checkpoint
-    from actors.scoring import sweep
+    from actors.scoring import points_lost, sweep
     from actors.training.calibration import record, thresholds_at_risk
     from actors.training.data import Packer
     from conf.model import CONFIG_FILE
@@ -59,14 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     ]
     print(HEADER)
     full, *rows = sweep(checkpoint, checked, items, engines, lambda row: print(line(row), flush=True))
-    allowed = config.max_points_lost / 100
-    kept = [
-        row
-        for row in rows
-        if full.caption_f1 - row.caption_f1 <= allowed
-        and full.vqa_accuracy - row.vqa_accuracy <= allowed
-        and not full.vqa_hard - row.vqa_hard > allowed  # no number where there are no hard questions
-    ]
+    kept = [row for row in rows if points_lost(full, row) <= config.max_points_lost]
     if not kept:
         print(f"no candidate keeps within {config.max_points_lost} points of full depth; nothing is written")
         return 1

@@ -48,7 +48,7 @@ class FrozenReport:
 
     def __call__(self, values: dict[str, Any]) -> None:
         if "agreement" in values:
-            names = ("mean_depth", "equal_tokens", "equal_outputs")
+            names = ("mean_depth", "computed_depth", "equal_tokens", "equal_outputs")
             table = [
                 (row["gate"], values["step"], values["agreement"], name, row[name])
                 for row in values["rows"]
@@ -56,9 +56,9 @@ class FrozenReport:
             ]
             for row in values["rows"]:
                 print(
-                    f"{values['agreement']:<7} gate {row['gate']:<12} mean depth {row['mean_depth']:.2f}  tokens equal "
-                    f"to full depth {row['equal_tokens']:.1%}  outputs {row['equal_outputs']:.1%}  "
-                    f"of {row['num_images']} images",
+                    f"{values['agreement']:<7} gate {row['gate']:<12} mean depth {row['mean_depth']:.2f} "
+                    f"(computed {row['computed_depth']:.2f})  equal to full depth: tokens {row['equal_tokens']:.1%}, "
+                    f"outputs {row['equal_outputs']:.1%} of {row['num_images']}",
                     flush=True,
                 )
             self.log.append(table, values)

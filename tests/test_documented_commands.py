@@ -12,14 +12,20 @@ import shlex
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from conf.load import load_config
+from conf.evaluation import CalibrateConfig, EvaluateConfig
+from conf.frozen import FrozenConfig
+from conf.load import load_config, read_mode
 from conf.schema import JobConfig
+from conf.training import TrainConfig
 from jobs.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_JOBS = {"caption", "demo"}  # commands whose configuration is a JobConfig
+_SCHEMAS: dict[str, type[BaseModel]] = {
+    "caption": JobConfig, "demo": JobConfig, "evaluate": EvaluateConfig, "calibrate": CalibrateConfig,
+}  # fmt: skip
 
 
 def documented() -> list[tuple[str, str]]:
@@ -43,10 +49,21 @@ def test_a_documented_command_is_one(page: str, command: str, monkeypatch: pytes
     known = options_of([name, *(a for a in arguments[:1] if name == "bench")])
     for argument in arguments:
         assert not argument.startswith("--") or argument in known, f"{page}: {name} has no option {argument}"
-    if name in _JOBS and "--config" in arguments:
+    if "--config" in arguments and (schema := schema_of(name, arguments)) is not None:
         sets = [value for key, value in itertools.pairwise(arguments) if key == "--set"]
-        config = load_config(arguments[arguments.index("--config") + 1], sets, JobConfig)
-        assert Path(config.model.checkpoint).is_dir(), f"{page}: no such checkpoint"
+        config = load_config(arguments[arguments.index("--config") + 1], sets, schema)
+        if isinstance(config, JobConfig) and not config.model.checkpoint.startswith(
+            "runs/"
+        ):  # those are yet to be made
+            assert Path(config.model.checkpoint).is_dir(), f"{page}: no such checkpoint"
+
+
+def schema_of(name: str, arguments: list[str]) -> type[BaseModel] | None:
+    """What the command's configuration is checked against, for the commands that need no more than that."""
+    if name == "train":
+        frozen = read_mode(arguments[arguments.index("--config") + 1], []) == "frozen"
+        return FrozenConfig if frozen else TrainConfig
+    return _SCHEMAS.get(name)
 
 
 def options_of(command: list[str]) -> set[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from actors.depth import agreement, computed_depth, mean_depth
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import PackedBatch
 from actors.training.calibration import Recording, record, thresholds_at_risk
@@ -26,6 +27,7 @@ class Agreement:
     gate: str
     num_images: int
     mean_depth: float
+    computed_depth: float  # layers per token, those that later tokens made catch up included
     equal_tokens: float  # share, by position
     equal_outputs: float
     thresholds: tuple[float, ...]
@@ -48,15 +50,12 @@ def measure(
         config.num_slots, config.max_new_tokens, gate=gate, exits=checkpoint.config.exits, thresholds=thresholds
     )
     completions = decode(checkpoint, report_on.examples, engine)
-    depths = [layer for completion in completions for layer in completion.exit_layers]
-    said = [completion.token_ids for completion in completions]
     full = [tuple(t for t in target if t != checkpoint.config.eos_id) for target in report_on.targets]
-    longest = sum(max(len(a), len(b)) for a, b in zip(said, full, strict=True))
-    equal = sum(x == y for a, b in zip(said, full, strict=True) for x, y in zip(a, b, strict=False))
-    same = sum(a == b for a, b in zip(said, full, strict=True))
+    equal_outputs, equal_tokens = agreement([completion.token_ids for completion in completions], full)
     return Agreement(
-        gate.value, len(said), sum(depths) / len(depths), equal / max(1, longest), same / len(said), thresholds
-    )
+        gate.value, len(full), mean_depth(completions), computed_depth(completions), equal_tokens, equal_outputs,
+        thresholds,
+    )  # fmt: skip
 
 
 @torch.no_grad()

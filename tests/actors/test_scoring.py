@@ -1,12 +1,15 @@
 """Rows of `deed evaluate`: the scores of known predictions, and which early exits are compared."""
 
+import math
+from dataclasses import replace
+
 import pytest
 from anls import anls_score
 from pycocoevalcap.rouge.rouge import Rouge
 
 from actors.engine.request import Completion, FinishReason
 from actors.evaluation import Item, Prediction
-from actors.scoring import dynamic_exits, score
+from actors.scoring import dynamic_exits, points_lost, score
 from conf.schema import EngineConfig, Gate
 from tests.actors.engine.tiny import tiny_model
 
@@ -50,6 +53,16 @@ def test_no_captions_and_no_questions_are_no_numbers() -> None:
     row = score("x", [_prediction(*SAID[2], 1)])
     assert row.caption_exact != row.caption_exact
     assert row.vqa_anls == 1.0
+
+
+def test_points_lost_are_the_most_of_what_is_scored() -> None:
+    full = score("full", [_prediction(*said, 1) for said in SAID])
+    assert points_lost(full, full) == 0
+    worse = replace(full, caption_f1=full.caption_f1 - 0.02, vqa_accuracy=full.vqa_accuracy - 0.01, caption_rouge_l=0)
+    assert points_lost(full, worse) == pytest.approx(2)
+    unnamed = replace(full, caption_f1=math.nan)
+    assert points_lost(unnamed, replace(worse, caption_rouge_l=full.caption_rouge_l)) == pytest.approx(1)
+    assert points_lost(unnamed, worse) == pytest.approx(100 * full.caption_rouge_l)
 
 
 def test_the_early_exits_that_are_compared() -> None:
