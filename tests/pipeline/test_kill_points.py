@@ -142,7 +142,9 @@ def test_a_second_chance_killed_anywhere(shard: Shard, urls: Iterator[str], then
     mended = 0
     for place, storage in kill_points(published, lambda s: run(s, shard, RetryErrors.TRANSIENT, {5})):
         assert set(keys(storage, RESULTS) + keys(storage, ERRORS)) == set(KEYS), f"{place}: a row is in neither file"
-        run(storage, shard, then, {5})
+        published_again = keys(storage, ERRORS) == ["k5"]
+        worked_on = run(storage, shard, then, {5})
+        assert not (published_again and then is RetryErrors.NONE and worked_on), f"{place}: work was done twice"
         results, errors = keys(storage, RESULTS), keys(storage, ERRORS)
         assert sorted(results + errors) == KEYS, place
         assert errors in (["k5"], ["k2", "k3", "k5"]), place
@@ -151,6 +153,24 @@ def test_a_second_chance_killed_anywhere(shard: Shard, urls: Iterator[str], then
         mended += errors == ["k5"]
         assert [name for name in storage.walk("") if name.startswith(("_staging", "_state"))] == [], place
     assert mended > 20
+
+
+@pytest.mark.parametrize("lives", [0, 1, 2, 3])
+def test_a_shard_published_again_gets_its_mark_before_anything_changes(
+    shard: Shard, urls: Iterator[str], lives: int
+) -> None:
+    """The mark may be lost with a damaged index; what is staged since then replaces what is published all the same."""
+    url = next(urls)
+    run(Storage(url), shard, RetryErrors.NONE, FAILING)
+    index = ShardIndex(tuple(WebDatasetReader((shard.url,)).index(shard)[0]), (), CHUNK_ROWS)
+    save_index(Storage(url), "s", index)
+    for chunk in range(3):
+        stage_chunk(Storage(url), "s", chunk, rows_table([good_row(2 * chunk), good_row(2 * chunk + 1)]))
+    with pytest.raises(Killed):
+        publish_shard(MortalStorage(url, lives), "s")
+    assert set(keys(Storage(url), RESULTS) + keys(Storage(url), ERRORS)) == set(KEYS)
+    assert run(Storage(url), shard, RetryErrors.NONE, set()) == []
+    assert sorted(keys(Storage(url), RESULTS) + keys(Storage(url), ERRORS)) == KEYS
 
 
 def test_a_killed_second_chance_keeps_the_chunks_it_has_done(tmp_path: Path, shard: Shard) -> None:
