@@ -15,6 +15,7 @@ from conf.errors import UserError
 from conf.schema import EngineConfig, ModelSection, PromptConfig, Schedule
 from pipeline.prompts import limit_of, make_prompts
 from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
+from pipeline.report.work import Work, layers_run, work_of
 
 if TYPE_CHECKING:
     from actors.captioner import Backend
@@ -37,7 +38,8 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
     engine, model = EngineConfig.model_validate(config["engine"]), ModelSection.model_validate(config["model"])
     if engine.schedule is Schedule.FULL:
         raise UserError(f"{url!r} ran at full depth already: there is nothing to compare")
-    if read_checkpoint_info(model.checkpoint).weights_sha256 != record.get("weights_sha256"):
+    info = read_checkpoint_info(model.checkpoint)
+    if info.weights_sha256 != record.get("weights_sha256"):
         raise UserError(f"checkpoint {model.checkpoint!r} no longer holds the weights that {url!r} was made with")
     num_threads = model.num_threads or max(1, int(config["actors"]["num_cpus"]))
     as_run = load_backend(model, engine, num_threads)
@@ -52,7 +54,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
     for number in range(passes):
         for is_full in (False, True) if number % 2 == 0 else (True, False):
             timed[is_full].append(_decode(full if is_full else as_run, requests))
-    sample = _summary(rows, timed[False], timed[True], as_run)
+    sample = _summary(rows, timed[False], timed[True], as_run, work_of(config["engine"]), info.num_layers)
     sample |= {"measured_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "device": as_run.device}
     folder.storage.write(FULL_DEPTH_SAMPLE, json.dumps(sample, indent=2, ensure_ascii=False).encode())
     return sample
@@ -116,6 +118,8 @@ def _summary(
     early: Sequence[Sequence["Completion"]],
     full: Sequence[Sequence["Completion"]],
     backend: "Backend",
+    work: Work,
+    num_layers: int,
 ) -> dict[str, Any]:
     """Sums over the rows (device seconds: mean of the passes), and each row with both texts."""
     texts = [
@@ -131,7 +135,7 @@ def _summary(
         "equal_published": sum(row["text"] == text for row, (text, _) in zip(rows, texts, strict=True)),
         "equal_tokens": equal_tokens,
         "tokens": sum(max(len(a), len(b)) for a, b in pairs),
-        "layers_run": sum(itertools.chain.from_iterable(c.exit_layers for c in early[0])),
+        "layers_run": sum(layers_run(c.exit_layers, work, num_layers) or 0 for c in early[0]),
         "layers_run_full": sum(itertools.chain.from_iterable(c.exit_layers for c in full[0])),
         "device_s": sum(seconds[0]) / len(seconds[0]),
         "device_s_full": sum(seconds[1]) / len(seconds[1]),

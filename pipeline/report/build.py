@@ -12,6 +12,7 @@ from pipeline.report.picks import Tag
 from pipeline.report.quality import Reference, quality_of
 from pipeline.report.scan import RunScan, scan_run
 from pipeline.report.schema import RunNumbers, is_full_depth
+from pipeline.report.work import layers_run, work_of
 
 SampleKey = tuple[str, str]  # shard, key in the shard
 Prompt = str | None
@@ -62,7 +63,9 @@ def build_report(
             items = [_with_references(item, found) for item in items] if i == 0 else items
         runs.append(numbers_of(scan, quality))
     runs = _distinctly_named(runs)
-    shared = [{key: _shared_row(row) for key, row in rows.items()} for rows in samples]
+    shared = [
+        {key: _shared_row(row, run) for key, row in rows.items()} for run, rows in zip(runs, samples, strict=True)
+    ]
     runs = [replace(run, against_full_depth=_full_depth(i, runs, shared)) for i, run in enumerate(runs)]
     comparisons = [None, *(_compare(runs[0].name, shared[i], shared[0]) for i in range(1, len(runs)))]
     if len(folders) > 1:
@@ -90,8 +93,9 @@ def _with_references(item: GalleryItem, found: Mapping[SampleKey, Callable[[Prom
     return item if reference is None else replace(item, references=reference.texts)
 
 
-def _shared_row(row: Mapping[str, Any]) -> SharedRow:
-    return SharedRow(row["text"], sum(row["exit_layers"] or ()), row["device_s"])
+def _shared_row(row: Mapping[str, Any], run: RunNumbers) -> SharedRow:
+    work = work_of(run.identity.config.get("engine") or {})
+    return SharedRow(row["text"], layers_run(row["exit_layers"] or (), work, run.exits.num_layers), row["device_s"])
 
 
 def _compare(other: str, ours: Mapping[RowKey, SharedRow], theirs: Mapping[RowKey, SharedRow]) -> Comparison | None:

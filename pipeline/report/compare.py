@@ -12,7 +12,7 @@ class SharedRow:
     """What a comparison needs of one row of a run."""
 
     text: str | None
-    num_layers_run: int  # summed over the steps
+    num_layers_run: int | None  # computed, summed over the steps (pipeline.report.work); None if unknown
     device_s: float | None
 
 
@@ -37,9 +37,12 @@ def compare_rows(other: str, pairs: Sequence[tuple[SharedRow, SharedRow]]) -> Co
         return None
     equal = sum(ours.text == theirs.text for ours, theirs in pairs)
     timed = [(a.device_s, b.device_s) for a, b in pairs if a.device_s is not None and b.device_s is not None]
-    our_layers, their_layers = sum(a.num_layers_run for a, _ in pairs), sum(b.num_layers_run for _, b in pairs)
+    counted = [
+        (a.num_layers_run, b.num_layers_run) for a, b in pairs if None not in (a.num_layers_run, b.num_layers_run)
+    ]
+    layers = sum(ours or 0 for ours, _ in counted), sum(theirs or 0 for _, theirs in counted)
     their_s = sum(theirs for _, theirs in timed)
-    return _comparison(other, len(pairs), equal, (our_layers, their_layers), (sum(ours for ours, _ in timed), their_s))
+    return _comparison(other, len(pairs), equal, layers, (sum(ours for ours, _ in timed), their_s))
 
 
 def recorded_comparison(sample: Mapping[str, Any] | None) -> Comparison | None:

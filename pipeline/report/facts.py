@@ -173,8 +173,10 @@ def _latency(run: RunNumbers) -> Iterator[Fact]:
 def _exits(run: RunNumbers) -> Iterator[Fact]:
     exits, full = run.exits, run.against_full_depth
     depth = UNKNOWN if exits.mean_depth is None else f"{number(exits.mean_depth)} of {count(exits.num_layers)}"
-    yield _better("mean depth", depth, exits.mean_depth, Better.LOWER, "decoder layers a token")
-    yield _higher_share("decoder layers saved", exits.layers_saved, "against full depth, counted")
+    yield _better("mean depth", depth, exits.mean_depth, Better.LOWER, "layer a token leaves at")
+    note = "a token, earlier ones that catch up with a deep one included"
+    yield _better("layers computed", number(exits.computed_depth), exits.computed_depth, Better.LOWER, note)
+    yield _higher_share("decoder layers saved", exits.layers_saved, "not computed, of those of full depth")
     if is_full_depth(run):
         yield Fact("device time saved", "none", "this run is the full depth")
         yield Fact("texts equal to full depth", "all", "this run is the full depth")
@@ -187,7 +189,7 @@ def _exits(run: RunNumbers) -> Iterator[Fact]:
         if full.device_time_range is not None:
             rows += f"; {share(full.device_time_range[0])} to {share(full.device_time_range[1])} over the passes"
         yield _higher_share("device time saved", full.device_time_saved, rows, NOT_MEASURED)
-        yield _higher_share("decoder layers saved, same rows", full.layers_saved, "counted", NOT_MEASURED)
+        yield _higher_share("decoder layers saved, same rows", full.layers_saved, "not computed", NOT_MEASURED)
         yield _higher_share("texts equal to full depth", full.equal_texts, interval_of(full))
         if full.equal_tokens is not None:
             yield _higher_share("tokens equal to full depth", full.equal_tokens, "at equal positions")

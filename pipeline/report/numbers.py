@@ -22,6 +22,7 @@ from pipeline.report.schema import (
     Speed,
 )
 from pipeline.report.sketch import Sketch
+from pipeline.report.work import Work, work_of
 
 _MIN_STEPS_AT_POSITION = 5  # fewer say nothing about a position
 
@@ -181,13 +182,20 @@ def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:
     num_layers = _get(record, "device", "num_layers")
     num_steps = int(results.depth_steps.sum())
     mean_depth = _ratio(float((results.depth_steps * np.arange(results.depth_steps.size)).sum()), num_steps)
+    work = work_of(_get(record, "config", "engine") or {})
+    computed_depth = {
+        Work.CATCHING_UP: _ratio(results.caught_up_layers, num_steps),
+        Work.AS_LEFT: mean_depth,
+        Work.FULL: num_layers if num_steps else None,
+    }[work]
     used = {int(layer) for layer in np.flatnonzero(results.depth_steps)}
     layers = sorted(used | set(_reachable_exits(record)))
     return Exits(
         num_layers=num_layers,
         num_steps=num_steps,
         mean_depth=mean_depth,
-        layers_saved=None if mean_depth is None or not num_layers else 1 - mean_depth / num_layers,
+        computed_depth=computed_depth,
+        layers_saved=None if computed_depth is None or not num_layers else 1 - computed_depth / num_layers,
         histogram=tuple(
             Depth(
                 layer=layer,

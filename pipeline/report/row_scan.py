@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pipeline.report.loops import is_looping
 from pipeline.report.picks import FirstK, Tag, fair_keys
 from pipeline.report.sketch import Sketch
+from pipeline.report.work import caught_up
 
 SKETCHED = ("queue_wait_s", "encode_s", "ttft_s", "decode_s", "e2e_s", "device_s", "num_tokens", "mean_depth")
 RESULTS_COLUMNS = (
@@ -31,6 +32,7 @@ class ResultsScan:
     depth_steps: np.ndarray = field(
         default_factory=lambda: np.zeros(MAX_LAYERS, np.int64)
     )  # steps that left at a layer
+    caught_up_layers: int = 0  # layers computed where deep steps make earlier ones catch up
     depth_confidence: np.ndarray = field(default_factory=lambda: np.zeros(MAX_LAYERS))  # their confidences, summed
     position_layers: np.ndarray = field(default_factory=lambda: np.zeros(MAX_POSITIONS))  # layers run at a position
     position_steps: np.ndarray = field(default_factory=lambda: np.zeros(MAX_POSITIONS, np.int64))
@@ -62,6 +64,7 @@ class ResultsScan:
         layers = layer_lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
         lengths = pc.fill_null(pc.list_value_length(layer_lists), 0).to_numpy(zero_copy_only=False)
         positions = np.arange(layers.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self.caught_up_layers += caught_up(layers, lengths)
         self.depth_steps += np.bincount(layers, minlength=MAX_LAYERS)
         confidences = confidence_lists.flatten().to_numpy(zero_copy_only=False)
         if confidences.size == layers.size:
@@ -73,6 +76,7 @@ class ResultsScan:
     def merge(self, other: "ResultsScan") -> None:
         self.num_rows += other.num_rows
         self.num_looping += other.num_looping
+        self.caught_up_layers += other.caught_up_layers
         self.finish_reasons += other.finish_reasons
         for name in ("depth_steps", "depth_confidence", "position_layers", "position_steps"):
             setattr(self, name, getattr(self, name) + getattr(other, name))

@@ -88,8 +88,9 @@ class Depth:
 class Exits:
     num_layers: int | None  # full depth
     num_steps: int
-    mean_depth: float | None
-    layers_saved: float | None  # share of the layers that full depth would have run
+    mean_depth: float | None  # where tokens left
+    computed_depth: float | None  # layers computed for a token, with those it had to catch up on
+    layers_saved: float | None  # share of full depth's layers that were not computed
     histogram: tuple[Depth, ...]
     by_position: tuple[tuple[int, float, int], ...]  # (position, mean depth, steps)
     per_image: Quantiles  # mean depth of an image

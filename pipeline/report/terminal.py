@@ -87,9 +87,11 @@ def _latency(run: RunNumbers) -> Text:
 
 def _depth(run: RunNumbers) -> Text:
     exits = run.exits
-    text = Text(f"{number(exits.mean_depth)} of {count(exits.num_layers)} layers a token", style="bold")
+    text = Text(f"{number(exits.mean_depth)} of {count(exits.num_layers)} layers deep a token", style="bold")
     if exits.layers_saved is not None:
         text.append(f"  {share(exits.layers_saved)} of the decoder's layers saved", style="not bold green")
+        caught_up = "a token that goes deep makes earlier ones catch up"
+        text.append(f"  {number(exits.computed_depth)} computed: {caught_up}", style="not bold dim")
     return text
 
 

@@ -88,7 +88,8 @@ def test_the_same_rows_at_full_depth(finished: Path) -> None:
     assert sample["rows"] == len(rows) == len({row["sample_id"] for row in rows}) == 20
     assert [one["text"] for one in sample["samples"]] == [row["text"] for row in rows]  # decoded again: the same
     assert sample["equal_published"] == 20
-    assert sample["layers_run"] == sum(sum(row["exit_layers"]) for row in rows)
+    computed = [max(row["exit_layers"][i:]) for row in rows for i in range(len(row["exit_layers"]))]
+    assert sample["layers_run"] == sum(computed)  # a deep token makes those before it catch up
     assert sample["layers_run"] < sample["layers_run_full"]
     equal = sum(one["text"] == one["text_full"] for one in sample["samples"])
     assert sample["equal_texts"] == equal

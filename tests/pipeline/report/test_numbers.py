@@ -52,7 +52,10 @@ def test_depths_are_those_of_the_rows(run: FakeRun, numbers: RunNumbers) -> None
     counted = Counter(layers)
     exits = numbers.exits
     assert exits.mean_depth == pytest.approx(sum(layers) / len(layers))
-    assert exits.layers_saved == pytest.approx(1 - sum(layers) / (8 * len(layers)))
+    deepest_from_here = [max(row["exit_layers"][i:]) for row in run.rows for i in range(len(row["exit_layers"]))]
+    assert exits.computed_depth == pytest.approx(sum(deepest_from_here) / len(layers))
+    assert exits.mean_depth < exits.computed_depth < 8
+    assert exits.layers_saved == pytest.approx(1 - sum(deepest_from_here) / (8 * len(layers)))
     assert {depth.layer: depth.steps for depth in exits.histogram} == dict(counted)
     assert sum(depth.share for depth in exits.histogram) == pytest.approx(1)
     for layer in counted:

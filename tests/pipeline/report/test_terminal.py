@@ -34,7 +34,7 @@ def test_it_says_what_happened(tmp_path: Path) -> None:
         "images/s",
         "p50",
         "p99",
-        "of 8 layers a token",
+        "of 8 layers deep a token",
         "object naming F1",
         "per 1,000 images",
         "truncated_image",

@@ -1,0 +1,44 @@
+"""Decoder layers that were really computed, which is more than where tokens left.
+
+With features made just in time (engine.kv=jit), a token that goes deep makes all earlier ones of its text catch up: a
+position is computed as deep as the deepest step from there on. With copied or projected features (kv=copy, project) it
+stays where it left. In lossless mode full depth checks every token.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+
+class Work(str, Enum):
+    CATCHING_UP = "catching_up"
+    AS_LEFT = "as_left"
+    FULL = "full"
+
+
+def work_of(engine: Mapping[str, Any]) -> Work:
+    """By the engine section of a run's configuration."""
+    if engine.get("lossless"):
+        return Work.FULL
+    return Work.CATCHING_UP if engine.get("kv", "jit") == "jit" else Work.AS_LEFT
+
+
+def layers_run(exit_layers: Sequence[int], work: Work, num_layers: int | None) -> int | None:
+    """Layers computed for one text, over its steps; None where full depth is unknown and counts."""
+    if work is Work.FULL:
+        return None if num_layers is None else num_layers * len(exit_layers)
+    if work is Work.AS_LEFT:
+        return sum(exit_layers)
+    return sum(itertools.accumulate(reversed(exit_layers), max))
+
+
+def caught_up(layers: np.ndarray, lengths: np.ndarray) -> int:
+    """The sum of `layers_run` over texts that catch up: their exit layers, one text after the other, and lengths."""
+    if not layers.size:
+        return 0
+    # Backwards, text after text lifted above the one before it, so that one running maximum serves for all.
+    lift = np.repeat(np.arange(lengths.size), lengths[::-1]) * (int(layers.max()) + 1)
+    return int((np.maximum.accumulate(layers[::-1] + lift) - lift).sum())
