@@ -130,11 +130,12 @@ def sweep(
     checkpoint: Checkpoint,
     samples: Sequence[TrainingSample],
     items: Sequence[Item],
+    base: EngineConfig,
     engines: Sequence[Labelled],
     on_row: Callable[[Scores], None],
 ) -> list[Scores]:
-    """Score full depth first, then every engine; rows carry their agreement with full depth."""
-    full = predict(checkpoint, full_depth(engines[0][1] if engines else EngineConfig()), samples, items)
+    """Score `base` at full depth first, then every engine; rows carry their agreement with full depth."""
+    full = predict(checkpoint, full_depth(base), samples, items)
     rows = [score("full depth", full, full)]
     on_row(rows[0])
     for label, engine in engines:

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         for item in caption_and_question_items(sample, config.caption_prompt, config.questions_per_image)
     ]
     print(HEADER)
-    full, *rows = sweep(checkpoint, checked, items, engines, lambda row: print(line(row), flush=True))
+    full, *rows = sweep(checkpoint, checked, items, engines[0][1], engines, lambda row: print(line(row), flush=True))
     kept = [row for row in rows if points_lost(full, row) <= config.max_points_lost]
     if not kept:
         print(f"no candidate keeps within {config.max_points_lost} points of full depth; nothing is written")

@@ -31,6 +31,10 @@ def main(arguments: Sequence[str]) -> int:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     checkpoint = load_checkpoint(config.checkpoint)
+    generation, most = config.engine.generation, checkpoint.config.decoder.max_positions
+    if "max_new_tokens" not in generation.model_fields_set and generation.max_new_tokens > most:
+        generation = generation.model_copy(update={"max_new_tokens": most})
+    engine = config.engine.model_copy(update={"generation": generation})
     samples = first_samples(config.shards, config.num_images)
     items = [
         item
@@ -40,11 +44,11 @@ def main(arguments: Sequence[str]) -> int:
     exits = checkpoint.config.exits
     engines = []
     if config.static_exits:
-        engines = [(f"exit {layer} alone", static_exit(config.engine, layer, exits[-1])) for layer in exits[:-1]]
-    engines += dynamic_exits(config.engine, checkpoint.config, config.thresholds)
+        engines = [(f"exit {layer} alone", static_exit(engine, layer, exits[-1])) for layer in exits[:-1]]
+    engines += dynamic_exits(engine, checkpoint.config, config.thresholds)
     print(f"{len(samples)} images, {len(items)} prompts, checkpoint {checkpoint.config.name} {checkpoint.sha256[:12]}")
     print(HEADER)
-    rows = sweep(checkpoint, samples, items, engines, lambda row: print(line(row), flush=True))
+    rows = sweep(checkpoint, samples, items, engine, engines, lambda row: print(line(row), flush=True))
     if config.output:
         document = {
             "schema_version": 1,

@@ -53,6 +53,10 @@ CHEAPER = {
         "--set tokenizer.vocab_size=300 --set optimizer.encoder_steps=1 --set optimizer.encoder_batch_images=2 "
         "--set optimizer.total_steps=3 --set optimizer.warmup_steps=1 --set optimizer.batch_images=2 "
         "--set validation_images=2",
+    "deed train --config conf/train-":
+        "--set architecture.d_model=32 --set architecture.num_heads=2 --set architecture.d_ff=64 --set num_threads=1 "
+        "--set tokenizer.vocab_size=300 --set optimizer.total_steps=2 --set optimizer.batch_images=2 "
+        "--set validation_images=2",
     "deed scenes": "--set num_images=12 --set images_per_shard=6",
     "deed calibrate": "--set num_images=6 --set check_images=2 --set questions_per_image=1",
     "deed evaluate": "--set num_images=2 --set questions_per_image=1 --set static_exits=false",

@@ -33,11 +33,11 @@ def ray() -> Iterator[None]:
         yield
 
 
-def write_tiny_checkpoint(folder: Path) -> Path:
+def write_tiny_checkpoint(folder: Path, thresholds: tuple[float, ...] | None = (0.3, 0.3, 0.3, 0.3)) -> Path:
     tokenizer = train_tokenizer(["what is in the image?"], vocab_size=260)
     model = tiny_model(dtype=torch.float32)
     decoder = model.config.decoder.model_copy(update={"vocab_size": 300})
-    config = model.config.model_copy(update={"decoder": decoder, "thresholds": (0.3, 0.3, 0.3, 0.3)})
+    config = model.config.model_copy(update={"decoder": decoder, "thresholds": thresholds})
     torch.manual_seed(0)
     from actors.model.model import MultiExitModel
 

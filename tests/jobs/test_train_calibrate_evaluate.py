@@ -92,15 +92,22 @@ def _own_shard(path: Path, *records: object) -> None:
 
 
 def _evaluate(folder: Path, **changes: object) -> tuple[int, list[dict[str, Any]]]:
-    write_tiny_checkpoint(folder / "checkpoint")
+    if not (folder / "checkpoint").is_dir():
+        write_tiny_checkpoint(folder / "checkpoint")
     settings = {
         "checkpoint": str(folder / "checkpoint"), "shards": [str(folder / "*.tar")], "num_threads": 1,
         "caption_prompt": "is it", "output": str(folder / "numbers.json"), "thresholds": [],
-        "engine": {"generation": {"max_new_tokens": 4}},
     }  # fmt: skip
     (folder / "evaluate.yaml").write_text(yaml.safe_dump({**settings, **changes}))
     code = main(["evaluate", "--config", str(folder / "evaluate.yaml")])
     return code, json.loads((folder / "numbers.json").read_text())["rows"] if code == 0 else []
+
+
+def test_full_depth_alone_is_one_row(tmp_path: Path) -> None:
+    _own_shard(tmp_path / "own.tar", {"captions": ["a cat"]})
+    write_tiny_checkpoint(tmp_path / "checkpoint", thresholds=None)
+    code, rows = _evaluate(tmp_path, static_exits=False)
+    assert (code, [row["label"] for row in rows]) == (0, ["full depth"])
 
 
 def test_labels_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
