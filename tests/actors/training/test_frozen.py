@@ -21,6 +21,7 @@ from conf.errors import UserError
 from conf.frozen import FrozenConfig
 from conf.schema import EngineConfig, Gate
 from jobs.cli import main
+from jobs.train_frozen import FrozenReport
 from tests.actors.engine.tiny import config as engine_config
 from tests.actors.engine.tiny import requests, run, tiny_model
 from tests.actors.interop.sources import make_source
@@ -175,6 +176,36 @@ def test_a_stopped_run_continues_to_the_same_exits(converted: Path, tmp_path: Pa
     assert 0 < resumed.step < 16
     assert resumed.run()
     assert all(torch.equal(a, b) for a, b in zip(exits(straight), exits(resumed), strict=True))
+
+
+def test_a_killed_run_logs_what_an_uninterrupted_one_does(converted: Path, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def start(config: FrozenConfig, end: int | None = None) -> None:
+        """Run to the end, or die before what is reported of step `end`."""
+        report = FrozenReport(Path(config.output))
+
+        def dying(values: dict[str, Any]) -> None:
+            if end is not None and values.get("step") == end and "losses" in values:
+                raise Killed
+            report(values)
+
+        trainer = FrozenTrainer(config, dying)
+        report.log.rewind(trainer.step)
+        assert trainer.run()
+
+    small = {"optimizer": {"adapter_steps": 30, "gate_steps": 20}, "validate_every": 5}
+    straight, killed = (_config(converted, tmp_path / name, **small) for name in ("straight", "killed"))
+    start(straight)
+    for end in (10, 20, 40, 50):
+        with pytest.raises(Killed):
+            start(killed, end)
+    start(killed)
+    start(killed)  # nothing left to do
+    logs = [(tmp_path / name / "log.csv").read_text() for name in ("straight", "killed")]
+    assert logs[0] == logs[1]
+    assert logs[0].count("equal_tokens") == 3  # before, and after by both gates
 
 
 def test_it_runs_by_the_command_and_stops_early(
