@@ -1,7 +1,8 @@
 """Run the engine over labelled samples and keep what it said, token by token, with its depth."""
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,14 +37,17 @@ class Prediction:
 
 def first_samples(patterns: Sequence[str], count: int) -> list[TrainingSample]:
     """Return the first `count` labelled samples of the shards; UserError when there are none."""
-    samples: list[TrainingSample] = []
+    samples: dict[str, TrainingSample] = {}
     for path in expand_shards(patterns):
-        samples += read_shard(path)
+        for sample in read_shard(path):
+            repeats = itertools.chain([sample.key], (f"{sample.key}~{n}" for n in itertools.count(2)))
+            key = next(key for key in repeats if key not in samples)  # shards may count their samples each from 0
+            samples[key] = replace(sample, key=key)
         if len(samples) >= count:
             break
     if not samples:
         raise UserError(f"no labelled images in {', '.join(patterns)}")
-    return samples[:count]
+    return list(samples.values())[:count]
 
 
 def caption_and_question_items(sample: TrainingSample, prompt: str, questions_per_image: int) -> Iterator[Item]:
@@ -59,9 +63,10 @@ def caption_and_question_items(sample: TrainingSample, prompt: str, questions_pe
 
 
 def predict(
-    checkpoint: Checkpoint, engine: EngineConfig, samples: Sequence[TrainingSample], items: Sequence[Item]
-) -> list[Prediction]:
-    """Return one prediction per item, in the order of the items."""
+    checkpoint: Checkpoint, engine: EngineConfig, samples: Sequence[TrainingSample], items: Sequence[Item],
+    words_field: str,
+) -> list[Prediction]:  # fmt: skip
+    """Return one prediction per item, in the order of the items; `words_field` says where samples have their words."""
     config = checkpoint.config
     by_key = {sample.key: sample for sample in samples}
     running = make_engine(checkpoint, engine)
@@ -70,7 +75,7 @@ def predict(
     for request_id, item in enumerate(items):
         if item.key not in pixels:
             pixels = {item.key: read_pixels(by_key[item.key].jpeg, config.image_size)}  # items come image by image
-        words = word_lines(by_key[item.key].record, "sign.plates") if checkpoint.codec.rules.words else ""
+        words = word_lines(by_key[item.key].record, words_field) if checkpoint.codec.rules.words else ""
         prompt_ids = checkpoint.codec.encode_prompt(item.prompt + words, config.encoder.max_prompt_tokens)
         prefix_ids = prefix_of(item.prompt, engine.generation, checkpoint.codec)
         running.add(Request(request_id, pixels[item.key], prompt_ids, prefix_ids=prefix_ids))

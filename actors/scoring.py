@@ -133,12 +133,13 @@ def sweep(
     base: EngineConfig,
     engines: Sequence[Labelled],
     on_row: Callable[[Scores], None],
+    words_field: str,
 ) -> list[Scores]:
     """Score `base` at full depth first, then every engine; rows carry their agreement with full depth."""
-    full = predict(checkpoint, full_depth(base), samples, items)
+    full = predict(checkpoint, full_depth(base), samples, items, words_field)
     rows = [score("full depth", full, full)]
     on_row(rows[0])
     for label, engine in engines:
-        rows.append(score(label, predict(checkpoint, engine, samples, items), full))
+        rows.append(score(label, predict(checkpoint, engine, samples, items, words_field), full))
         on_row(rows[-1])
     return rows

@@ -8,6 +8,9 @@ from conf.model import Count
 from conf.schema import EngineConfig, Section
 
 Threshold = Annotated[float, Field(ge=0)]
+WordsField = Annotated[
+    str, Field(description="Where a sample's JSON has the words in its image, for models that read words.")
+]
 Risk = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -23,6 +26,7 @@ class EvaluateConfig(Section):
     thresholds: tuple[Threshold, ...] = Field(
         (0.8, 0.9, 0.95, 0.99), description="Each is a row of early exit with this threshold at every exit."
     )
+    words_field: WordsField = "sign.plates"
     engine: EngineConfig = EngineConfig()
     output: str | None = Field(None, description="JSON file for the numbers; none: only printed.")
     num_threads: int | None = Field(None, description="CPU threads; none: all.")
@@ -37,6 +41,7 @@ class CalibrateConfig(Section):
     check_images: Count = Field(150, description="Images decoded by the engine to check the quality of each candidate.")
     questions_per_image: Annotated[int, Field(ge=0)] = 6
     caption_prompt: str = "describe the image in detail"
+    words_field: WordsField = "sign.plates"
     risks: tuple[Risk, ...] = Field(
         (0.002, 0.005, 0.01, 0.02, 0.04),
         description="Candidate rates of disagreement with full depth, per exit. Larger is shallower and riskier.",

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     exits = config.exits or checkpoint.config.exits
     columns = tuple(checkpoint.config.exits.index(layer) for layer in exits)
     samples = first_samples(config.shards, config.num_images)
-    packer = Packer(checkpoint.codec, checkpoint.config, DataConfig(train=config.shards, validation=config.shards), 0)
+    data = DataConfig(train=config.shards, validation=config.shards, words_field=config.words_field)
+    packer = Packer(checkpoint.codec, checkpoint.config, data, 0)
     device = torch.device("cpu")
     groups = [samples[i : i + 32] for i in range(0, len(samples), 32)]
     recording = record(checkpoint.model, (packer.pack(group, packer.choose(group, 0), device) for group in groups))
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         for item in caption_and_question_items(sample, config.caption_prompt, config.questions_per_image)
     ]
     print(HEADER)
-    full, *rows = sweep(checkpoint, checked, items, engines[0][1], engines, lambda row: print(line(row), flush=True))
+    base, words = engines[0][1], config.words_field
+    full, *rows = sweep(checkpoint, checked, items, base, engines, lambda row: print(line(row), flush=True), words)
     kept = [row for row in rows if points_lost(full, row) <= config.max_points_lost]
     if not kept:
         print(f"no candidate keeps within {config.max_points_lost} points of full depth; nothing is written")

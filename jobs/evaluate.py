@@ -48,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     engines += dynamic_exits(engine, checkpoint.config, config.thresholds)
     print(f"{len(samples)} images, {len(items)} prompts, checkpoint {checkpoint.config.name} {checkpoint.sha256[:12]}")
     print(HEADER)
-    rows = sweep(checkpoint, samples, items, engine, engines, lambda row: print(line(row), flush=True))
+    words = config.words_field
+    rows = sweep(checkpoint, samples, items, engine, engines, lambda row: print(line(row), flush=True), words)
     if config.output:
         document = {
             "schema_version": 1,

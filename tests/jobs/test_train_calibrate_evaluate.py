@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from actors.evaluation import first_samples
 from conf.model import read_model_config
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
@@ -119,6 +120,15 @@ def test_labels_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert rows[0]["caption_f1"] is None  # nobody said which objects are there
     assert rows[0]["vqa_anls"] is not None
     assert rows[0]["vqa_hard"] is None
+
+
+def test_keys_that_shards_share_are_other_samples(tmp_path: Path) -> None:
+    for shard in range(2):
+        _own_shard(tmp_path / f"{shard}.tar", *({"captions": [f"text {shard}{n}"]} for n in range(2)))
+    samples = first_samples([str(tmp_path / "*.tar")], 3)
+    assert [(s.key, s.record["captions"][0]["text"]) for s in samples] == [
+        ("0", "text 00"), ("1", "text 01"), ("0~2", "text 10"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("record", [{"captions": [3]}, {"qa": ["what?"]}, {"qa": [{"question": "what?"}]}, [1]])

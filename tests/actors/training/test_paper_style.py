@@ -1,6 +1,8 @@
 """The LaTr-style and OFA-style models: trained by the trainer, run by the engine, words in the image read."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,11 +102,21 @@ def checkpoint_vocab(trained: dict[str, tuple[Checkpoint, list[float]]]) -> int:
     return trained["latr"][0].config.decoder.vocab_size
 
 
-def test_evaluation_gives_the_words_too(trained: dict[str, tuple[Checkpoint, list[float]]], shards: str) -> None:
+def test_evaluation_gives_the_words_too(
+    trained: dict[str, tuple[Checkpoint, list[float]]], shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = read_shard(sorted(Path(shards).parent.glob("*.tar"))[0].as_posix())[:2]
     items = [item for sample in samples for item in caption_and_question_items(sample, "describe", 1)]
     settings = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": 4}})
-    assert len(predict(trained["latr"][0], settings, samples, items)) == 4
+    checkpoint, seen = trained["latr"][0], []
+    codec = SimpleNamespace(encode_prompt=lambda text, most: seen.append(text) or checkpoint.codec.encode_prompt(text),
+                            rules=checkpoint.codec.rules, decode=checkpoint.codec.decode)  # fmt: skip
+    watched = replace(checkpoint, codec=codec)
+    monkeypatch.setattr("actors.evaluation.make_engine", lambda _, engine: Engine(checkpoint.model, engine))
+    for field, has_words in (("sign.plates", True), ("nowhere", False)):
+        seen.clear()
+        assert len(predict(watched, settings, samples, items, field)) == 4
+        assert all(("\t" in text) == has_words for text in seen)
 
 
 @pytest.mark.parametrize("changes", [{"adapters": False}, {"adapters": False, "separate_heads": True}])
