@@ -28,7 +28,7 @@ check: setup  ## format, lint and types
 	$(BIN)/mypy
 
 bench: setup  ## measure the engine on this machine
-	$(BIN)/deed bench engine --config conf/bench.yaml
+	$(BIN)/deed bench engine --config conf/bench-quick.yaml
 
 clean:  ## remove what runs made, keep what was installed
 	rm -rf runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
