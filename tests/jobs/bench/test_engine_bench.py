@@ -193,7 +193,7 @@ def test_sweeps_that_meet_share_a_cell(folder: Path) -> None:
     assert (cell.rounds, cell.num_sequences) == (3, 27)
 
 
-@pytest.mark.parametrize("name", ["bench", "bench-quick"])
+@pytest.mark.parametrize("name", ["bench", "bench-all", "bench-quick"])
 def test_the_shipped_configurations_are_valid(name: str) -> None:
     from conf.load import load_config
 
