@@ -1,8 +1,10 @@
 """Frozen configuration of `deed vqa`: a job, and the questions asked of every image."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from conf.schema import JobConfig, PromptConfig, Section, SourceKind
+from conf.schema import JobConfig, PromptConfig, Schedule, Section, SourceKind
 
 
 class QuestionsConfig(Section):
@@ -30,6 +32,11 @@ class VqaConfig(JobConfig):
     """Scheduled question answering: every run answers what no earlier run under output.path has answered."""
 
     questions: QuestionsConfig
+    relabel_below: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Answers whose least certain token (min_confidence) is below this are given again, once, at full "
+        "depth, and replaced. Higher: more of them, at full depth's cost. none: no answer is given twice.",
+    )
 
     @model_validator(mode="after")
     def _only_questions(self) -> "VqaConfig":
@@ -37,6 +44,8 @@ class VqaConfig(JobConfig):
             raise ValueError("deed vqa takes its questions from `questions`, not from source.prompt")
         if self.source.kind is SourceKind.MANIFEST:
             raise ValueError("deed vqa reads webdataset, parquet and images; a manifest's rows have no lasting names")
+        if self.relabel_below is not None and self.engine.schedule is Schedule.FULL:
+            raise ValueError("relabel_below is for early exits, and engine.schedule=full has none")
         if self.output.on_existing != "resume" or self.output.retry_errors.value != "none":
             raise ValueError("deed vqa only adds to its output: leave on_existing=resume and retry_errors=none")
         return self

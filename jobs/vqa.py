@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from conf.schema import JobConfig
     from conf.vqa import VqaConfig
     from pipeline.dataflow import CaptionerSpec
+    from pipeline.lease import Lease
     from pipeline.storage import Storage
     from pipeline.ticks import Tick
 
@@ -59,9 +60,12 @@ def run_ticks(
             lease.check()
             if (tick := plan_tick(config, questions, ticks)) is None:
                 JobLog(log_mode, config.cost, config.output.path).say("deed vqa: nothing new")
-                return SUCCESS
-            tick.save(root)
-            return run_tick(config, root, tick, make_spec, log_mode)
+            else:
+                tick.save(root)
+                if (code := run_tick(config, root, tick, make_spec, log_mode)) != SUCCESS:
+                    return code
+                ticks.append(tick)
+            return relabel_ticks(config, root, ticks, make_spec, log_mode, lease)
     except OutputBusy as busy:
         print(f"deed vqa: {busy}", file=sys.stderr)
         return BUSY
@@ -86,6 +90,49 @@ def run_tick(
             f"deed vqa: tick {tick.number}: {counts['rows_ok']} answers, {counts['rows_error']} errors"
         )
     return code
+
+
+def relabel_ticks(
+    config: "VqaConfig",
+    root: "Storage",
+    ticks: "Sequence[Tick]",
+    make_spec: "Callable[[JobConfig], CaptionerSpec] | None",
+    log_mode: LogMode,
+    lease: "Lease",
+) -> int:
+    """Give the uncertain answers of ticks that have not been gone through yet again, at full depth; the exit code."""
+    from jobs.caption import run_job
+    from pipeline.relabel import (
+        RelabelReader,
+        due,
+        load_changes,
+        relabel_config,
+        replace_answers,
+        save_changes,
+        uncertain_shards,
+    )
+
+    limit = config.relabel_below
+    if limit is None:
+        return SUCCESS
+    for tick in due(root, ticks):
+        changes = load_changes(root, tick)
+        if changes is None:
+            shards = uncertain_shards(root, tick, limit)
+            if shards:
+                reader = RelabelReader.over(config, root, tick, shards, limit)
+                code, _ = run_job(relabel_config(config, tick), make_spec, reader, "deed vqa", log_mode)
+                if code != SUCCESS:
+                    return code
+            lease.check()
+            changes = save_changes(root, tick, shards, limit)
+        lease.check()
+        replace_answers(root, tick, changes)
+        JobLog(log_mode, config.cost, config.output.path).say(
+            f"deed vqa: tick {tick.number}: {changes.uncertain} uncertain answers, {changes.answered} given again at "
+            f"full depth, {changes.changed} changed"
+        )
+    return SUCCESS
 
 
 if __name__ == "__main__":

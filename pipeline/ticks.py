@@ -169,27 +169,28 @@ class TickReader:
         return self.base.spans(shard, index, todo)
 
     def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
-        entry = self._entry(shard)
         samples, problems = self.base.index(shard)
-        done, failed = answered(self.root, entry.earlier)
+        done, failed = answered(self.root, self._entry(shard).earlier)
         if not done and not failed:
             return samples, problems
+        kept: list[Sample] = []
+        for sample, identity, prompts in self.asked(shard, samples):
+            new = [number for number, prompt in enumerate(prompts) if (identity, prompt) not in done]
+            if identity not in failed and (new or not prompts):
+                kept.append(with_prompts(sample, len(kept), new))
+        return kept, problems
+
+    def asked(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[tuple[Sample, str, list[str]]]:
+        """Each sample with its identity and the prompts it has, none where it lacks what they need."""
         read = read_patiently(self.base, shard, samples, self.patience)
         fields = (raw.fields for raw in read) if self.needs_fields else ({} for _ in samples)
-        kept: list[Sample] = []
+        entry = self._entry(shard)
         for sample, own in zip(samples, fields, strict=True):
-            identity = self._identity(entry, sample, own)
-            if identity in failed:
-                continue
             try:
                 prompts = [prompt for prompt, _ in self.tick.questions.prompts(own)]
             except LookupError:
                 prompts = []
-            new = [number for number, prompt in enumerate(prompts) if (identity, prompt) not in done]
-            if new or not prompts:
-                parts = (*sample.parts, Part(_ROW, sample.row, 0), *_masks(new))
-                kept.append(Sample(len(kept), sample.key, parts))
-        return kept, problems
+            yield sample, self._identity(entry, sample, own), prompts
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         entry = self._entry(shard)
@@ -225,6 +226,11 @@ def answered(root: Storage, earlier: Sequence[str]) -> tuple[set[tuple[str, str]
             elif row["key"] is not None and row["error_type"] != "no_prompt":
                 failed.add(row["sample_id"])
     return done, failed
+
+
+def with_prompts(sample: Sample, row: int, numbers: Sequence[int]) -> Sample:
+    """The sample as row `row` of its tick, to be asked only these of its prompts."""
+    return Sample(row, sample.key, (*sample.parts, Part(_ROW, sample.row, 0), *_masks(numbers)))
 
 
 def _masks(numbers: Sequence[int]) -> list[Part]:
