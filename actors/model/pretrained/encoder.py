@@ -12,6 +12,8 @@ from conf.model import ModelConfig, TransformersEncoderConfig
 class PretrainedEncoder(nn.Module):
     """uint8 pixels and prompt tokens -> states the decoder attends to."""
 
+    reads_prompts = True  # False: states depend on the image alone, and serve all of its prompts
+
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         assert isinstance(model.encoder, TransformersEncoderConfig)

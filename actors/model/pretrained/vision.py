@@ -11,6 +11,8 @@ from conf.model import ModelConfig
 class VisionEncoder(PretrainedEncoder):
     """Pixels -> states, projected where the source does so."""
 
+    reads_prompts = False
+
     def __init__(self, model: ModelConfig) -> None:
         super().__init__(model)
         from transformers import AutoModel
