@@ -30,6 +30,7 @@ from pipeline.cluster import Fit, fit_cluster, ray_cluster
 from pipeline.crash_log import CrashLog
 from pipeline.driver import Driver, Progress
 from pipeline.duplicates import AnswerBook
+from pipeline.energy import EnergyMeter
 from pipeline.lease import Lease
 from pipeline.ledger import RUN_NAME, Ledger, check_plan, clear_output, known_shards, save_plan
 from pipeline.plan import Shard
@@ -96,7 +97,8 @@ def run(
             save_plan(storage, known, shards)
             open_again(storage, reader, retried, config.output.retry_errors, config.source.chunk_rows, passthrough)
             ledger = Ledger.from_storage(storage, [shard.name for shard in shards])
-            with RunRecord(storage, config, info, settings, fit, ledger, start_s) as record:
+            energy = EnergyMeter() if len(ray.nodes()) == 1 else None  # type: ignore[no-untyped-call]
+            with RunRecord(storage, config, info, settings, fit, ledger, start_s, energy) as record:
                 # It may die with its node; a new one has forgotten everything, which costs deaths but no rows.
                 crash_log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CrashLog).remote()
                 remembered = config.preprocess.duplicates_remembered

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from enum import Enum
@@ -21,6 +21,7 @@ from typing import Any
 from conf.checkpoint_info import CheckpointInfo, untrained_exits_warning
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
+from pipeline.energy import EnergyMeter
 from pipeline.lease import LeaseLost
 from pipeline.ledger import RUN_NAME, STATE, Ledger
 from pipeline.settings import settings_hash
@@ -56,13 +57,14 @@ class RunRecord:
         fit: Fit,
         ledger: Ledger,
         start_s: float | None = None,  # when the command began to reserve the machine; none: now
+        energy: EnergyMeter | None = None,  # none: unknown
     ) -> None:
         self.invocation = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self.status = Status.RUNNING
         self.message: str | None = None
         self.content: dict[str, Any] = {}
         self._storage, self._config, self._info, self._fit, self._ledger = storage, config, info, fit, ledger
-        self._settings_hash = settings_hash(settings)
+        self._settings_hash, self._energy = settings_hash(settings), energy
         self._counts: dict[str, Counts] = {}  # of shards published by this invocation
         self._start_s = time.time() if start_s is None else start_s
         self._touched_s = time.time()
@@ -115,6 +117,7 @@ class RunRecord:
             "start_utc": _utc(self._start_s),
             "last_seen_utc": _utc(time.time()),
             "ended": ended,
+            "energy": _measured(self._energy),
         }
         self._storage.write(f"{STATE}/invocations/{self.invocation}.json", json.dumps(note).encode())
 
@@ -162,6 +165,7 @@ class RunRecord:
                 "total": cost,
                 "per_million_rows": cost / counts.num_ok * 1e6 if cost is not None and counts.num_ok else None,
             },
+            "energy": _total_energy([note.get("energy") for note in invocations]),
             "hardware": _hardware(self._fit),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
             "command": sys.argv,
@@ -198,6 +202,20 @@ def read_engine_stats(storage: Storage) -> dict[str, Any]:
         "draft_acceptance": _share(rows, "num_accepted", "num_drafted"),
         "shortlist_agreement": _share(rows, "num_audited_same", "num_audited"),
     }
+
+
+def _measured(energy: EnergyMeter | None) -> dict[str, Any] | None:
+    """Watt-hours so far, and by what they were counted; None if they were not."""
+    wh = None if energy is None else energy.read_wh()
+    return None if energy is None or wh is None else {"wh": wh, "source": energy.source}
+
+
+def _total_energy(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Over all invocations; None where one of them does not know, or they counted different things."""
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts) or len({part["source"] for part in known}) > 1:
+        return None
+    return {"wh": sum(part["wh"] for part in known), "source": known[0]["source"]}
 
 
 def _share(rows: Iterable[Mapping[str, Any]], part: str, whole: str) -> float | None:

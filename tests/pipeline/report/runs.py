@@ -236,6 +236,7 @@ class FakeRun:
                 "total": total,
                 "per_million_rows": total / ok * 1e6 if total is not None and ok else None,
             },
+            "energy": None,
             "hardware": {"cluster_cpus": 2.0, "cluster_gpus": 0.0, "driver_cpu": "A CPU", "driver_cores": 2},
             "versions": {"python": "3.11.2", "deed-pipeline": "0.1.0", "torch": None},
             "command": ["deed", "caption"],
