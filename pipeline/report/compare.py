@@ -48,11 +48,11 @@ def compare_rows(other: str, pairs: Sequence[tuple[SharedRow, SharedRow]]) -> Co
 def recorded_comparison(sample: Mapping[str, Any] | None) -> Comparison | None:
     """A sample of the run decoded both ways (`deed report RUN --ab N`), as full_depth_sample.json holds it.
 
-    Its keys: rows, equal_texts (rows of equal text), layers_run, layers_run_full, device_s, device_s_full.
+    Its keys: rows, equal_texts (rows of equal text), layers_computed, layers_computed_full, device_s, device_s_full.
     """
     if not sample or not sample.get("rows"):
         return None
-    layers = sample.get("layers_run") or 0, sample.get("layers_run_full") or 0
+    layers = sample.get("layers_computed") or 0, sample.get("layers_computed_full") or 0
     device_s = sample.get("device_s") or 0.0, sample.get("device_s_full") or 0.0
     savings = [1 - one["device_s"] / one["device_s_full"] for one in sample.get("passes") or () if one["device_s_full"]]
     return replace(

@@ -89,9 +89,9 @@ def _cost(run: RunNumbers) -> Iterator[Fact]:
     yield _better("in all", money(cost.total, currency), cost.total, Better.LOWER)
     failed = run.outcome.rows_error
     if failed:
-        note = f"{count(failed)} of {count(run.outcome.rows_read)} rows read, at the same cost each; inside the total"
+        of_all = f"{count(failed)} of {count(run.outcome.rows_read)} rows read, at the same cost each; inside the total"
         yield _better(
-            "of that, for failed rows", money(cost.failed_rows, currency), cost.failed_rows, Better.LOWER, note
+            "of that, for failed rows", money(cost.failed_rows, currency), cost.failed_rows, Better.LOWER, of_all
         )
     yield Fact("price of all reserved hardware", price, note, cost.price_per_hour)
     error = cost.device_s_per_image_error

@@ -89,8 +89,8 @@ def test_the_same_rows_at_full_depth(finished: Path) -> None:
     assert [one["text"] for one in sample["samples"]] == [row["text"] for row in rows]  # decoded again: the same
     assert sample["equal_published"] == 20
     computed = [max(row["exit_layers"][i:]) for row in rows for i in range(len(row["exit_layers"]))]
-    assert sample["layers_run"] == sum(computed)  # a deep token makes those before it catch up
-    assert sample["layers_run"] < sample["layers_run_full"]
+    assert sample["layers_computed"] == sum(computed)  # a deep token makes those before it catch up
+    assert sample["layers_computed"] < sample["layers_computed_full"]
     equal = sum(one["text"] == one["text_full"] for one in sample["samples"])
     assert sample["equal_texts"] == equal
 
@@ -99,7 +99,7 @@ def test_the_same_rows_at_full_depth(finished: Path) -> None:
     assert full is not None
     assert (full.num_rows, full.equal_texts) == (20, equal / 20)
     assert full.equal_low <= full.equal_texts <= full.equal_high
-    assert full.layers_saved == pytest.approx(1 - sample["layers_run"] / sample["layers_run_full"])
+    assert full.layers_saved == pytest.approx(1 - sample["layers_computed"] / sample["layers_computed_full"])
     assert full.device_time_saved == pytest.approx(1 - sample["device_s"] / sample["device_s_full"])
 
 

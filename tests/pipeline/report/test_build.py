@@ -137,8 +137,8 @@ def test_a_sample_the_run_decoded_itself_at_full_depth() -> None:
     sample = {
         "rows": 200,
         "equal_texts": 190,
-        "layers_run": 30,
-        "layers_run_full": 60,
+        "layers_computed": 30,
+        "layers_computed_full": 60,
         "device_s": 1.0,
         "device_s_full": 1.5,
     }

@@ -192,6 +192,12 @@ def test_facts_know_which_way_is_better(single: Report) -> None:
     assert isinstance(facts["energy"], Fact)
 
 
+def test_the_price_comes_with_its_source_and_failed_rows_with_their_share(single: Report) -> None:
+    facts = {fact.label: fact for section in sections_of(single.runs[0]) for fact in section.facts}
+    assert facts["price of all reserved hardware"].note == "price list, 2026-01-01"
+    assert facts["of that, for failed rows"].note.endswith("rows read, at the same cost each; inside the total")
+
+
 @pytest.mark.parametrize(
     ("function", "value", "text"),
     [
