@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from jobs.progress import show_progress
+from jobs.progress import is_last, show_progress
 from jobs.quiet import without_ray_noise
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def json_lines(
 
     def on_progress(progress: "Progress") -> None:
         nonlocal said_s
-        if clock() - said_s < every_s and progress.fraction < 1.0:
+        if clock() - said_s < every_s and not is_last(progress):
             return
         said_s = clock()
         say(

@@ -45,11 +45,16 @@ def plain_lines(
 
     def on_progress(progress: "Progress") -> None:
         nonlocal printed_s
-        if clock() - printed_s >= every_s or progress.fraction >= 1.0:
+        if clock() - printed_s >= every_s or is_last(progress):
             printed_s = clock()
             print(f"{progress.fraction:4.0%}  {describe(progress, *cost_so_far())}", file=terminal, flush=True)
 
     return on_progress
+
+
+def is_last(progress: "Progress") -> bool:
+    """Everything is published; that all of it is computed may be true for a while."""
+    return progress.num_shards_published >= progress.num_shards
 
 
 def describe(progress: "Progress", cost: float | None = None, currency: str = "USD") -> str:

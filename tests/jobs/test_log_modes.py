@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_json_events_have_the_numbers(capsys: pytest.CaptureFixture[str]) -> Non
         now_s[0] = 155.0
         on_progress(progress(0.6))  # too soon after the one before
         now_s[0] = 200.0
-        on_progress(progress(1.0))
+        on_progress(replace(progress(1.0), num_shards_published=4))
     log.finished(0, RECORD)
     started, first, last, end = map(json.loads, capsys.readouterr().out.splitlines())
     assert {event.pop("event") for event in (started, end)} == {"started", "finished"}

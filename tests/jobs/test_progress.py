@@ -39,7 +39,8 @@ def test_lines_are_rare_but_the_last_one_is_shown() -> None:
     for second in range(25):
         now_s[0] = 100.0 + second
         show(progress(0.5))
-    show(progress(1.0))
+    show(progress(1.0))  # all is computed, and being published
+    show(replace(progress(1.0), num_shards_published=4))
     assert [line[:4] for line in terminal.getvalue().splitlines()] == [" 50%"] * 3 + ["100%"]
 
 
