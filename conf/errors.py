@@ -2,4 +2,6 @@
 
 
 class UserError(ValueError):
-    """A mistake in configuration or input; the command line prints its message as one sentence and exits 2."""
+    """A mistake in configuration or input; the command line prints it as one sentence and exits so."""
+
+    exit_code = 2

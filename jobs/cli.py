@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(getattr(importlib.import_module(module_name), function)(rest) or 0)
     except UserError as error:
         print(f"deed {name}: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
 
 
 def usage() -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.storage import Storage
     from pipeline.ticks import Tick
 
-SUCCESS, BUSY = 0, 4
+SUCCESS = 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def run_ticks(
 ) -> int:
     """Finish the tick that was interrupted, if one was, then do a new one if anything is new; gives the exit code."""
     from conf.checkpoint_info import read_checkpoint_info
-    from pipeline.lease import Lease, OutputBusy
+    from pipeline.lease import Lease
     from pipeline.questions import Questions
     from pipeline.settings import check_settings, content_settings, save_settings
     from pipeline.storage import Storage
@@ -50,25 +50,21 @@ def run_ticks(
     root, questions = Storage(config.output.path), Questions.resolve(config.questions)
     settings = content_settings(config, read_checkpoint_info(config.model.checkpoint))
     check_settings(root, settings)
-    try:
-        with Lease(root) as lease:
-            save_settings(root, settings)
-            ticks = load_ticks(root)
-            for interrupted in (tick for tick in ticks if not tick.is_complete(root)):
-                if (code := run_tick(config, root, interrupted, make_spec, log_mode)) != SUCCESS:
-                    return code
-            lease.check()
-            if (tick := plan_tick(config, questions, ticks)) is None:
-                JobLog(log_mode, config.cost, config.output.path).say("deed vqa: nothing new")
-            else:
-                tick.save(root)
-                if (code := run_tick(config, root, tick, make_spec, log_mode)) != SUCCESS:
-                    return code
-                ticks.append(tick)
-            return relabel_ticks(config, root, ticks, make_spec, log_mode, lease)
-    except OutputBusy as busy:
-        print(f"deed vqa: {busy}", file=sys.stderr)
-        return BUSY
+    with Lease(root) as lease:
+        save_settings(root, settings)
+        ticks = load_ticks(root)
+        for interrupted in (tick for tick in ticks if not tick.is_complete(root)):
+            if (code := run_tick(config, root, interrupted, make_spec, log_mode)) != SUCCESS:
+                return code
+        lease.check()
+        if (tick := plan_tick(config, questions, ticks)) is None:
+            JobLog(log_mode, config.cost, config.output.path).say("deed vqa: nothing new")
+        else:
+            tick.save(root)
+            if (code := run_tick(config, root, tick, make_spec, log_mode)) != SUCCESS:
+                return code
+            ticks.append(tick)
+        return relabel_ticks(config, root, ticks, make_spec, log_mode, lease)
 
 
 def run_tick(

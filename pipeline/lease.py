@@ -22,6 +22,8 @@ EXPIRY_S = 60.0  # six missed beats
 class OutputBusy(UserError):
     """A living run holds the output."""
 
+    exit_code = 4
+
 
 class LeaseLost(Exception):
     """Another run has taken the output over while this one was silent."""

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.vqa import run_ticks
 from pipeline.cluster import ray_cluster
-from pipeline.lease import Lease
+from pipeline.lease import Lease, OutputBusy
 from pipeline.storage import Storage
 from tests.integration.corpus import expected_text, fake_spec
 from tests.integration.test_kill import ROOT, children_of
@@ -84,7 +84,9 @@ def test_five_ticks_answer_every_pair_once(tmp_path: Path, ray: None, capsys: py
     shards["c"] = range(20, 70)
     write(tmp_path, "c", shards["c"])
     with Lease(Storage(str(tmp_path / "out"))):
-        assert tick("how many?") == 4  # overlaps with another that is still running
+        with pytest.raises(OutputBusy) as busy:  # overlaps with another that is still running
+            tick("how many?")
+    assert busy.value.exit_code == 4
     assert "is being written by process" in capsys.readouterr().err
     assert num_ticks(tmp_path) == 1
 
