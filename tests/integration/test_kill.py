@@ -1,7 +1,6 @@
 """Runs whose processes are killed, then rerun by the same command until complete."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.corpus import check_exactly_once, make_config
+from tests.integration.processes import children_of, kill_tree
 from tests.shards import write_shards
 
 pytestmark = pytest.mark.integration
@@ -23,24 +23,6 @@ BROKEN = ("truncated", "text")
 def start(root: Path, step_s: float) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "tests.integration.fake_job", str(root), str(step_s)]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def children_of(pid: int) -> list[int]:
-    """Every descendant of a process that is alive now."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, todo = [], [pid]
-    while todo:
-        direct = parents.get(todo.pop(), [])
-        found += direct
-        todo += direct
-    return found
 
 
 def staged(root: Path) -> int:
@@ -80,11 +62,7 @@ def test_a_tree_of_processes_killed_half_way_is_continued_exactly_once(tmp_path:
     try:
         wait_for_work(tmp_path, process, 10)  # of 20 chunks
     finally:
-        for pid in [process.pid, *children_of(process.pid)]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        kill_tree(process.pid)
         process.communicate()
     kept, done_before = len(committed(tmp_path)), executed.stat().st_size
     assert 16 * 8 < kept < 280

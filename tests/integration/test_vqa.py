@@ -17,7 +17,8 @@ from pipeline.cluster import ray_cluster
 from pipeline.lease import Lease, OutputBusy
 from pipeline.storage import Storage
 from tests.integration.corpus import expected_text, fake_spec
-from tests.integration.test_kill import ROOT, children_of
+from tests.integration.processes import children_of
+from tests.integration.test_kill import ROOT
 from tests.integration.vqa_job import vqa_config
 from tests.shards import image_bytes, sample_members, write_tar
 

@@ -1,0 +1,96 @@
+"""Jobs on a real two-node Ray with token authentication, submitted as docs/cluster.md says."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.integration.ray_nodes import BIN, ROOT, RayNodes, ray_nodes, wait_until
+from tests.shards import write_shards
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+
+NUM_SHARDS, ROWS, BROKEN = 5, 60, ("truncated", "text")
+CHUNK_ROWS = 5
+CHUNKS = -(-(ROWS + len(BROKEN)) // CHUNK_ROWS)  # a shard
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayNodes]:
+    with ray_nodes(2, 2) as nodes:
+        yield nodes
+
+
+def overrides(root: Path) -> list[str]:
+    return [
+        *("--set", f"source.paths=[{root}/in/*.tar]", "--set", f"output.path={root}/out"),
+        *("--set", f"source.chunk_rows={CHUNK_ROWS}", "--set", "engine.generation.max_new_tokens=6"),
+    ]
+
+
+def submit(cluster: RayNodes, root: Path, submission_id: str) -> "subprocess.Popen[str]":
+    """`ray job submit` in the background, its output in root/SUBMISSION_ID.log."""
+    command = [str(BIN / "ray"), "job", "submit", "--address", cluster.address, "--submission-id", submission_id]
+    command += ["--working-dir", ".", "--", "python", "-m", "jobs.caption", "--config", "conf/caption.yaml"]
+    with open(root / f"{submission_id}.log", "w") as log:
+        return subprocess.Popen(
+            [*command, *overrides(root)], cwd=ROOT, env=cluster.environment, text=True, stdout=log, stderr=log
+        )
+
+
+def committed(root: Path) -> int:
+    """Chunks staged, and those of published shards."""
+    staged = len(list((root / "out").glob("_staging/*/*/chunk-*")))
+    return staged + len(list((root / "out").glob("results/*.parquet"))) * CHUNKS
+
+
+def test_a_node_dies_the_job_is_stopped_and_the_same_command_finishes(cluster: RayNodes, tmp_path: Path) -> None:
+    write_shards(tmp_path / "in", NUM_SHARDS, ROWS, BROKEN)
+    client = submit(cluster, tmp_path, "first")
+    log = tmp_path / "first.log"
+
+    def reaches(chunks: int) -> None:
+        def reached() -> bool:
+            assert client.poll() is None, f"ended early\n{log.read_text()}"
+            return committed(tmp_path) >= chunks
+
+        wait_until(reached, 120, f"{chunks} chunks, {committed(tmp_path)} are there", log.read_text)
+
+    try:
+        reaches(10)
+        cluster.kill_node(1)
+        reaches(committed(tmp_path) + 10)  # the head goes on alone
+        stopped = cluster.run(str(BIN / "ray"), "job", "stop", "--address", cluster.address, "first")
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        client.wait(60)
+    finally:
+        client.kill()
+    status = cluster.run(str(BIN / "ray"), "job", "status", "--address", cluster.address, "first")
+    assert "STOPPED" in status.stdout, status.stdout + status.stderr
+    assert "run the same command again to continue" in log.read_text()
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
+    assert not (tmp_path / "out" / "_state" / "lease.json").exists()
+    done_before = committed(tmp_path)
+    assert 0 < done_before < NUM_SHARDS * CHUNKS
+
+    cluster.start_node(2)
+    cluster.wait_for_nodes(2)
+    again = submit(cluster, tmp_path, "second")
+    assert again.wait(150) == 0, (tmp_path / "second.log").read_text()
+    audit(tmp_path)
+
+
+def audit(root: Path) -> None:
+    """Every input row is in results or errors, once."""
+    results = pq.read_table(root / "out" / "results").to_pylist()
+    errors = pq.read_table(root / "out" / "errors").to_pylist()
+    good = [f"part-{n // ROWS:03d}/{n:06d}" for n in range(NUM_SHARDS * ROWS)]
+    bad = [f"part-{shard:03d}/broken-{name}" for shard in range(NUM_SHARDS) for name in BROKEN]
+    assert sorted(row["sample_id"] for row in results) == good
+    assert sorted(row["sample_id"] for row in errors) == sorted(bad)
+    counts = json.loads((root / "out" / "run.json").read_text())["counts"]
+    assert (counts["rows_ok"], counts["rows_error"]) == (len(good), len(bad))
