@@ -3,11 +3,12 @@
 Every field says its unit and which way to turn it. Unknown keys are errors. Nothing here imports torch or ray.
 """
 
+import itertools
 from datetime import date
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from conf.engine import CrossAttention as CrossAttention
 from conf.engine import EngineConfig as EngineConfig
@@ -143,16 +144,55 @@ class ModelSection(Section):
 
 
 class ActorsConfig(Section):
-    """How many engines, and what each of them reserves."""
+    """How many engines, where, and what each of them reserves."""
 
-    num_actors: int | Literal["auto"] = Field(
-        "auto", description="auto: one per GPU, or one per two CPUs without GPUs."
+    num_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Engines at the start. auto: one per GPU, or one per two CPUs without GPUs."
+    )
+    min_actors: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Fewest engines; what is above them is given back when there is too little for them to do, or when "
+        "a node is lost and preprocessing needs its CPUs. None: 1 without GPUs, num_actors with.",
+    )
+    max_actors: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Most engines, for clusters that grow: more are started, and nodes asked for, while all are busy. "
+        "None: num_actors.",
     )
     num_cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs an actor reserves.")
-    num_gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs an actor reserves; fractions share a GPU.")
+    num_gpus: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="GPUs an actor reserves; fractions (0.5, 0.25) share a GPU, above 1 only whole ones."
+    )
+    accelerator_type: str | None = Field(
+        None, description="Only on nodes with this accelerator, as Ray names it: H100, A100-80G, L4, T4 and so on."
+    )
+    label_selector: dict[str, str] = Field(
+        {},
+        description="Only on nodes with these labels, for example {ray.io/market-type: spot}; values may be negated "
+        "(!spot) or a list (in(a,b)).",
+    )
     chunks_in_flight: Annotated[int, Field(ge=1)] = Field(
         3, description="Chunks an actor works on at once, so that the engine does not drain between chunks."
     )
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"must be a fraction of one GPU or a whole number of them, got {value:g}")
+        return value
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ActorsConfig":
+        given = [
+            (name, value)
+            for name in ("min_actors", "num_actors", "max_actors")
+            if isinstance(value := getattr(self, name), int)
+        ]
+        for (low, fewer), (high, more) in itertools.pairwise(given):
+            if fewer > more:
+                raise ValueError(f"{low}={fewer} is more than {high}={more}")
+        return self
 
 
 class RetryErrors(str, Enum):

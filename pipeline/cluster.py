@@ -5,23 +5,27 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from conf.errors import UserError
-from conf.schema import JobConfig
+from conf.schema import ActorsConfig, JobConfig
+
+_ACCELERATOR = "accelerator_type:"
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What the run will reserve."""
+    """What the run will reserve; `num_actors` are there at the start."""
 
     num_actors: int
     actor_cpus: float
     actor_gpus: float
     cluster_cpus: float
     cluster_gpus: float
+    min_actors: int = 1
+    max_actors: int = 1
 
 
 @contextmanager
@@ -63,6 +67,8 @@ def fit_cluster(config: JobConfig) -> Fit:
     """How many actors to start; UserError if they, and one preprocessing task beside them, can never all run."""
     import ray
 
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    check_placement(config.actors, [(node["Resources"], node.get("Labels", {})) for node in nodes])
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return fit_resources(config, float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
 
@@ -78,9 +84,11 @@ def fit_resources(config: JobConfig, cpus: float, gpus: float) -> Fit:
     if actors.num_actors != "auto":
         num_actors = actors.num_actors
     elif actor_gpus > 0:
-        num_actors = math.floor(gpus / actor_gpus)
+        num_actors = actors_on_gpus(actor_gpus, gpus)
     else:
         num_actors = max(1, math.floor(cpus / 2 / max(actors.num_cpus, 1.0)))
+    if actors.num_actors == "auto":
+        num_actors = min(max(num_actors, actors.min_actors or 1), actors.max_actors or num_actors)
     needed_cpus = num_actors * actors.num_cpus + task_cpus
     needed_gpus = num_actors * actor_gpus
     if needed_cpus > cpus or needed_gpus > gpus:
@@ -89,4 +97,38 @@ def fit_resources(config: JobConfig, cpus: float, gpus: float) -> Fit:
             f"with {task_cpus:g} CPUs need {needed_cpus:g} CPUs and {needed_gpus:g} GPUs; "
             f"the cluster has {cpus:g} and {gpus:g}"
         )
-    return Fit(num_actors, actors.num_cpus, actor_gpus, cpus, gpus)
+    min_actors = actors.min_actors or (num_actors if actor_gpus > 0 else 1)
+    max_actors = actors.max_actors or num_actors
+    return Fit(num_actors, actors.num_cpus, actor_gpus, cpus, gpus, min_actors, max(max_actors, num_actors))
+
+
+def actors_on_gpus(actor_gpus: float, gpus: float) -> int:
+    """How many fit when no actor is spread over parts of several GPUs, which Ray never does."""
+    return int(gpus) * math.floor(1 / actor_gpus + 1e-9) if actor_gpus <= 1 else math.floor(gpus / actor_gpus)
+
+
+def check_placement(actors: ActorsConfig, nodes: Sequence[tuple[Mapping[str, float], Mapping[str, str]]]) -> None:
+    """UserError if no node, given as (resources, labels), is one the actors may run on: they would wait for ever.
+
+    Where the pool may grow (actors.max_actors), such a node may still come.
+    """
+    if actors.max_actors is not None:
+        return
+    wanted = actors.accelerator_type
+    found = sorted({name.removeprefix(_ACCELERATOR) for r, _ in nodes for name in r if name.startswith(_ACCELERATOR)})
+    if wanted is not None and wanted not in found:
+        raise UserError(f"no node has actors.accelerator_type={wanted!r}; the cluster has {', '.join(found) or 'none'}")
+    for key, value in actors.label_selector.items():
+        there = sorted({labels[key] for _, labels in nodes if key in labels})
+        if not any(selects(value, labels.get(key)) for _, labels in nodes):
+            raise UserError(
+                f"no node matches actors.label_selector {key!r}: {value!r}; "
+                + (f"nodes have {', '.join(there)}" if there else "no node has that label")
+            )
+
+
+def selects(wanted: str, label: str | None) -> bool:
+    """Whether a selector's value (`a`, `!a`, `in(a,b)`, `!in(a,b)`) matches a node's label; None: it has none."""
+    negated, text = wanted.startswith("!"), wanted.removeprefix("!").strip()
+    values = text[3:-1].split(",") if text.startswith("in(") and text.endswith(")") else [text]
+    return (label in {value.strip() for value in values}) != negated

@@ -135,9 +135,13 @@ def summaries(
     # A pool size of its own for every stage also keeps Ray from fusing them: preprocessing must not run in the actor.
     index_tasks = TaskPoolStrategy(min(_INDEX_TASKS, len(tasks)))
     prepare_tasks = TaskPoolStrategy(config.preprocess.max_tasks or max(1, int(fit.cluster_cpus)))
-    in_flight = config.actors.chunks_in_flight
+    in_flight = config.actors.chunks_in_flight  # Ray adds actors only while each has 1.75 times as many given to it
     actors = ActorPoolStrategy(
-        size=fit.num_actors, max_concurrent_calls_per_actor=in_flight, max_tasks_in_flight_per_actor=in_flight + 1
+        min_size=fit.min_actors,
+        max_size=fit.max_actors,
+        initial_size=fit.num_actors,
+        max_concurrent_calls_per_actor=in_flight,
+        max_tasks_in_flight_per_actor=in_flight + 1 if fit.min_actors == fit.max_actors else 2 * in_flight,
     )
     with DataContext.current(context), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The (min|max)imum number of concurrent")  # few chunks are no mistake
@@ -151,6 +155,8 @@ def summaries(
                 compute=actors,
                 num_cpus=fit.actor_cpus,
                 num_gpus=fit.actor_gpus or None,
+                accelerator_type=config.actors.accelerator_type,
+                label_selector=config.actors.label_selector or None,
                 **chunk_by_chunk,
             )
         )

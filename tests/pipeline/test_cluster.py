@@ -1,12 +1,16 @@
 """What is reserved, and the sentence when it cannot be had."""
 
+import re
 from typing import Any
 
 import pytest
+import ray.data
 
 from conf.errors import UserError
-from conf.schema import JobConfig
-from pipeline.cluster import fit_resources
+from conf.load import load_config
+from conf.schema import JobConfig, PreprocessConfig
+from pipeline.cluster import check_placement, fit_resources
+from pipeline.dataflow import summaries
 
 
 def config(device: str = "auto", **actors: Any) -> JobConfig:
@@ -54,3 +58,104 @@ def test_the_cpu_device_leaves_gpus_alone() -> None:
 def test_what_can_never_run_is_said_at_once(actors: dict[str, Any], cpus: float, gpus: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         fit_resources(config(**actors), cpus, gpus)
+
+
+@pytest.mark.parametrize(
+    ("actors", "cpus", "gpus", "pool"),
+    [
+        ({}, 8, 0, (1, 4, 4)),  # CPU actors may be given up: a lost node must leave CPUs for preprocessing
+        ({}, 8, 2, (2, 2, 2)),
+        ({"min_actors": 2, "max_actors": 8}, 8, 0, (2, 4, 8)),
+        ({"max_actors": 2}, 8, 0, (1, 2, 2)),
+        ({"num_actors": 3, "max_actors": 6}, 8, 0, (1, 3, 6)),
+        ({"num_gpus": 0.5, "min_actors": 1, "max_actors": 16}, 8, 2, (1, 4, 16)),
+        ({"num_gpus": 0.7}, 8, 2, (2, 2, 2)),  # one on each GPU: no actor is spread over two
+        ({"num_gpus": 2}, 8, 4, (2, 2, 2)),
+    ],
+)
+def test_the_pool_has_bounds(actors: dict[str, Any], cpus: float, gpus: float, pool: tuple[int, int, int]) -> None:
+    fit = fit_resources(config(**actors), cpus, gpus)
+    assert (fit.min_actors, fit.num_actors, fit.max_actors) == pool
+
+
+@pytest.mark.parametrize(
+    ("actors", "message"),
+    [
+        ({"min_actors": 3, "max_actors": 2}, "actors: min_actors=3 is more than max_actors=2"),
+        ({"num_actors": 4, "max_actors": 2}, "actors: num_actors=4 is more than max_actors=2"),
+        ({"num_gpus": 1.5}, "actors.num_gpus: must be a fraction of one GPU or a whole number of them, got 1.5"),
+        ({"num_actors": 0}, "actors.num_actors: "),
+    ],
+)
+def test_a_mistake_is_one_sentence(actors: dict[str, Any], message: str) -> None:
+    sets = ["source.paths=[a]", "model.checkpoint=c", "output.path=o", *(f"actors.{k}={v}" for k, v in actors.items())]
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        load_config(None, sets, JobConfig)
+
+
+NODES = [
+    ({"CPU": 8.0}, {"ray.io/market-type": "on-demand"}),
+    ({"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, {"ray.io/market-type": "spot", "zone": "a"}),
+]
+
+
+@pytest.mark.parametrize(
+    "actors",
+    [
+        {"accelerator_type": "L4"},
+        {"label_selector": {"ray.io/market-type": "spot"}},
+        {"label_selector": {"ray.io/market-type": "in(spot, x)", "zone": "!b"}},
+        {"accelerator_type": "H100", "max_actors": 4},  # such a node may still come
+    ],
+)
+def test_a_place_that_exists_is_accepted(actors: dict[str, Any]) -> None:
+    check_placement(config(**actors).actors, NODES)
+
+
+@pytest.mark.parametrize(
+    ("actors", "message"),
+    [
+        ({"accelerator_type": "H100"}, "no node has actors.accelerator_type='H100'; the cluster has L4"),
+        ({"label_selector": {"zone": "b"}}, "no node matches actors.label_selector 'zone': 'b'; nodes have a"),
+        ({"label_selector": {"rack": "1"}}, "no node matches actors.label_selector 'rack': '1'; no node has that label"),
+    ],
+)
+def test_a_place_that_does_not_exist_is_said_at_once(actors: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        check_placement(config(**actors).actors, NODES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")  # copying its own context
+def test_ray_gets_what_the_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[dict[str, Any]] = []
+
+    class Dataset:
+        def map_batches(self, stage: Any, **options: Any) -> "Dataset":
+            stages.append(options)
+            return self
+
+        def iter_batches(self, **_: Any) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(ray.data, "from_items", lambda *_, **__: Dataset())
+    job = config(
+        num_gpus=0.25,
+        num_cpus=0.5,
+        min_actors=2,
+        max_actors=9,
+        accelerator_type="L4",
+        label_selector={"zone": "a"},
+        chunks_in_flight=5,
+    )
+    job = job.model_copy(update={"preprocess": PreprocessConfig(num_cpus=2, max_tasks=7)})
+    fit = fit_resources(job, 16, 1)
+    assert not list(summaries([{}], None, None, object, (), job, fit))  # type: ignore[arg-type]
+    _, prepare, captioner = stages
+    assert (prepare["num_cpus"], prepare["compute"].size) == (2, 7)
+    assert (captioner["num_cpus"], captioner["num_gpus"]) == (0.5, 0.25)
+    assert (captioner["accelerator_type"], captioner["label_selector"]) == ("L4", {"zone": "a"})
+    pool = captioner["compute"]
+    assert (pool.min_size, pool.initial_size, pool.max_size) == (2, 4, 9)
+    assert pool.max_concurrent_calls_per_actor == 5
+    # Ray Data starts more actors only above 1.75 tasks for each concurrent call.
+    assert pool.max_tasks_in_flight_per_actor >= 1.75 * 5

@@ -1,0 +1,173 @@
+"""What a run would do and about how long it would take, from its source and its output alone: nothing is started."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from conf.checkpoint_info import CheckpointInfo
+from conf.schema import JobConfig
+from pipeline import generation
+from pipeline.cluster import Fit
+from pipeline.lease import Lease
+from pipeline.ledger import check_plan, known_shards
+from pipeline.plan import Shard
+from pipeline.readers import Reader, make_reader
+from pipeline.second_chance import shards_to_retry
+from pipeline.settings import check_settings, content_settings
+from pipeline.sink import RESULTS, load_index, open_shards, read_counts
+from pipeline.status import read_status, staged_samples
+from pipeline.storage import Storage
+
+_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What an earlier run achieved, its start-up included."""
+
+    output: str
+    samples: int
+    actor_s: float
+
+    @property
+    def samples_per_actor_s(self) -> float:
+        return self.samples / self.actor_s
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Counts are of samples; None: not known. Estimates extrapolate from the shards that were counted, by size."""
+
+    output: str
+    held_by: str | None  # a living run that has the output now
+    shards: int
+    size_bytes: int
+    shards_published: int
+    shards_started: int
+    shards_retried: int  # published, to be opened again for their failed rows
+    shards_counted: int  # whose samples are known
+    samples_counted: int
+    samples_estimated: float | None
+    samples_done: int
+    chunks_counted: int
+    chunks_staged: int
+    num_actors: int
+    actor_cpus: float
+    actor_gpus: float
+    speed: Speed | None
+    time_s: float | None
+    cost: float | None
+    currency: str
+
+    @property
+    def samples_left(self) -> float | None:
+        return None if self.samples_estimated is None else max(0.0, self.samples_estimated - self.samples_done)
+
+
+def preview(
+    config: JobConfig, info: CheckpointInfo, fit: Fit, *, count_all: bool = False, like: str | None = None
+) -> Preview:
+    """The run's preview; UserError for whatever the run itself would refuse before it starts.
+
+    `count_all` opens every shard to count its samples. `like`: the output of another run, for speed and sample sizes.
+    """
+    storage, reader = generation.current(Storage(config.output.path)), make_reader(config.source)
+    overwrite = config.output.on_existing == "overwrite"
+    known = {} if overwrite else known_shards(storage)
+    shards = reader.shards({shard.url: name for name, shard in known.items()})
+    if not overwrite:
+        check_settings(storage, content_settings(config, info))
+        check_plan(known, shards)
+    names = {shard.name for shard in shards}
+    retried = [] if overwrite else shards_to_retry(storage, shards, config.output.retry_errors)
+    published = set() if overwrite else names & (published_shards(storage) - open_shards(storage))
+    staged = {} if overwrite else staged_samples(storage, published)
+    counts = {} if overwrite else _samples_published(storage, published)
+    counts |= _samples_indexed(storage, reader, [s for s in shards if s.name not in counts], count_all)
+    weights = _sizes(shards, counts) or (_sizes_of_run(like) if like is not None else None)
+    estimated = _estimate(shards, counts, weights)
+    done = sum(counts[name] for name in published) + sum(sum(chunks.values()) for chunks in staged.values())
+    speed = measured_speed(like if like is not None else storage.url)
+    left, price = None if estimated is None else max(0.0, estimated - done), config.cost.price_per_hour
+    time_s = None if speed is None or left is None else left / (speed.samples_per_actor_s * fit.num_actors)
+    held = Lease(storage).look()
+    return Preview(
+        output=storage.url,
+        held_by=f"process {held[0]['pid']} on {held[0]['host']}" if held is not None and held[2] else None,
+        shards=len(shards),
+        size_bytes=sum(shard.size_bytes for shard in shards),
+        shards_published=len(published),
+        shards_started=sum(1 for chunks in staged.values() if chunks),
+        shards_retried=len(retried),
+        shards_counted=len(counts),
+        samples_counted=sum(counts.values()),
+        samples_estimated=estimated,
+        samples_done=done,
+        chunks_counted=sum(max(1, -(-count // config.source.chunk_rows)) for count in counts.values()),
+        chunks_staged=sum(len(chunks) for chunks in staged.values()),
+        num_actors=fit.num_actors,
+        actor_cpus=fit.actor_cpus,
+        actor_gpus=fit.actor_gpus,
+        speed=speed,
+        time_s=time_s,
+        cost=None if time_s is None or price is None else price * time_s / 3600,
+        currency=config.cost.currency,
+    )
+
+
+def measured_speed(output: str) -> Speed | None:
+    """Samples per second and actor of the run in an output; None if it has done nothing yet."""
+    storage = generation.current(Storage(output))
+    if not published_shards(storage):
+        return None
+    status = read_status(output)
+    samples = sum(_samples_published(storage, published_shards(storage)).values()) + status.samples_staged
+    return Speed(output, samples, status.actor_s) if samples and status.actor_s > 0 else None
+
+
+def published_shards(storage: Storage) -> set[str]:
+    return {name.removesuffix(".parquet") for name in storage.names(RESULTS) if name.endswith(".parquet")}
+
+
+def _samples_published(storage: Storage, names: set[str]) -> dict[str, int]:
+    return _in_threads(lambda name: read_counts(storage, name).num_samples, sorted(names))
+
+
+def _samples_indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], count_all: bool) -> dict[str, int]:
+    """Of unpublished shards: folders list their files; others have been indexed by an earlier run, or are opened now."""
+    by_name = {shard.name: shard for shard in shards}
+
+    def count(name: str) -> int | None:
+        if (index := load_index(storage, name)) is not None:
+            return len(index.samples)
+        return len(reader.index(by_name[name])[0]) if count_all else None
+
+    return {name: found for name, found in _in_threads(count, sorted(by_name)).items() if found is not None}
+
+
+def _in_threads(count: Callable[[str], int | None], names: Sequence[str]) -> dict[str, int]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return {name: n for name, n in zip(names, pool.map(count, names), strict=True) if n is not None}
+
+
+def _sizes(shards: Sequence[Shard], counts: Mapping[str, int]) -> tuple[int, int] | None:
+    """(bytes, samples) of the shards that were counted; None if that says nothing."""
+    size_bytes = sum(shard.size_bytes for shard in shards if shard.name in counts)
+    samples = sum(counts[shard.name] for shard in shards if shard.name in counts)
+    return (size_bytes, samples) if size_bytes and samples else None
+
+
+def _sizes_of_run(output: str) -> tuple[int, int] | None:
+    storage = generation.current(Storage(output))
+    shards = list(known_shards(storage).values())
+    names = {shard.name for shard in shards} & published_shards(storage)
+    return _sizes(shards, _samples_published(storage, names))
+
+
+def _estimate(shards: Sequence[Shard], counts: Mapping[str, int], sizes: tuple[int, int] | None) -> float | None:
+    """Samples of all shards; exact if all were counted."""
+    unknown_bytes = sum(shard.size_bytes for shard in shards if shard.name not in counts)
+    known = sum(counts.values())
+    if all(shard.name in counts for shard in shards):
+        return float(known)
+    return None if sizes is None else known + unknown_bytes * sizes[1] / sizes[0]
