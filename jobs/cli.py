@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate":  ("jobs.evaluate:main",  "score a checkpoint on labelled shards, exit by exit"),
     "bench":     ("jobs.bench:main",     "measure the engine or the data plane on this machine, or try to break a run"),
     "plan":      ("jobs.plan:main",      "what a run would do, how long and at what price; starts nothing"),
+    "submit":    ("jobs.submit:main",    "run one of these commands on a Ray cluster and end with its exit code"),
     "status":    ("jobs.status:main",    "how far a running, dead or finished run is, and what to do next"),
     "export":    ("jobs.export:main",    "write results as WebDataset, COCO, VQA v2, JSONL, CSV or image folder"),
     "report":    ("jobs.report:main",    "turn the tables of a run into a report"),

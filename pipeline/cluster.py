@@ -13,6 +13,7 @@ from conf.errors import UserError
 from conf.schema import ActorsConfig, JobConfig
 
 _ACCELERATOR = "accelerator_type:"
+_UPLOADS = "/runtime_resources/working_dir_files/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ def ray_cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_outlives_job(url: str) -> None:
+    """UserError for an output in the folder that Ray unpacks a submitted job into: one node's, and deleted later."""
+    if _UPLOADS in url:
+        raise UserError(
+            f"output.path is relative, so it would lie in {url!r}, which Ray made for this job on one node and deletes; "
+            "give an absolute path or a URL that every node reaches"
+        )
 
 
 def fit_cluster(config: JobConfig) -> Fit:

@@ -26,7 +26,7 @@ from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline import generation
-from pipeline.cluster import Fit, fit_cluster, ray_cluster
+from pipeline.cluster import Fit, check_outlives_job, fit_cluster, ray_cluster
 from pipeline.crash_log import CrashLog
 from pipeline.driver import Driver, Progress
 from pipeline.duplicates import AnswerBook
@@ -72,6 +72,7 @@ def run(
     """
     start_s = time.time()  # listing the source and starting Ray are paid for too
     storage, reader = generation.current(Storage(config.output.path)), reader or make_reader(config.source)
+    check_outlives_job(storage.url)
     settings, passthrough = content_settings(config, info), config.source.passthrough
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
