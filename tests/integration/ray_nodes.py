@@ -44,6 +44,7 @@ class RayNodes:
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_health_check_period_ms": "1000",  # a dead node is found in seconds; on a real cluster, in half a minute
+            "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_timeout_ms": "4000",
             "RAY_health_check_failure_threshold": "3",
             "RAY_JOB_STOP_WAIT_TIME_S": "30",
