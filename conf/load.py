@@ -95,7 +95,9 @@ def keys_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def _is_branch(part: str) -> bool:
     """Pydantic names the branch of a union in the place of a mistake; users did not write that."""
-    return part.removeprefix("constrained-") in ("int", "float", "str", "bool") or part.startswith(("literal[", "tuple[", "list["))
+    return part.removeprefix("constrained-") in ("int", "float", "str", "bool") or part.startswith(
+        ("literal[", "tuple[", "list[")
+    )
 
 
 def _short(value: object) -> str:

@@ -41,7 +41,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deed plan", description=__doc__)
     add_job_arguments(parser)
     parser.add_argument("--count", action="store_true", help="open every shard to count its samples; slow on many")
-    parser.add_argument("--like", metavar="OUTPUT", help="take speed and sample sizes from this run, a trial for example")
+    parser.add_argument(
+        "--like", metavar="OUTPUT", help="take speed and sample sizes from this run, a trial for example"
+    )
     parser.add_argument("--cpus", type=float, help="CPUs of the cluster (default: those of this machine)")
     parser.add_argument("--gpus", type=float, help="GPUs of the cluster (default: those of this machine)")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")

@@ -69,7 +69,9 @@ def make_entrypoint(command: Sequence[str]) -> str:
 
     if not command or command[0] not in COMMANDS or command[0] == "submit":
         shown = repr(command[0]) if command else "nothing"
-        raise UserError(f"after -- comes a deed command, for example -- caption --config conf/caption.yaml, got {shown}")
+        raise UserError(
+            f"after -- comes a deed command, for example -- caption --config conf/caption.yaml, got {shown}"
+        )
     return shlex.join(["python", "-m", "jobs.cli", *command])
 
 

@@ -68,7 +68,7 @@ def check_outlives_job(url: str) -> None:
     """UserError for an output in the folder that Ray unpacks a submitted job into: one node's, and deleted later."""
     if _UPLOADS in url:
         raise UserError(
-            f"output.path is relative, so it would lie in {url!r}, which Ray made for this job on one node and deletes; "
+            f"output.path is relative, so it would lie in {url!r}, a folder on one node that Ray deletes; "
             "give an absolute path or a URL that every node reaches"
         )
 

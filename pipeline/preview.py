@@ -134,7 +134,7 @@ def _samples_published(storage: Storage, names: set[str]) -> dict[str, int]:
 
 
 def _samples_indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], count_all: bool) -> dict[str, int]:
-    """Of unpublished shards: folders list their files; others have been indexed by an earlier run, or are opened now."""
+    """Of shards not published: those that an earlier run has indexed, and with `count_all` the others, opened now."""
     by_name = {shard.name: shard for shard in shards}
 
     def count(name: str) -> int | None:

@@ -24,24 +24,29 @@ from jobs.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _SCHEMAS: dict[str, type[BaseModel]] = {
-    "caption": JobConfig, "demo": JobConfig, "evaluate": EvaluateConfig, "calibrate": CalibrateConfig,
+    "caption": JobConfig, "demo": JobConfig, "plan": JobConfig, "evaluate": EvaluateConfig, "calibrate": CalibrateConfig,
 }  # fmt: skip
 
 
 def documented() -> list[tuple[str, str]]:
-    """(page, command) of every line in a code block that begins with deed."""
+    """(page, command) of every line in a code block that begins with deed, and of what other lines have Ray run."""
     found = []
     for page in PAGES:
         for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
-            found += [(page.name, line.strip()) for line in lines if line.strip().startswith("deed ")]
+            for line in map(str.strip, lines):
+                if line.startswith("deed "):
+                    found.append((page.name, line))
+                if " -- " in line:
+                    inner = line.partition(" -- ")[2]
+                    found.append((page.name, re.sub(r"^(python -m jobs\.)?", "deed ", inner)))
     return found
 
 
 @pytest.mark.parametrize(("page", "command"), documented())
 def test_a_documented_command_is_one(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    name, *arguments = shlex.split(command, comments=True)[1:]
+    name, *arguments = itertools.takewhile(lambda word: word != "--", shlex.split(command, comments=True)[1:])
     assert name in COMMANDS, f"{page}: no such command"
     for option in ("--config",):
         if option in arguments:
@@ -77,3 +82,5 @@ def options_of(command: list[str]) -> set[str]:
 
 def test_commands_are_found() -> None:
     assert {page for page, _ in documented()} >= {"README.md", "report.md", "data.md"}
+    on_ray = [command for page, command in documented() if page == "cluster.md" and command.startswith("deed caption")]
+    assert len(on_ray) == 2, "of ray job submit and of deed submit"

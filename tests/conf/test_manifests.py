@@ -1,7 +1,7 @@
 """The Kubernetes manifests and the crontab line: fields that exist, of the right types, and commands that are valid.
 
-The field lists are those of ray-operator/apis/ray/v1 in ray-project/kuberay v1.7.0 (rayjob_types.go, raycronjob_types.go,
-raycluster_types.go) and of batch/v1 and core/v1 in Kubernetes 1.31, cut down to what the manifests use or might.
+The field lists are those of ray-operator/apis/ray/v1 in ray-project/kuberay v1.7.0 (rayjob_types.go,
+raycluster_types.go, raycronjob_types.go) and of batch/v1 and core/v1 in Kubernetes 1.31, cut down to what the manifests use or might.
 """
 
 import shlex
@@ -50,7 +50,14 @@ RAY_CLUSTER = {
     "authOptions": {"mode": str, "secretName": str},
     "headGroupSpec!": GROUP,
     "workerGroupSpecs": [
-        {**GROUP, "groupName!": str, "replicas": int, "minReplicas!": int, "maxReplicas!": int, "idleTimeoutSeconds": int}
+        {
+            **GROUP,
+            "groupName!": str,
+            "replicas": int,
+            "minReplicas!": int,
+            "maxReplicas!": int,
+            "idleTimeoutSeconds": int,
+        }
     ],
 }
 RAY_JOB = {
@@ -101,7 +108,9 @@ def problems(value: Any, schema: Any, place: str) -> list[str]:
         if not isinstance(value, dict):
             return [f"{place}: not a map"]
         fields = {str(name).rstrip("!"): inner for name, inner in schema.items() if name is not ...}
-        found = [f"{place}.{name[:-1]}: missing" for name in schema if str(name).endswith("!") and name[:-1] not in value]
+        found = [
+            f"{place}.{name[:-1]}: missing" for name in schema if str(name).endswith("!") and name[:-1] not in value
+        ]
         for name, item in value.items():
             inner = schema.get(..., fields.get(name))
             found += [f"{place}.{name}: unknown"] if inner is None else problems(item, inner, f"{place}.{name}")

@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: each node is a `ray start` of its own, with ports, token and temporary folder of ours."""
+"""A real Ray cluster on this machine: each node a `ray start` with ports, token and temporary folder of ours."""
 
 import json
 import os
@@ -43,11 +43,10 @@ class RayNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_health_check_period_ms": "1000",  # a dead node is found in seconds; on a real cluster, in half a minute
+            "RAY_health_check_period_ms": "1000",  # a dead node is found in seconds, not in half a minute
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_timeout_ms": "4000",
             "RAY_health_check_failure_threshold": "3",
-            "RAY_JOB_STOP_WAIT_TIME_S": "30",
             "OMP_NUM_THREADS": "1",
         }
         inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")}

@@ -1,7 +1,6 @@
 """Jobs on a real two-node Ray with token authentication, submitted as docs/cluster.md says."""
 
 import json
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from ray._private.runtime_env.packaging import _dir_travel
 
 from tests.integration.ray_nodes import BIN, ROOT, RayNodes, ray_nodes, wait_until
 from tests.shards import write_shards
@@ -77,7 +77,7 @@ def test_a_node_dies_the_job_is_stopped_and_the_same_command_finishes(cluster: R
     finally:
         client.kill()
     status = cluster.run(str(BIN / "ray"), "job", "status", "--address", cluster.address, "first")
-    assert "STOPPED" in status.stdout, status.stdout + status.stderr
+    assert "was stopped" in status.stdout, status.stdout + status.stderr
     assert "run the same command again to continue" in log.read_text()
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
     assert not (tmp_path / "out" / "_state" / "lease.json").exists()
@@ -92,13 +92,47 @@ def test_a_node_dies_the_job_is_stopped_and_the_same_command_finishes(cluster: R
 
 
 def deed_submit(cluster: RayNodes, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return cluster.run(str(BIN / "deed"), "submit", "--address", cluster.address, "--", *arguments)
+    command = [str(BIN / "python"), "-m", "jobs.cli", "submit", "--address", cluster.address, "--", *arguments]
+    return cluster.run(*command)
 
 
 def test_deed_submit_shows_the_output_and_ends_with_the_jobs_code(cluster: RayNodes, tmp_path: Path) -> None:
-    for number in range(12):
-        write_tar(tmp_path / "in" / f"part-{number:03d}.tar", [])
-    (tmp_path / "in" / "part-000.tar").write_bytes(b"no archive")
+    write_shards(tmp_path / "in", 1, 3)
+    for number in range(1, 12):
+        (tmp_path / "in" / f"part-{number:03d}.tar").write_bytes(b"this is no archive")
+    job = ["caption", "--config", "conf/caption.yaml", *overrides(tmp_path)]
+    ended = deed_submit(cluster, *job)
+    assert ended.returncode == 3, ended.stdout + ended.stderr  # as `deed caption` here would
+    assert "11 of 12 shards could not be read" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+    ended = deed_submit(cluster, *job, "--set", "output.max_error_fraction=1")  # continued, with another limit
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    counts = json.loads((tmp_path / "out" / "run.json").read_text())["counts"]
+    assert (counts["shards_published"], counts["rows_ok"], counts["shard_errors"]) == (12, 3, 11)
+
+    ended = deed_submit(cluster, *job, "--set", "output.path=runs/relative")
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert "output.path is relative" in ended.stdout
+
+
+def test_without_the_token_nothing_is_submitted(cluster: RayNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cluster.folder / "wrong").write_text("0" * 64)
+    stranger = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(cluster.folder / "wrong")}
+    monkeypatch.setattr(RayNodes, "environment", stranger)
+    ended = deed_submit(cluster, "caption", "--help")
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert "wants a token" in ended.stderr
+
+
+def test_the_upload_is_small() -> None:
+    """What `ray job submit --working-dir .` packs: sources, configuration, the shipped checkpoint; no data, no runs."""
+    packed = []
+    _dir_travel(ROOT, [], packed.append, include_gitignore=True)
+    names = {str(path.relative_to(ROOT)) for path in packed if path.is_file()}
+    assert {"jobs/caption.py", "conf/caption.yaml", "assets/checkpoints/deed-scenes/model.safetensors"} <= names
+    assert not {name.partition("/")[0] for name in names} & {"data", "runs", "tests", "docs", ".venv", ".git"}
+    assert sum((ROOT / name).stat().st_size for name in names) < 20e6
 
 
 def audit(root: Path) -> None:

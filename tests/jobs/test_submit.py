@@ -52,7 +52,7 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], monkeypat
 
 
 def test_an_output_in_rays_own_folder_is_refused() -> None:
-    with pytest.raises(UserError, match="output.path is relative"):
+    with pytest.raises(UserError, match=r"output\.path is relative"):
         check_outlives_job("/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_1/runs/a")
     check_outlives_job("/mnt/runs/a")
     check_outlives_job("s3://bucket/runs/a")

@@ -117,7 +117,10 @@ def test_a_place_that_exists_is_accepted(actors: dict[str, Any]) -> None:
     [
         ({"accelerator_type": "H100"}, "no node has actors.accelerator_type='H100'; the cluster has L4"),
         ({"label_selector": {"zone": "b"}}, "no node matches actors.label_selector 'zone': 'b'; nodes have a"),
-        ({"label_selector": {"rack": "1"}}, "no node matches actors.label_selector 'rack': '1'; no node has that label"),
+        (
+            {"label_selector": {"rack": "1"}},
+            "no node matches actors.label_selector 'rack': '1'; no node has that label",
+        ),
     ],
 )
 def test_a_place_that_does_not_exist_is_said_at_once(actors: dict[str, Any], message: str) -> None:
