@@ -81,7 +81,8 @@ def connect(address: str | None) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every ignored file
+    for chatty in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)  # it tells of every ignored file
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:

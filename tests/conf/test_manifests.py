@@ -1,7 +1,8 @@
 """The Kubernetes manifests and the crontab line: fields that exist, of the right types, and commands that are valid.
 
 The field lists are those of ray-operator/apis/ray/v1 in ray-project/kuberay v1.7.0 (rayjob_types.go,
-raycluster_types.go, raycronjob_types.go) and of batch/v1 and core/v1 in Kubernetes 1.31, cut down to what the manifests use or might.
+raycluster_types.go, raycronjob_types.go) and of batch/v1 and core/v1 in Kubernetes 1.31, cut down to what the manifests
+use or might.
 """
 
 import shlex

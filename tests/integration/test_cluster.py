@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from ray._private.runtime_env.packaging import _dir_travel
 from tests.integration.ray_nodes import BIN, ROOT, RayNodes, ray_nodes, wait_until
 from tests.shards import write_shards
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
-NUM_SHARDS, ROWS, BROKEN = 5, 100, ("truncated", "text")
+NUM_SHARDS, ROWS, BROKEN = 5, 160, ("truncated", "text")
 CHUNK_ROWS = 5
 CHUNKS = -(-(ROWS + len(BROKEN)) // CHUNK_ROWS)  # a shard
 
@@ -68,12 +67,10 @@ def test_a_node_dies_the_job_is_stopped_and_the_same_command_finishes(cluster: R
         cluster.wait_for_nodes(1)
         # The head goes on alone. Its two CPUs could both be taken by actors, and none be left for preprocessing: then
         # what was prepared already would still come, six chunks for each actor.
-        reaches(committed(tmp_path) + 14)
-        print("stopping", time.time())
+        reaches(committed(tmp_path) + 20)
         stopped = cluster.run(str(BIN / "ray"), "job", "stop", "--address", cluster.address, "first")
         assert stopped.returncode == 0, stopped.stdout + stopped.stderr
         client.wait(60)
-        print("stopped", time.time())
     finally:
         client.kill()
     status = cluster.run(str(BIN / "ray"), "job", "status", "--address", cluster.address, "first")
@@ -87,7 +84,7 @@ def test_a_node_dies_the_job_is_stopped_and_the_same_command_finishes(cluster: R
     cluster.start_node(2)
     cluster.wait_for_nodes(2)
     again = submit(cluster, tmp_path, "second")
-    assert again.wait(150) == 0, (tmp_path / "second.log").read_text()
+    assert again.wait(240) == 0, (tmp_path / "second.log").read_text()
     audit(tmp_path)
 
 
@@ -103,7 +100,7 @@ def test_deed_submit_shows_the_output_and_ends_with_the_jobs_code(cluster: RayNo
     job = ["caption", "--config", "conf/caption.yaml", *overrides(tmp_path)]
     ended = deed_submit(cluster, *job)
     assert ended.returncode == 3, ended.stdout + ended.stderr  # as `deed caption` here would
-    assert "11 of 12 shards could not be read" in ended.stdout
+    assert "shards could not be read, more than output.max_error_fraction=0.5" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
 
     ended = deed_submit(cluster, *job, "--set", "output.max_error_fraction=1")  # continued, with another limit
