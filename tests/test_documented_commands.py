@@ -24,7 +24,8 @@ from jobs.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _SCHEMAS: dict[str, type[BaseModel]] = {
-    "caption": JobConfig, "demo": JobConfig, "plan": JobConfig, "evaluate": EvaluateConfig, "calibrate": CalibrateConfig,
+    "caption": JobConfig, "demo": JobConfig, "plan": JobConfig, "evaluate": EvaluateConfig,
+    "calibrate": CalibrateConfig,
 }  # fmt: skip
 
 

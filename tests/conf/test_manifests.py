@@ -171,7 +171,7 @@ def test_its_command_is_valid(place: str, monkeypatch: pytest.MonkeyPatch) -> No
     config: JobConfig | VqaConfig
     if command == "caption":
         seen: list[JobConfig] = []
-        monkeypatch.setattr("jobs.caption.run_and_summarise", lambda config, **_: seen.append(config) or 0)
+        monkeypatch.setattr("jobs.caption.run_and_summarise", lambda config, *_, **__: seen.append(config) or 0)
         assert caption(arguments) == 0
         [config] = seen
     else:
