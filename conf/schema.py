@@ -151,8 +151,8 @@ class ActorsConfig(Section):
     )
     min_actors: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Fewest engines; what is above them is given back when there is too little for them to do, or when "
-        "a node is lost and preprocessing needs its CPUs. None: 1 without GPUs, num_actors with.",
+        description="Fewest engines; what is above them is given back when there is too little for them to do. None: "
+        "none is, except, without GPUs, where a node is lost and preprocessing needs their CPUs.",
     )
     max_actors: Annotated[int, Field(ge=1)] | None = Field(
         None,

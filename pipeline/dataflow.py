@@ -45,6 +45,7 @@ from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
 
 _INDEX_TASKS = 8
+_IDLE = 0.25  # share of its concurrent calls below which a pool gives actors back, down to actors.min_actors
 _MAX_INPUT_BLOCKS = 1000  # of shard descriptions; more would only fill the object store's books
 
 
@@ -132,6 +133,10 @@ def summaries(
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # every row is a block of its own: chunks are never merged
     context.enable_progress_bars = False
+    # Getting an actor back costs a model load. Unless fewer are asked for, one goes only when none has any work, which is
+    # how it looks when a node was lost and actors have all the CPUs that preprocessing needs.
+    idle = 0.0 if config.actors.min_actors is None else _IDLE
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = idle
     chunk_by_chunk: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     # A pool size of its own for every stage also keeps Ray from fusing them: preprocessing must not run in the actor.
     index_tasks = TaskPoolStrategy(min(_INDEX_TASKS, len(tasks)))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import ray.data
+from ray.data import DataContext
 
 from conf.errors import UserError
 from conf.load import load_config
@@ -131,10 +132,12 @@ def test_a_place_that_does_not_exist_is_said_at_once(actors: dict[str, Any], mes
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")  # copying its own context
 def test_ray_gets_what_the_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:
     stages: list[dict[str, Any]] = []
+    idle: list[float] = []
 
     class Dataset:
         def map_batches(self, stage: Any, **options: Any) -> "Dataset":
             stages.append(options)
+            idle.append(DataContext.get_current().autoscaling_config.actor_pool_util_downscaling_threshold)
             return self
 
         def iter_batches(self, **_: Any) -> list[Any]:
@@ -159,6 +162,7 @@ def test_ray_gets_what_the_configuration_says(monkeypatch: pytest.MonkeyPatch) -
     assert (captioner["accelerator_type"], captioner["label_selector"]) == ("L4", {"zone": "a"})
     pool = captioner["compute"]
     assert (pool.min_size, pool.initial_size, pool.max_size) == (2, 4, 9)
+    assert idle[-1] == 0.25
     assert pool.max_concurrent_calls_per_actor == 5
     # Ray Data starts more actors only above 1.75 tasks for each concurrent call.
     assert pool.max_tasks_in_flight_per_actor >= 1.75 * 5
