@@ -133,8 +133,8 @@ def summaries(
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1  # every row is a block of its own: chunks are never merged
     context.enable_progress_bars = False
-    # Getting an actor back costs a model load. Unless fewer are asked for, one goes only when none has any work, which is
-    # how it looks when a node was lost and actors have all the CPUs that preprocessing needs.
+    # Getting an actor back costs a model load. Unless fewer are asked for, one goes only when none has work, as when
+    # a node was lost and actors have all the CPUs that preprocessing needs.
     idle = 0.0 if config.actors.min_actors is None else _IDLE
     context.autoscaling_config.actor_pool_util_downscaling_threshold = idle
     chunk_by_chunk: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
