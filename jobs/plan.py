@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
 def describe(plan: "Preview", has_price: bool, min_actors: int, max_actors: int) -> list[str]:
     counted = f"{plan.samples_counted:,} in {plan.shards_counted:,} shards"
     if plan.samples_estimated is None:
-        samples = f"unknown, {counted} counted; --count opens every shard"
+        samples = "unknown; --count opens every shard"
     elif plan.shards_counted == plan.shards:
         samples = f"{plan.samples_counted:,} in {plan.chunks_counted:,} chunks"
     else:
