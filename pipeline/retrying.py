@@ -45,6 +45,9 @@ _PASSING_STATUS = frozenset({408, 425, 429})  # of HTTP, beside 5xx
 _CLIENTS = frozenset(  # packages whose exceptions are about the connection, unless they carry an HTTP status
     {"aiohttp", "aiobotocore", "botocore", "urllib3", "requests", "httpx", "httpx2", "httpcore", "gcsfs", "azure"}
 )
+_MISTAKES = frozenset(  # of those packages, about how they are set up and not about the connection
+    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError", "ParamValidationError"}
+)
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Unavailable(OSError):
 
 def is_transient(error: BaseException | None) -> bool:
     """Whether the same call may succeed a moment later. Back ends raise OSError, their clients kinds of their own."""
-    if error is None or isinstance(error, _FINAL):
+    if error is None or isinstance(error, _FINAL) or type(error).__name__ in _MISTAKES:
         return False
     status = _http_status(error)
     if status is not None:
@@ -79,6 +82,11 @@ def is_transient(error: BaseException | None) -> bool:
     if isinstance(error, OSError) and error.errno is None:  # damaged data, as libraries report it, or a wrapped error
         return is_transient(error.__cause__)
     return isinstance(error, OSError) and error.errno in _PASSING_ERRNOS
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether credentials or rights are missing, which somebody must see to before anything can be tried again."""
+    return isinstance(error, PermissionError) or type(error).__name__ in _MISTAKES
 
 
 def _http_status(error: BaseException) -> int | None:

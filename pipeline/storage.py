@@ -12,8 +12,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from conf.errors import UserError
 from pipeline.plan import is_local, resolve, unresolve
-from pipeline.retrying import USUAL_PATIENCE, retry
+from pipeline.retrying import USUAL_PATIENCE, is_refusal, retry
 
 Result = TypeVar("Result")
 
@@ -135,7 +136,14 @@ class Storage:
             self._retry(lambda: self._fs.rm(self.path(folder), recursive=True))
 
     def _retry(self, call: Callable[[], Result]) -> Result:
-        return call() if self.is_local else retry(call, f"a request to {self.url}", USUAL_PATIENCE)
+        if self.is_local:
+            return call()
+        try:
+            return retry(call, f"a request to {self.url}", USUAL_PATIENCE)
+        except Exception as error:  # each storage back end has its own exceptions
+            if not is_refusal(error):
+                raise
+            raise UserError(f"cannot use {self.url!r}: {type(error).__name__}: {error}") from None
 
 
 def is_temporary(name: str) -> bool:

@@ -1,7 +1,8 @@
 """Every command of README.md and docs/ is run, in the order of its page, on a few images and with few steps.
 
 A code block without a language holds commands and nothing else. What is cut short says so in CHEAPER, what is not run
-at all says in NOT_RUN why, and which test runs it. Of `ray job submit` and of a crontab's line, the command in it is.
+at all says in NOT_RUN why, and which test runs it. Of `ray job submit`, `deed submit` and a crontab's line, the command
+in it is, with folders here in place of buckets.
 """
 
 import os
@@ -36,6 +37,10 @@ NOT_RUN = {
     "make test":         ("runs this test",            "tests/integration/test_documented_run.py"),
     "deed bench engine": ("takes minutes to hours",    "tests/jobs/bench/test_engine_bench.py"),
     "deed bench chaos":  ("takes minutes",             "tests/integration/test_chaos.py"),
+    "export":            ("is the shell's",            "tests/integration/test_cluster.py"),
+    "crontab":           ("changes the machine",       "tests/conf/test_manifests.py"),
+    "docker":            ("needs Docker",              "tests/conf/test_manifests.py"),
+    "kubectl":           ("needs Kubernetes",          "tests/conf/test_manifests.py"),
 }
 # how a command begins -> what is added to it
 _JOB = "--set actors.num_actors=1 --set engine.calibration_s=0 --set engine.generation.max_new_tokens=8 "
@@ -74,9 +79,10 @@ def commands_of(page: Path) -> list[str]:
 
 
 def inner(line: str) -> str:
-    """What a crontab's line or `ray job submit` runs; any other line as it is."""
+    """What a crontab's line, `ray job submit` or `deed submit` runs, on folders here; any other line as it is."""
+    line = line.replace("s3://BUCKET/shards", "data/mine").replace("s3://BUCKET/", "runs/bucket-")
     line = re.sub(r"^[\d*/]+( [\d*/]+){4} cd \S+ && \.venv/bin/", "", line)
-    return re.sub(r"^ray job submit .* -- python -m jobs\.", "deed ", line)
+    return re.sub(r"^(ray job submit .* -- python -m jobs\.|deed submit .* -- )", "deed ", line)
 
 
 def reason_not_to_run(command: str) -> str | None:
@@ -109,6 +115,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             ):
                 assert run(command, "deed caption") == 0
                 shutil.copytree(folder / "runs" / name, kept / name)
+            shutil.copytree(kept / "a", kept / "trial")
             yield kept
     finally:
         os.chdir(before)

@@ -10,7 +10,7 @@ import aiohttp
 import pyarrow as pa
 import pytest
 import requests
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
 from conf.schema import RetryConfig
 from pipeline.retrying import Exhausted, Patient, Unavailable, is_transient, retry
@@ -134,6 +134,7 @@ def wrapped(cause: Exception) -> OSError:
         (OSError(errno.EBUSY, "slow down"), True),
         (aiohttp.ServerDisconnectedError(), True),
         (aiohttp.ClientPayloadError("cut"), True),
+        (NoCredentialsError(), False),
         (EndpointConnectionError(endpoint_url="x"), True),
         (client_error(503), True),
         (web_error(500), True),
