@@ -40,8 +40,8 @@ def test_they_are_near_the_plain_layer_and_can_be_computed_in_part(bias: bool) -
     for layer in small:
         assert ((layer(x) - plain(x)).abs() / size).max() < 0.02
         for outputs in (slice(13), slice(13, None)):
-            torch.testing.assert_close(linear_part(layer, x, outputs), layer(x)[:, outputs])
-            torch.testing.assert_close(linear_part(plain, x, outputs), plain(x)[:, outputs])
+            for kind in (layer, plain):  # a part may be summed in another order: compare beside the terms' own size
+                assert ((linear_part(kind, x, outputs) - kind(x)[:, outputs]).abs() / size[:, outputs]).max() < 1e-6
         chosen = torch.tensor([[3, 39], [0, 0]])
         error = weight_rows(layer, chosen).float() - weight_rows(plain, chosen)
         assert (error.abs().amax(-1) < 0.01 * plain.weight.abs().amax(1)[chosen]).all()
