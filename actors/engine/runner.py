@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from actors.engine.cross_source import CrossSource
 from actors.engine.encoding import encode_requests
@@ -17,7 +16,7 @@ from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.scheduler import Batch, EncodeBatch
 from actors.engine.visit import Part, Visit, plan_visit
-from actors.model.blocks import DecoderLayer, attend
+from actors.model.blocks import DecoderLayer, attend, attend_shared
 from actors.model.model import MultiExitModel
 from conf.schema import CrossAttention, KvPolicy
 
@@ -36,13 +35,11 @@ def _absorbed_attention(layer: DecoderLayer, q_NHE: Tensor, source: _Source) -> 
     """Encoder states as every head mixes them [R, Q, H, D]; every head of every position is a row here."""
     assert source.context_RCD is not None
     q_RQHD, mask = source.part.pad(layer.absorb_key(q_NHE)), source.cross_RhqC
-    if mask.shape[1] != 1 or mask.shape[2] != 1:
-        mask = mask.transpose(1, 2).flatten(1, 2)[:, None]
-    context_R1CD = source.context_RCD[:, None]
-    read_R1XD = F.scaled_dot_product_attention(
-        q_RQHD.flatten(1, 2)[:, None], context_R1CD, context_R1CD, attn_mask=mask, scale=layer.scale
-    )
-    return read_R1XD.view(q_RQHD.shape)
+    if mask.shape[1] == mask.shape[2] == 1:
+        mask_RXC = mask[:, 0]
+    else:
+        mask_RXC = mask.transpose(1, 2).flatten(1, 2)
+    return attend_shared(q_RQHD.flatten(1, 2), source.context_RCD, mask_RXC, layer.scale).view(q_RQHD.shape)
 
 
 class Runner:
@@ -62,6 +59,7 @@ class Runner:
         keeps_tokens: bool = False,
     ) -> None:
         self.model, self.decoder = model, model.decoder
+        self.layers = [layer for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
         self.exit_layers, self.kv = exit_layers, kv
         self.checks_drafts = checks_drafts  # full depth says the tokens of all pending positions
         self.segments = tuple(itertools.pairwise((0, *exit_layers)))
@@ -75,11 +73,6 @@ class Runner:
             num_kv_layers=self.cross.num_kv_layers, like=embedding.detach(),
         )  # fmt: skip
         self.cross_rows_built = 0  # (sequence, layer) pairs whose cross-attention K/V were projected
-
-    def layer(self, index: int) -> DecoderLayer:
-        layer = self.decoder.layers[index]
-        assert isinstance(layer, DecoderLayer)
-        return layer
 
     def _index(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
@@ -127,7 +120,7 @@ class Runner:
                 # Nothing will ever read what earlier positions put out here: they leave their K and V, no more.
                 self._write_kv(index, visit, torch.cat(self._flat_kv(index, h_ND), dim=-1))
                 h_ND, visit = h_ND[visit.last_N], self._plan(batch, current_only=True)
-                sources, q_NHE = self._sources(visit, absorbed), self.layer(index).self_q(h_ND)
+                sources, q_NHE = self._sources(visit, absorbed), self.layers[index].self_q(h_ND)
                 return ExitStates(self._attend_and_mix(index, h_ND, q_NHE, visit, sources), h_ND, num_places)
             h_ND = self._layer(index, h_ND, visit, sources)
         if not last_segment:
@@ -172,14 +165,14 @@ class Runner:
         return bias.masked_fill_(hidden, float("-inf"))
 
     def _flat_kv(self, index: int, h_ND: Tensor) -> tuple[Tensor, Tensor]:
-        k_NHE, v_NHE = self.layer(index).self_kv(h_ND)
+        k_NHE, v_NHE = self.layers[index].self_kv(h_ND)
         return k_NHE.flatten(1), v_NHE.flatten(1)
 
     def _write_kv(self, index: int, visit: Visit, kv_N2I: Tensor) -> None:
         self.cache.self_kv_LST2I[index].flatten(0, 1).index_copy_(0, visit.flat_N, kv_N2I)
 
     def _layer(self, index: int, h_ND: Tensor, visit: Visit, sources: list[_Source]) -> Tensor:
-        layer = self.layer(index)
+        layer = self.layers[index]
         qkv_N3I = layer.self_qkv_fused(h_ND)
         d_inner = qkv_N3I.shape[-1] // 3
         self._write_kv(index, visit, qkv_N3I[:, d_inner:])
@@ -187,7 +180,7 @@ class Runner:
 
     def _attend_and_mix(self, index: int, h_ND: Tensor, q_NHE: Tensor, visit: Visit, sources: list[_Source]) -> Tensor:
         """The layer from its self-attention on; K and V of the packed rows are in the cache."""
-        layer = self.layer(index)
+        layer = self.layers[index]
         h_ND = layer.after_self(h_ND, visit.pack([self._self_attention(index, q_NHE, source) for source in sources]))
         q_NHE = layer.cross_q(h_ND)
         if sources[0].context_RCD is not None:
@@ -196,7 +189,7 @@ class Runner:
         return layer.after_cross(h_ND, visit.pack([self._cross_attention(index, q_NHE, source) for source in sources]))
 
     def _self_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
-        layer, part, mask = self.layer(index), source.part, source.self_RhQT
+        layer, part, mask = self.layers[index], source.part, source.self_RhQT
         kv_RT2I = part.read(self.cache.self_kv_LST2I[index], part.num_keys)
         k_RTHE, v_RTHE = (layer.heads(half) for half in kv_RT2I.chunk(2, dim=-1))
         if self.decoder.absolute_bias is not None:
@@ -205,7 +198,7 @@ class Runner:
         return attend(part.pad(q_NHE), k_RTHE, v_RTHE, mask, layer.scale)
 
     def _cross_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
-        layer, num_context = self.layer(index), self.cache.context_SCD.shape[1]
+        layer, num_context = self.layers[index], self.cache.context_SCD.shape[1]
         kv_LSC2I = self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer]
         k_RCHE, v_RCHE = (layer.heads(half) for half in source.part.read(kv_LSC2I, num_context).chunk(2, dim=-1))
         return attend(source.part.pad(q_NHE), k_RCHE, v_RCHE, source.cross_RhqC, layer.scale)
@@ -219,7 +212,7 @@ class Runner:
         context_BCD = self.cache.context_SCD[slots]
         for index in range(first_layer, end_layer):
             self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer].index_copy_(
-                0, slots, self.layer(index).cross_kv_proj(context_BCD)
+                0, slots, self.layers[index].cross_kv_proj(context_BCD)
             )
         for sequence in newcomers:
             sequence.cross_built |= 1 << batch.segment

@@ -1,4 +1,8 @@
-"""Linear layers with smaller weights: bfloat16, or int8 with a scale per output.
+"""Linear layers for inference: packed for the processor, in bfloat16, or in int8 with a scale per output.
+
+Packed layers are oneDNN's, whose operators torch's own compiler calls for them: the same product, in an order of
+weights that suits the processor. Measured on two cores of an AMD EPYC in float32, widths 192 to 3072: 2 to 5 times as
+fast as what `F.linear` calls from 4 rows on.
 
 int8 rounds activations too, with a scale per row, so that the product is one of integers: what a row gets does not
 depend on the rows beside it.
@@ -11,7 +15,57 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _INT8_MAX = 127
+_SMALL = 2**18  # weights of a matrix that a single row is multiplied with as fast unpacked
 _CUDA_ROWS, CUDA_MULTIPLE = 17, 8  # torch._int_mm wants at least so many rows, and widths that are such multiples
+
+
+def can_pack(weight_OD: Tensor) -> bool:
+    """Whether oneDNN has a packed product for such weights here."""
+    return (
+        weight_OD.device.type == "cpu"
+        and weight_OD.dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def _packed(weight_OD: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OD.detach())
+    return packed
+
+
+def _packed_product(x: Tensor, packed_OD: Tensor, bias_O: Tensor | None) -> Tensor:
+    """x [..., D] -> [..., O].
+
+    oneDNN compiles a kernel for every number of rows (half a millisecond, two thirds of a megabyte), so rows are filled
+    up to one of eight numbers per power of two.
+    """
+    x_ND = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    num_rows = x_ND.shape[0]
+    missing = -num_rows % (1 << max(0, num_rows.bit_length() - 4))
+    if missing:
+        x_ND = F.pad(x_ND, (0, 0, 0, missing))
+    y_NO: Tensor = torch.ops.mkldnn._linear_pointwise.default(x_ND, packed_OD, bias_O, "none", [], "")
+    if missing:
+        y_NO = y_NO[:num_rows]
+    return y_NO if x.dim() == 2 else y_NO.view(*x.shape[:-1], -1)
+
+
+class PackedLinear(nn.Linear):
+    """The given layer, its parameters shared, with a packed copy of its weights. For inference alone."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.weight, self.bias = plain.weight, plain.bias
+        self._packed_OD = _packed(plain.weight)
+        self._is_small = plain.weight.numel() < _SMALL
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., D] -> [..., O]."""
+        if self._is_small and x.shape[0] == 1 == x.dim() - 1:
+            return F.linear(x, self.weight, self.bias)
+        return _packed_product(x, self._packed_OD, self.bias)
 
 
 class SmallLinear(nn.Module):
@@ -41,10 +95,14 @@ class Bfloat16Linear(SmallLinear):
     def __init__(self, weight_OD: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight_OD, self.bias = weight_OD.detach().to(torch.bfloat16), bias
+        self._packed_OD = _packed(self.weight_OD) if can_pack(self.weight_OD) else None
 
     def part(self, x: Tensor, outputs: slice) -> Tensor:
-        y = F.linear(x.to(torch.bfloat16), self.weight_OD[outputs]).to(x.dtype)
-        return self._plus_bias(y, outputs)
+        if self._packed_OD is not None and outputs == slice(None):
+            y = _packed_product(x.to(torch.bfloat16), self._packed_OD, None)
+        else:
+            y = F.linear(x.to(torch.bfloat16), self.weight_OD[outputs])
+        return self._plus_bias(y.to(x.dtype), outputs)
 
     def rows(self, outputs: Tensor) -> Tensor:
         return self.weight_OD[outputs]

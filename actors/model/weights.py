@@ -1,15 +1,16 @@
-"""A model with smaller weights in the decoder's matrices (engine.weights).
+"""A model as the engine runs it: matrices packed for the processor, those of the decoder smaller where it is asked to.
 
-Only products with a weight matrix change (attention projections, feed-forward, adapters, heads); norms, softmax,
-attention, embeddings and caches stay in the model's own precision, and so does `cross_kv_proj`, whose halves the engine
-multiplies with in another order, and whose products are kept.
+`engine.weights` changes products with the decoder's matrices alone (attention projections, feed-forward, adapters,
+heads); norms, softmax, attention, embeddings and caches stay in the model's own precision, and so does `cross_kv_proj`,
+whose halves the engine multiplies with in another order, and whose products are kept.
 """
 
 import copy
+from collections.abc import Callable
 
 from torch import nn
 
-from actors.model.linear import CUDA_MULTIPLE, Bfloat16Linear, Int8Linear
+from actors.model.linear import CUDA_MULTIPLE, Bfloat16Linear, Int8Linear, PackedLinear, can_pack
 from actors.model.model import MultiExitModel
 from conf.schema import Weights
 
@@ -17,23 +18,38 @@ _LEFT_ALONE = ("cross_kv_proj", "gates", "absolute_bias")
 
 
 def with_weights(model: MultiExitModel, weights: Weights) -> MultiExitModel:
-    """The model with smaller decoder weights, or itself; the given one stays as it is and shares all else with it."""
-    if weights is Weights.FP32:
-        return model
-    small = copy.copy(model)
-    small.__dict__["_modules"] = dict(model._modules)
-    small.decoder = _converted(model.decoder, Bfloat16Linear if weights is Weights.BF16 else Int8Linear)
-    return small
+    """A copy of the model for inference; the given one stays as it is and shares all that is not changed."""
+    ready = copy.copy(model)
+    ready.__dict__["_modules"] = dict(model._modules)
+    ready.encoder = _converted(model.encoder, _pack)
+    ready.decoder = _converted(model.decoder, _SMALLER.get(weights, _pack))
+    return ready
 
 
-def _converted(module: nn.Module, kind: type[Bfloat16Linear] | type[Int8Linear]) -> nn.Module:
+def _pack(linear: nn.Linear) -> nn.Module:
+    # Subclasses (a library's own, those that are packed already) know best.
+    return PackedLinear(linear) if type(linear) is nn.Linear and can_pack(linear.weight) else linear
+
+
+def _to_int8(linear: nn.Linear) -> nn.Module:
+    fits = not linear.weight.is_cuda or all(size % CUDA_MULTIPLE == 0 for size in linear.weight.shape)
+    return Int8Linear(linear.weight, linear.bias) if fits else linear
+
+
+def _to_bfloat16(linear: nn.Linear) -> nn.Module:
+    return Bfloat16Linear(linear.weight, linear.bias)
+
+
+_SMALLER: dict[Weights, Callable[[nn.Linear], nn.Module]] = {Weights.BF16: _to_bfloat16, Weights.INT8: _to_int8}
+
+
+def _converted(module: nn.Module, convert: Callable[[nn.Linear], nn.Module]) -> nn.Module:
     """A copy of the module tree that holds the same tensors, but for its linear layers."""
     if isinstance(module, nn.Linear):
-        fits = not module.weight.is_cuda or all(size % CUDA_MULTIPLE == 0 for size in module.weight.shape)
-        return kind(module.weight, module.bias) if fits or kind is Bfloat16Linear else module
+        return convert(module)
     clone = copy.copy(module)
     clone.__dict__["_modules"] = {
-        name: child if child is None or name in _LEFT_ALONE else _converted(child, kind)
+        name: child if child is None else _converted(child, _pack if name in _LEFT_ALONE else convert)
         for name, child in module._modules.items()
     }
     return clone

@@ -8,7 +8,15 @@ from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.reference import generate
 from actors.engine.request import FinishReason
-from actors.model.linear import Bfloat16Linear, Int8Linear, SmallLinear, linear_part, weight_rows
+from actors.model.linear import (
+    Bfloat16Linear,
+    Int8Linear,
+    PackedLinear,
+    SmallLinear,
+    can_pack,
+    linear_part,
+    weight_rows,
+)
 from actors.model.weights import with_weights
 from conf.schema import Gate, Weights
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
@@ -48,6 +56,37 @@ def test_they_are_near_the_plain_layer_and_can_be_computed_in_part(bias: bool) -
         assert torch.equal(layer(x[:, None])[:, 0], layer(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_layers_are_the_plain_ones(dtype: torch.dtype, bias: bool) -> None:
+    """Any number of rows: those that are filled up, and a single one, take other ways."""
+    plain = layers(bias)[0].to(dtype)
+    if not can_pack(plain.weight):
+        pytest.skip("no oneDNN here")
+    packed = PackedLinear(plain)
+    assert packed.weight is plain.weight
+    assert [*packed.state_dict()] == [*plain.state_dict()]
+    with torch.inference_mode():
+        for num_rows in (*range(1, 40), 77, 130, 1000):
+            x = torch.randn(num_rows, 24, dtype=dtype)
+            size = (plain.weight.float().norm(dim=1) * x.float().norm(dim=1)[:, None]).clamp(min=1)
+            error = (packed(x).float() - plain(x).float()).abs() / size
+            assert error.max() < 4 * torch.finfo(dtype).eps
+            assert torch.equal(packed(x[:, None])[:, 0], packed(x)) or num_rows == 1
+        assert packed(x.expand(3, 2, -1, -1)).shape == (3, 2, 1000, 40)
+
+
+def test_all_of_a_model_is_packed_where_it_can_be() -> None:
+    single, double = tiny_model("wide_heads", dtype=torch.float32), tiny_model("wide_heads")
+    packed = with_weights(single, Weights.FP32)
+    linears = [module for module in packed.modules() if isinstance(module, nn.Linear)]
+    assert {type(module) for module in linears} == {PackedLinear if can_pack(linears[0].weight) else nn.Linear}
+    assert not any(isinstance(module, PackedLinear) for module in single.modules())
+    assert not any(isinstance(module, PackedLinear) for module in with_weights(double, Weights.FP32).modules())
+    again = with_weights(packed, Weights.FP32)
+    assert again.decoder.layers[0].qkv is packed.decoder.layers[0].qkv
+
+
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     _, _, small, x = layers()
     assert torch.equal(torch.cat([small(row[None]) for row in x]), small(x))
@@ -59,13 +98,12 @@ def test_the_given_model_stays_as_it_is(weights: Weights) -> None:
     model = tiny_model("wide_heads", dtype=torch.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     small = with_weights(model, weights)
-    assert with_weights(model, Weights.FP32) is model
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(isinstance(module, SmallLinear) for module in model.modules())
     changed = {name.rpartition(".")[2] for name, m in small.decoder.named_modules() if isinstance(m, KINDS[weights])}
     assert changed == {"qkv", "self_out", "query", "cross_out", "expand", "contract", "head", "1", "2", "3", "4"}
     assert small.decoder.embedding.weight is model.decoder.embedding.weight
-    assert small.encoder is model.encoder
+    assert all(a is b for a, b in zip(small.encoder.parameters(), model.encoder.parameters(), strict=True))
     again = with_weights(small, weights)
     assert again.decoder.layers[0].qkv.weight_OD is small.decoder.layers[0].qkv.weight_OD  # type: ignore[union-attr]
 
