@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from actors.model.blocks import DecoderLayer
 from actors.model.checkpoint import load_checkpoint
+from actors.model.weights import with_weights
 from conf.bench import BenchConfig, BenchModel, Distribution
+from conf.schema import Weights
 from jobs.bench.engine.bound import Costs, fit_line
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.models import make_model
@@ -49,7 +51,8 @@ def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> 
     make_model(config, model)
     dtype = getattr(torch, config.dtype)
     checkpoint = load_checkpoint(checkpoint_of(config, model), dtype=dtype)
-    decoder = checkpoint.model.decoder
+    ready = with_weights(checkpoint.model, Weights.FP32)
+    decoder = ready.decoder
     layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
     shape, context = checkpoint.config.decoder, checkpoint.model.max_context
     layer_s, head_s = [], []
@@ -72,7 +75,7 @@ def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> 
         copy_gb_per_s=copy_bandwidth(),
         weights_gb_per_s=1e-9 * weights * item / layer_s[0],
         costs=Costs(
-            encode_s=seconds_of(lambda: checkpoint.model.encode(*batch)) / encode_batch,
+            encode_s=seconds_of(lambda: ready.encode(*batch)) / encode_batch,
             layer_floor_s=layer_floor_s, layer_slope_s=layer_slope_s,
             head_floor_s=head_floor_s, head_slope_s=head_slope_s,
         ),
@@ -82,15 +85,13 @@ def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> 
 
 def _all_layers(layers: list[DecoderLayer], h_MD: torch.Tensor, k_MHCE: torch.Tensor) -> None:
     for layer in layers:
-        qkv = F.linear(h_MD, layer.qkv.weight)
+        qkv = layer.qkv(h_MD)
         d_inner = qkv.shape[-1] // 3
-        F.linear(qkv[:, :d_inner], layer.self_out.weight)
-        q_MH1E = layer.heads(F.linear(h_MD, layer.query.weight))[:, :, None]
+        layer.self_out(qkv[:, :d_inner])
+        q_MH1E = layer.heads(layer.query(h_MD))[:, :, None]
         read = F.scaled_dot_product_attention(q_MH1E, k_MHCE, k_MHCE)
-        F.linear(read.flatten(1), layer.cross_out.weight)
-        F.linear(
-            F.linear(h_MD, layer.ffn.expand.weight)[:, : layer.ffn.contract.in_features], layer.ffn.contract.weight
-        )
+        layer.cross_out(read.flatten(1))
+        layer.ffn.contract(layer.ffn.expand(h_MD)[:, : layer.ffn.contract.in_features])
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
