@@ -55,8 +55,8 @@ def score(logits_BV: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
         probability_B2 = (top_B2 - torch.logsumexp(logits_BV, -1, keepdim=True)).exp()
         return token_B2[:, 0], probability_B2[:, 0] - probability_B2[:, 1]
     if gate in (Gate.SOFTMAX_MAX, Gate.SHORTLIST):
-        top_B, token_B = logits_BV.max(-1)
-        return token_B, (top_B - logits_BV.logsumexp(-1)).exp()
+        token_B = logits_BV.argmax(-1)
+        return token_B, logits_BV.softmax(-1).gather(-1, token_B[:, None])[:, 0]
     raise UserError(
         f"engine.gate={gate.value} is not available, use softmax_max, softmax_diff, saturation or shortlist"
     )

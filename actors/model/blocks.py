@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actors.model.linear import linear_part
+from actors.model.linear import linear_part, linear_relu
 from conf.model import DecoderConfig, RelativeBias
 
 
@@ -55,12 +55,13 @@ class FeedForward(nn.Module):
         return F.gelu(x, approximate="tanh" if self.activation == "gelu_new" else "none")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.expand(x)
         if self.gated:
-            gate, value = x.chunk(2, dim=-1)
+            gate, value = self.expand(x).chunk(2, dim=-1)
             x = self._activate(gate) * value
+        elif self.activation == "relu":
+            x = linear_relu(self.expand, x)
         else:
-            x = self._activate(x)
+            x = self._activate(self.expand(x))
         return self.contract(x if self.inner_norm is None else self.inner_norm(x))
 
 

@@ -11,9 +11,9 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from actors.model.blocks import RMSNorm, attend, sinusoids
+from actors.model.linear import linear_relu
 from conf.model import ModelConfig, ScenesEncoderConfig
 
 
@@ -57,7 +57,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x_BSD: Tensor, mask_B1SS: Tensor) -> Tensor:
         q, k, v = self.qkv(self.attn_norm(x_BSD)).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         x_BSD = x_BSD + self.out(attend(q, k, v, mask_B1SS, q.shape[-1] ** -0.5))
-        return x_BSD + self.contract(F.relu(self.expand(self.ffn_norm(x_BSD))))
+        return x_BSD + self.contract(linear_relu(self.expand, self.ffn_norm(x_BSD)))
 
 
 def grid_positions(side: int, width: int) -> Tensor:

@@ -34,18 +34,36 @@ def _packed(weight_OD: Tensor) -> Tensor:
     return packed
 
 
-def _packed_product(x: Tensor, packed_OD: Tensor, bias_O: Tensor | None) -> Tensor:
-    """x [..., D] -> [..., O].
+class _Sizes:
+    """Numbers of rows that oneDNN is called with.
 
-    oneDNN compiles a kernel for every number of rows (half a millisecond, two thirds of a megabyte), so rows are filled
-    up to one of eight numbers per power of two.
+    It compiles a kernel for each (half a millisecond, two thirds of a megabyte), so small numbers are filled up to one
+    of eight per power of two, and of large ones, which encoders have few of, the first are taken as they are.
     """
+
+    _LARGE, _MOST = 256, 64
+
+    def __init__(self) -> None:
+        self._exact: set[int] = set()
+
+    def missing(self, num_rows: int) -> int:
+        if num_rows >= self._LARGE and (num_rows in self._exact or len(self._exact) < self._MOST):
+            self._exact.add(num_rows)
+            return 0
+        return -num_rows % (1 << max(0, num_rows.bit_length() - 4))
+
+
+_SIZES = _Sizes()
+
+
+def _packed_product(x: Tensor, packed_OD: Tensor, bias_O: Tensor | None, then: str = "none") -> Tensor:
+    """x [..., D] -> [..., O], passed through `then` ("none" or "relu")."""
     x_ND = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     num_rows = x_ND.shape[0]
-    missing = -num_rows % (1 << max(0, num_rows.bit_length() - 4))
+    missing = _SIZES.missing(num_rows)
     if missing:
         x_ND = F.pad(x_ND, (0, 0, 0, missing))
-    y_NO: Tensor = torch.ops.mkldnn._linear_pointwise.default(x_ND, packed_OD, bias_O, "none", [], "")
+    y_NO: Tensor = torch.ops.mkldnn._linear_pointwise.default(x_ND, packed_OD, bias_O, then, [], "")
     if missing:
         y_NO = y_NO[:num_rows]
     return y_NO if x.dim() == 2 else y_NO.view(*x.shape[:-1], -1)
@@ -66,6 +84,15 @@ class PackedLinear(nn.Linear):
         if self._is_small and x.shape[0] == 1 == x.dim() - 1:
             return F.linear(x, self.weight, self.bias)
         return _packed_product(x, self._packed_OD, self.bias)
+
+    def relu(self, x: Tensor) -> Tensor:
+        """The positive part of `forward`, in the same pass over memory."""
+        return _packed_product(x, self._packed_OD, self.bias, "relu")
+
+
+def linear_relu(layer: nn.Module, x: Tensor) -> Tensor:
+    """x [..., D] -> the positive part [..., O] of what a linear layer of any kind makes of it."""
+    return layer.relu(x) if isinstance(layer, PackedLinear) else F.relu(layer(x))
 
 
 class SmallLinear(nn.Module):

@@ -1,4 +1,5 @@
-"""A model as the engine runs it: matrices packed for the processor, those of the decoder smaller where it is asked to.
+"""A model as the engine runs it: matrices packed for the processor, batch norms folded into their convolutions, and
+the decoder's matrices smaller where that is asked for.
 
 `engine.weights` changes products with the decoder's matrices alone (attention projections, feed-forward, adapters,
 heads); norms, softmax, attention, embeddings and caches stay in the model's own precision, and so does `cross_kv_proj`,
@@ -9,6 +10,7 @@ import copy
 from collections.abc import Callable
 
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from actors.model.linear import CUDA_MULTIPLE, Bfloat16Linear, Int8Linear, PackedLinear, can_pack
 from actors.model.model import MultiExitModel
@@ -43,10 +45,23 @@ def _to_bfloat16(linear: nn.Linear) -> nn.Module:
 _SMALLER: dict[Weights, Callable[[nn.Linear], nn.Module]] = {Weights.BF16: _to_bfloat16, Weights.INT8: _to_int8}
 
 
+def _folded(stages: nn.Sequential) -> nn.Sequential:
+    """The same stages, a batch norm after a convolution being part of the convolution."""
+    merged: list[nn.Module] = []
+    for stage in stages:
+        if isinstance(stage, nn.BatchNorm2d) and merged and type(merged[-1]) is nn.Conv2d:
+            merged[-1] = fuse_conv_bn_eval(merged[-1], stage).requires_grad_(False)
+        else:
+            merged.append(stage)
+    return nn.Sequential(*merged).eval()
+
+
 def _converted(module: nn.Module, convert: Callable[[nn.Linear], nn.Module]) -> nn.Module:
     """A copy of the module tree that holds the same tensors, but for its linear layers."""
     if isinstance(module, nn.Linear):
         return convert(module)
+    if isinstance(module, nn.Sequential) and not module.training:
+        module = _folded(module)
     clone = copy.copy(module)
     clone.__dict__["_modules"] = {
         name: child if child is None else _converted(child, _pack if name in _LEFT_ALONE else convert)
