@@ -130,7 +130,11 @@ class PreprocessConfig(Section):
         description="Seconds the decoder may take for one image; one that takes longer ends its task, is found, and "
         "becomes an errors row. Larger is safer on slow machines, smaller loses less time.",
     )
-    num_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="CPUs one preprocessing task reserves.")
+    num_cpus: Annotated[float, Field(gt=0)] = Field(
+        0.5,
+        description="CPUs one preprocessing task reserves. With two tasks a CPU, one works while the other waits for its "
+        "next chunk; more takes less memory.",
+    )
     max_tasks: int | None = Field(None, description="Most preprocessing tasks at once; none: as many as fit.")
 
 

@@ -13,6 +13,7 @@ from conf.errors import UserError
 from conf.schema import ActorsConfig, JobConfig
 
 _ACCELERATOR = "accelerator_type:"
+_IDLE_WORKERS = 8  # kept on this machine for listing and publishing, beside two for every CPU
 _UPLOADS = "/runtime_resources/working_dir_files/"
 
 
@@ -49,6 +50,8 @@ def ray_cluster() -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
+        # Ray ends idle worker processes down to one per CPU. Starting one again takes longer than most chunks.
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(_IDLE_WORKERS + 2 * (os.cpu_count() or 1)))
         # Two logical CPUs at least, so that one actor and one preprocessing task fit even on a single core.
         ray.init(
             address="local",

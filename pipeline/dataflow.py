@@ -140,7 +140,9 @@ def summaries(
     chunk_by_chunk: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     # A pool size of its own for every stage also keeps Ray from fusing them: preprocessing must not run in the actor.
     index_tasks = TaskPoolStrategy(min(_INDEX_TASKS, len(tasks)))
-    prepare_tasks = TaskPoolStrategy(config.preprocess.max_tasks or max(1, int(fit.cluster_cpus)))
+    prepare_tasks = TaskPoolStrategy(
+        config.preprocess.max_tasks or max(1, int(fit.cluster_cpus / config.preprocess.num_cpus))
+    )
     in_flight = config.actors.chunks_in_flight  # Ray adds actors only while each has 1.75 times as many given to it
     actors = ActorPoolStrategy(
         min_size=fit.min_actors,

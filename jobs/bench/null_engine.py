@@ -29,8 +29,8 @@ def null_info(image_size: int) -> CheckpointInfo:
 
 
 def null_text(pixels_HWC: np.ndarray[Any, Any]) -> str:
-    """What the engine says of an image."""
-    return f"mean {int(pixels_HWC.mean())}"
+    """What the engine says of an image: the mean of every eighth pixel, which costs next to nothing."""
+    return f"mean {int(pixels_HWC[::8, ::8].mean())}"
 
 
 class NullEngine:
