@@ -132,8 +132,8 @@ class PreprocessConfig(Section):
     )
     num_cpus: Annotated[float, Field(gt=0)] = Field(
         0.5,
-        description="CPUs one preprocessing task reserves. With two tasks a CPU, one works while the other waits for its "
-        "next chunk; more takes less memory.",
+        description="CPUs one preprocessing task reserves. With two tasks a CPU, one works while the other waits for "
+        "its next chunk; more takes less memory.",
     )
     max_tasks: int | None = Field(None, description="Most preprocessing tasks at once; none: as many as fit.")
 
