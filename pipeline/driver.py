@@ -67,6 +67,34 @@ class Progress:
     num_shards: int
 
 
+class Pace:
+    """How fast it goes: rows on average, and the time left by the later half of the time so far.
+
+    The first chunks share the machine with workers that start and shards that are listed.
+    """
+
+    _MOST = 256  # moments kept; every other one is forgotten when there are more
+
+    def __init__(self, start_s: float, fraction: float, num_rows: int) -> None:
+        self._start_s, self._start_rows = start_s, num_rows
+        self._moments = [(start_s, fraction)]
+
+    def rows_per_s(self, now_s: float, num_rows: int) -> float:
+        elapsed_s = now_s - self._start_s
+        return (num_rows - self._start_rows) / elapsed_s if elapsed_s > 0 else 0.0
+
+    def left_s(self, now_s: float, fraction: float) -> float | None:
+        """None while nothing has been gained."""
+        self._moments.append((now_s, fraction))
+        if len(self._moments) > self._MOST:
+            del self._moments[1::2]
+        half_s = (self._start_s + now_s) / 2
+        since_s, before = next(moment for moment in reversed(self._moments) if moment[0] <= half_s)
+        if fraction <= before:  # a long wait: the average knows more
+            since_s, before = self._moments[0]
+        return (now_s - since_s) * (1 - fraction) / (fraction - before) if fraction > before else None
+
+
 class Driver:
     """One run's bookkeeping; `finish` returns when every shard is published."""
 
@@ -89,7 +117,7 @@ class Driver:
         self._num_published = self._num_unreadable = 0  # by this invocation
         self._weights = {shard.name: max(1, shard.size_bytes) for shard in shards}
         self._weight_published = float(sum(self._weights[name] for name in ledger.published))
-        self._warm: tuple[float, float, int] | None = None  # time, fraction and rows when the first chunk came
+        self._pace: Pace | None = None  # from the first chunk on
         self._reported_s = -_REPORT_S
 
     def finish(self, run_pass: RunPass) -> None:
@@ -127,8 +155,8 @@ class Driver:
         self._num_layers_run += summary["num_layers_run"]
         self._num_steps += summary["num_steps"]
         self._error_types.update(json.loads(summary["error_types"]))
-        if self._warm is None:
-            self._warm = (time.monotonic(), self._fraction(), self._num_rows)
+        if self._pace is None:
+            self._pace = Pace(time.monotonic(), self._fraction(), self._num_rows)
 
     def _publish_complete(self, *, wait: bool) -> None:
         """Start publishing shards that look complete; take in what has been published. `wait`: until all are."""
@@ -195,15 +223,14 @@ class Driver:
 
     def _progress(self) -> Progress:
         now_s, fraction = time.monotonic(), self._fraction()
-        start_s, start_fraction, start_rows = self._warm or (now_s, fraction, self._num_rows)
-        elapsed_s, gained = now_s - start_s, fraction - start_fraction
+        pace = self._pace or Pace(now_s, fraction, self._num_rows)
         return Progress(
             num_rows=self._num_rows,
             num_errors=self._num_errors,
             mean_depth=self._num_layers_run / self._num_steps if self._num_steps else None,
-            rows_per_s=(self._num_rows - start_rows) / elapsed_s if elapsed_s > 0 else 0.0,
+            rows_per_s=pace.rows_per_s(now_s, self._num_rows),
             fraction=fraction,
-            eta_s=elapsed_s * (1 - fraction) / gained if gained > 0 else None,
+            eta_s=pace.left_s(now_s, fraction),
             num_shards_published=len(self._ledger.published),
             num_shards=len(self._shards),
         )

@@ -8,11 +8,13 @@ single process; and, from these, what one billion images would take. The last li
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     runs = []
     for size in sizes:
         used = shards[: max(1, size // options.rows_per_shard)]
-        runs.append(measure_run(folder, [str(path) for path in used], options.chunk_rows))
+        # In a process of its own: what one run leaves behind is not the next one's memory.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            runs.append(process.submit(measure_run, folder, [str(path) for path in used], options.chunk_rows).result())
         print(_line(runs[-1]), flush=True)
     processes = os.cpu_count() or 1
     first = shards[: max(1, sizes[0] // options.rows_per_shard)]  # the loop has no start-up that more would hide
@@ -145,8 +149,6 @@ def _resident(pid: int) -> int:
 
 def measure_loop(paths: list[str], processes: int) -> dict[str, Any]:
     """The same images, shard by shard, in a pool of processes: nothing but tar, decoding and resizing."""
-    import multiprocessing
-
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         pool.map(_warm_up, range(processes))
         start_s = time.monotonic()

@@ -50,9 +50,9 @@ def test_the_cpu_device_leaves_gpus_alone() -> None:
 @pytest.mark.parametrize(
     ("actors", "cpus", "gpus", "message"),
     [
-        ({"num_actors": 4}, 4, 0, "4 actors with 1 CPUs .* need 5 CPUs and 0 GPUs; the cluster has 4 and 0"),
-        ({"num_actors": 4, "num_gpus": 1}, 4, 4, "need 5 CPUs and 4 GPUs; the cluster has 4 and 4"),
-        ({"num_actors": 2, "num_gpus": 1}, 8, 1, "need 3 CPUs and 2 GPUs; the cluster has 8 and 1"),
+        ({"num_actors": 4}, 4, 0, "4 actors with 1 CPUs .* need 4.5 CPUs and 0 GPUs; the cluster has 4 and 0"),
+        ({"num_actors": 4, "num_gpus": 1}, 4, 4, "need 4.5 CPUs and 4 GPUs; the cluster has 4 and 4"),
+        ({"num_actors": 2, "num_gpus": 1}, 8, 1, "need 2.5 CPUs and 2 GPUs; the cluster has 8 and 1"),
         ({"num_gpus": 1}, 8, 0, "actors.num_gpus=1, but the cluster has 0 GPUs"),
     ],
 )

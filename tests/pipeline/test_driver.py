@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import driver as driver_module
-from pipeline.driver import Driver, IncompleteRun, Progress
+from pipeline.driver import Driver, IncompleteRun, Pace, Progress
 from pipeline.ledger import Ledger
 from pipeline.plan import Shard, ShardIndex, ShardProblem
 from pipeline.run_record import TooManyErrors
@@ -198,3 +198,23 @@ def test_a_storage_that_is_away_stops_the_run_before_it_has_used_up_all_shards(
     else:
         driver.finish(run_pass)
     assert len(record.published) == 10
+
+
+def test_the_time_left_follows_the_later_half() -> None:
+    pace = Pace(100.0, 0.1, 50)
+    assert pace.left_s(100.0, 0.1) is None
+    for second in range(1, 41):  # a slow start of 10 s, then 2 % a second
+        done = 0.1 + 0.005 * min(second, 10) + 0.02 * max(0, second - 10)
+        left_s = pace.left_s(100.0 + second, done)
+        if second >= 20:
+            assert left_s == pytest.approx((1 - done) / 0.02)
+    assert pace.rows_per_s(110.0, 70) == 2.0
+    assert pace.left_s(1000.0, 0.75) == pytest.approx(900 * 0.25 / 0.65)  # nothing came for long
+
+
+def test_a_long_run_keeps_few_moments() -> None:
+    pace = Pace(0.0, 0.0, 0)
+    for tick in range(1, 20_000):
+        left_s = pace.left_s(tick / 5, tick / 20_000)
+    assert left_s == pytest.approx(0.2, rel=0.01)
+    assert len(pace._moments) <= Pace._MOST
