@@ -45,26 +45,27 @@ def _to_bfloat16(linear: nn.Linear) -> nn.Module:
 _SMALLER: dict[Weights, Callable[[nn.Linear], nn.Module]] = {Weights.BF16: _to_bfloat16, Weights.INT8: _to_int8}
 
 
-def _folded(stages: nn.Sequential) -> nn.Sequential:
-    """The same stages, a batch norm after a convolution being part of the convolution."""
-    merged: list[nn.Module] = []
-    for stage in stages:
-        if isinstance(stage, nn.BatchNorm2d) and merged and type(merged[-1]) is nn.Conv2d:
-            merged[-1] = fuse_conv_bn_eval(merged[-1], stage).requires_grad_(False)
-        else:
-            merged.append(stage)
-    return nn.Sequential(*merged).eval()
+def _folded(stages: nn.Sequential) -> dict[str, nn.Module]:
+    """Its stages by name, a batch norm after a convolution being part of the convolution."""
+    folded: dict[str, nn.Module] = {}
+    last = ""
+    for name, stage in stages.named_children():
+        before = folded.get(last)
+        if isinstance(stage, nn.BatchNorm2d) and type(before) is nn.Conv2d and not stage.training:
+            folded[last] = fuse_conv_bn_eval(before, stage).requires_grad_(False)
+            stage = nn.Identity()
+        folded[name], last = stage, name
+    return folded
 
 
 def _converted(module: nn.Module, convert: Callable[[nn.Linear], nn.Module]) -> nn.Module:
     """A copy of the module tree that holds the same tensors, but for its linear layers."""
     if isinstance(module, nn.Linear):
         return convert(module)
-    if isinstance(module, nn.Sequential) and not module.training:
-        module = _folded(module)
+    children = _folded(module) if type(module) is nn.Sequential else module._modules
     clone = copy.copy(module)
     clone.__dict__["_modules"] = {
         name: child if child is None else _converted(child, _pack if name in _LEFT_ALONE else convert)
-        for name, child in module._modules.items()
+        for name, child in children.items()
     }
     return clone

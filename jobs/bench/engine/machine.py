@@ -39,6 +39,7 @@ class Rates:
     layer_s: tuple[float, ...]  # of one decoder layer
     head_s: tuple[float, ...]
     layer_gflops: tuple[float, ...]  # GFLOP/s that the layer's matrix products reach
+    packing_gain: tuple[float, ...]  # time of the layer with torch's plain products / with those the engine calls
     copy_gb_per_s: float  # memory bandwidth of a large copy, both directions counted
     weights_gb_per_s: float  # that of weights at one row
     costs: Costs
@@ -53,13 +54,17 @@ def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> 
     checkpoint = load_checkpoint(checkpoint_of(config, model), dtype=dtype)
     ready = with_weights(checkpoint.model, Weights.FP32)
     decoder = ready.decoder
-    layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+    layers, plain = (
+        [layer for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
+        for model in (ready, checkpoint.model)
+    )
     shape, context = checkpoint.config.decoder, checkpoint.model.max_context
-    layer_s, head_s = [], []
+    layer_s, plain_s, head_s = [], [], []
     for rows in _ROWS:
         h_MD = torch.randn(rows, shape.d_model, dtype=dtype)
         k_MHCE = torch.randn(rows, shape.num_heads, context, shape.d_head, dtype=dtype)
         layer_s.append(seconds_of(lambda h=h_MD, k=k_MHCE: _all_layers(layers, h, k)) / len(layers))  # type: ignore[misc]
+        plain_s.append(seconds_of(lambda h=h_MD, k=k_MHCE: _all_layers(plain, h, k)) / len(layers))  # type: ignore[misc]
         head_s.append(seconds_of(lambda h=h_MD: decoder.exit_logits(shape.num_layers, h)))  # type: ignore[misc]
     products = [p for layer in layers[:1] for n, p in layer.named_parameters() if p.dim() == 2 and "cross_kv" not in n]
     weights, item = sum(p.numel() for p in products), products[0].element_size()
@@ -72,6 +77,7 @@ def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> 
         layer_s=tuple(layer_s),
         head_s=tuple(head_s),
         layer_gflops=tuple(2e-9 * weights * rows / s for rows, s in zip(_ROWS, layer_s, strict=True)),
+        packing_gain=tuple(p / s for p, s in zip(plain_s, layer_s, strict=True)),
         copy_gb_per_s=copy_bandwidth(),
         weights_gb_per_s=1e-9 * weights * item / layer_s[0],
         costs=Costs(

@@ -89,19 +89,26 @@ def test_all_of_a_model_is_packed_where_it_can_be() -> None:
     assert again.decoder.layers[0].qkv is packed.decoder.layers[0].qkv
 
 
+class OwnSequence(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)  # type: ignore[no-any-return]
+
+
 def test_batch_norms_become_part_of_their_convolutions() -> None:
     torch.manual_seed(0)
     model = tiny_model(dtype=torch.float32)
     model.encoder.tower = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    model.encoder.own = OwnSequence(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     norm = model.encoder.tower[1]
     for statistic in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
         nn.init.uniform_(statistic, 0.5, 2)  # type: ignore[arg-type]
     model = model.eval().requires_grad_(False)
     folded = with_weights(model, Weights.FP32)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.encoder.tower.modules())
     assert isinstance(model.encoder.tower[1], nn.BatchNorm2d)
     x = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(folded.encoder.tower(x), model.encoder.tower(x))
+    assert torch.equal(folded.encoder.own(x), model.encoder.own(x))  # a library's class may run its stages otherwise
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
