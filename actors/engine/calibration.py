@@ -27,7 +27,7 @@ def measure_costs(
     sizes = sorted({1, max(1, max_rows // 4), max_rows})
     with runner.cache.lent(max_rows):
         for size in (sizes[0], sizes[-1], *sizes[1:-1]):
-            rows = _sequences(size, len(exit_layers), runner.max_positions // 2)
+            rows = _sequences(size, len(exit_layers), runner.max_positions // 2, runner.model.max_context)
             for segment in range(len(exit_layers)):
                 if clock() - start_s > limit_s:
                     break
@@ -39,13 +39,13 @@ def measure_costs(
     return tuple(fit(found) for found in points)
 
 
-def _sequences(count: int, num_segments: int, position: int) -> tuple[Sequence, ...]:
+def _sequences(count: int, num_segments: int, position: int, num_context: int) -> tuple[Sequence, ...]:
     """Sequences halfway through their outputs, with nothing pending but the current token."""
     nothing = Request(-1, np.zeros((0, 0, 3), np.uint8), ())
     return tuple(
         Sequence(
             nothing, 0.0, [position] * num_segments, position + 1,
-            slot=slot, position=position, cross_built=(1 << num_segments) - 1,
+            slot=slot, position=position, num_context=num_context, cross_built=(1 << num_segments) - 1,
         )
         for slot in range(count)
     )  # fmt: skip

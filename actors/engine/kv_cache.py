@@ -24,7 +24,7 @@ class SlotCache:
     self_kv_LST2I: Tensor
     cross_kv_LSC2I: Tensor  # of the last layers; L is 0 where cross-attention reads the encoder states themselves
     context_SCD: Tensor  # encoder states
-    context_mask_SC: Tensor  # True = real
+    context_bias_SC: Tensor  # 0 where there is one, -inf elsewhere
     hidden_STD: Tensor  # output of the last segment a position has run
     token_ST: Tensor  # decoder input at a position
 
@@ -39,7 +39,7 @@ class SlotCache:
             self_kv_LST2I=like.new_zeros(layers, num_slots, max_positions, width),
             cross_kv_LSC2I=like.new_zeros(num_kv_layers, num_slots, max_context, width),
             context_SCD=like.new_zeros(num_slots, max_context, config.d_cross),
-            context_mask_SC=torch.zeros(num_slots, max_context, dtype=torch.bool, device=like.device),
+            context_bias_SC=like.new_full((num_slots, max_context), float("-inf")),
             hidden_STD=like.new_zeros(num_slots, max_positions, config.d_model),
             token_ST=torch.zeros(num_slots, max_positions, dtype=torch.int64, device=like.device),
         )
@@ -47,7 +47,7 @@ class SlotCache:
     @property
     def capacity_bytes(self) -> int:
         tensors = (
-            self.self_kv_LST2I, self.cross_kv_LSC2I, self.context_SCD, self.context_mask_SC, self.hidden_STD,
+            self.self_kv_LST2I, self.cross_kv_LSC2I, self.context_SCD, self.context_bias_SC, self.hidden_STD,
             self.token_ST,
         )  # fmt: skip
         return sum(tensor.nbytes for tensor in tensors)
@@ -55,11 +55,11 @@ class SlotCache:
     @contextmanager
     def lent(self, num_slots: int) -> Iterator[None]:
         """Let free slots be written for a measurement: they look as if all their encoder states were real."""
-        self.context_mask_SC[:num_slots] = True
+        self.context_bias_SC[:num_slots] = 0
         try:
             yield
         finally:
-            self.context_mask_SC[:num_slots] = False
+            self.context_bias_SC[:num_slots] = float("-inf")
             self.self_kv_LST2I[:, :num_slots] = 0
             self.hidden_STD[:num_slots] = 0
             self.token_ST[:num_slots] = 0
@@ -70,9 +70,9 @@ def slot_bytes(
 ) -> int:
     """What one sequence takes of every cache of `SlotCache.allocate`."""
     per_position = config.num_layers * 2 * config.d_inner + config.d_model
-    per_context = config.d_cross + num_kv_layers * 2 * config.d_inner
+    per_context = config.d_cross + num_kv_layers * 2 * config.d_inner + 1
     tokens = 8 * max_positions
-    return item_bytes * (max_positions * per_position + max_context * per_context) + max_context + tokens
+    return item_bytes * (max_positions * per_position + max_context * per_context) + tokens
 
 
 def fitting_slots(wanted: int, one_bytes: int, max_bytes: int | None) -> int:

@@ -69,6 +69,7 @@ class Sequence:
     segment: int = 0  # that the current token runs next
     position: int = 0  # of the current token; the first step's is that of the last given one
     input_id: int = 0  # the current token
+    num_context: int = 0  # encoder positions, padding of its encoder batch included
     cross_built: int = 0  # bit j: cross-attention K/V of segment j exist for this slot
     waiting_since: int = 0  # engine step at which it entered its queue
     token_ids: list[int] = field(default_factory=list)

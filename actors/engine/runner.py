@@ -16,7 +16,7 @@ from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.scheduler import Batch, EncodeBatch
 from actors.engine.visit import Part, Visit, plan_visit
-from actors.model.blocks import DecoderLayer, attend, attend_shared
+from actors.model.blocks import DecoderLayer, additive, attend, attend_shared
 from actors.model.model import MultiExitModel
 from conf.schema import CrossAttention, KvPolicy
 
@@ -72,7 +72,19 @@ class Runner:
             model.config.decoder, num_slots, self.max_positions, model.max_context,
             num_kv_layers=self.cross.num_kv_layers, like=embedding.detach(),
         )  # fmt: skip
+        self._self_mask_hTT = self._causal_mask()
         self.cross_rows_built = 0  # (sequence, layer) pairs whose cross-attention K/V were projected
+
+    @torch.inference_mode()
+    def _causal_mask(self) -> Tensor:
+        """What position t may attend to [h, T, T], h as in `_Source`; what OFA's positions add depends on the layer."""
+        position_1T = torch.arange(self.max_positions, device=self.device)[None]
+        hidden_TT = position_1T > position_1T.T
+        relative = self.decoder.relative_bias is not None
+        bias_1HTT = self.decoder.self_bias(position_1T, position_1T) if relative else None
+        if bias_1HTT is None:
+            bias_1HTT = torch.zeros(1, 1, *hidden_TT.shape, dtype=self.dtype, device=self.device)
+        return bias_1HTT[0].masked_fill(hidden_TT, float("-inf"))
 
     def _index(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
@@ -84,8 +96,10 @@ class Runner:
         slots = self._index([sequence.slot for sequence in batch.sequences if sequence.slot is not None])
         width = states_BCD.shape[1]
         self.cache.context_SCD[slots, :width] = states_BCD
-        self.cache.context_mask_SC[slots] = False
-        self.cache.context_mask_SC[slots, :width] = mask_BC
+        self.cache.context_bias_SC[slots] = float("-inf")
+        self.cache.context_bias_SC[slots, :width] = additive(mask_BC, self.dtype)
+        for sequence in batch.sequences:
+            sequence.num_context = width
 
     def _plan(self, batch: Batch, *, current_only: bool = False) -> Visit:
         return plan_visit(
@@ -142,14 +156,11 @@ class Runner:
 
     def _sources(self, visit: Visit, absorbed: bool) -> list[_Source]:
         """What every part of the visit may attend to, the same for all layers."""
-        num_context = self.cache.context_SCD.shape[1]
         sources = []
         for part in visit.parts:
-            visible_RC = part.read(self.cache.context_mask_SC, num_context)
-            cross_mask = torch.zeros(visible_RC.shape, dtype=self.dtype, device=self.device)
-            cross_mask = cross_mask.masked_fill_(~visible_RC, float("-inf"))[:, None, None, :]
-            bias = self.decoder.cross_bias(part.query_position_RQ, num_context)
-            context_RCD = part.read(self.cache.context_SCD, num_context) if absorbed else None
+            cross_mask = part.read(self.cache.context_bias_SC, visit.num_context)[:, None, None, :]
+            bias = self.decoder.cross_bias(part.query_position_RQ, visit.num_context)
+            context_RCD = part.read(self.cache.context_SCD, visit.num_context) if absorbed else None
             sources.append(
                 _Source(part, self._self_mask(part), cross_mask if bias is None else cross_mask + bias, context_RCD)
             )
@@ -157,12 +168,13 @@ class Runner:
 
     def _self_mask(self, part: Part) -> Tensor:
         """[R, 1 or H, Q, T]: causal by position, plus the relative bias where the model has one."""
-        keys_T = torch.arange(part.num_keys, device=self.device)
-        hidden = keys_T[None, None, None, :] > part.query_position_RQ[:, None, :, None]
-        bias = self.decoder.self_bias(part.query_position_RQ, keys_T[None])
-        if bias is None:
-            bias = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-        return bias.masked_fill_(hidden, float("-inf"))
+        shape_RQ, query_position_X = part.query_position_RQ.shape, part.query_position_RQ.flatten()
+        mask_hXT = self._self_mask_hTT[:, :, : part.num_keys].index_select(1, query_position_X)
+        mask_RhQT = mask_hXT.unflatten(1, shape_RQ).transpose(0, 1)
+        if self.decoder.absolute_bias is None:
+            return mask_RhQT
+        keys_1T = torch.arange(part.num_keys, device=self.device)[None]
+        return mask_RhQT + self.decoder.absolute_bias.self_scores(part.query_position_RQ, keys_1T)
 
     def _flat_kv(self, index: int, h_ND: Tensor) -> tuple[Tensor, Tensor]:
         k_NHE, v_NHE = self.layers[index].self_kv(h_ND)
@@ -198,7 +210,7 @@ class Runner:
         return attend(part.pad(q_NHE), k_RTHE, v_RTHE, mask, layer.scale)
 
     def _cross_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
-        layer, num_context = self.layers[index], self.cache.context_SCD.shape[1]
+        layer, num_context = self.layers[index], source.cross_RhqC.shape[-1]
         kv_LSC2I = self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer]
         k_RCHE, v_RCHE = (layer.heads(half) for half in source.part.read(kv_LSC2I, num_context).chunk(2, dim=-1))
         return attend(source.part.pad(q_NHE), k_RCHE, v_RCHE, source.cross_RhqC, layer.scale)
@@ -209,9 +221,10 @@ class Runner:
         if not newcomers:
             return
         slots = self._index([sequence.slot for sequence in newcomers if sequence.slot is not None])
-        context_BCD = self.cache.context_SCD[slots]
+        width = max(sequence.num_context for sequence in newcomers)
+        context_BCD = self.cache.context_SCD[slots, :width]
         for index in range(first_layer, end_layer):
-            self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer].index_copy_(
+            self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer, :, :width].index_copy_(
                 0, slots, self.layers[index].cross_kv_proj(context_BCD)
             )
         for sequence in newcomers:

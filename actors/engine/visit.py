@@ -51,6 +51,7 @@ class Visit:
     last_N: Tensor | None  # [B] packed row of every sequence's current token; None: the packed rows are just those
     parts: tuple[Part, ...]
     place_N: Tensor | None  # attention place of every packed row, counted through all parts
+    num_context: int  # encoder positions that any of the sequences has
 
     @property
     def num_places(self) -> int:
@@ -77,7 +78,7 @@ def plan_visit(
     starts = [sequence.position if current_only else sequence.computed[segment] for sequence in sequences]
     stops = [sequence.position + 1 for sequence in sequences]
     lengths = [stop - start for start, stop in zip(starts, stops, strict=True)]
-    most = max(lengths)
+    most, context = max(lengths), max(sequence.num_context for sequence in sequences)
     positions = np.fromiter(itertools.chain.from_iterable(map(range, starts, stops)), np.int64, sum(lengths))
     slot_B, length_B, stop_B = (np.array(values, dtype=np.int64) for values in (slots, lengths, stops))
     position_N, ends_B = index(positions), np.cumsum(length_B)
@@ -95,7 +96,7 @@ def plan_visit(
         num_keys = int(stop_R.max())
         num_rows = num_rows if in_place else len(slot_R)
         if most == 1 and num_rows == len(slots):
-            return Visit(flat_N, position_N, last_N, (Part(where, None, position_N[:, None], num_keys),), None)
+            return Visit(flat_N, position_N, last_N, (Part(where, None, position_N[:, None], num_keys),), None, context)
         row_R = slot_R - first if in_place else np.arange(num_rows)
         # An absent slot repeats row 0, a short sequence its last row; what comes of them is never read.
         padded = np.zeros((num_rows, width), dtype=np.int64)
@@ -105,7 +106,7 @@ def plan_visit(
         num_places += padded.size
         padded_RQ = index(padded)
         parts.append(Part(where, padded_RQ, position_N[padded_RQ], num_keys))
-    return Visit(flat_N, position_N, last_N, tuple(parts), index(place_N))
+    return Visit(flat_N, position_N, last_N, tuple(parts), index(place_N), context)
 
 
 def split(length_B: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]", one_part: int) -> "list[np.ndarray | None]":
