@@ -16,9 +16,12 @@ from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.scheduler import Batch, EncodeBatch
 from actors.engine.visit import Part, Visit, plan_visit
-from actors.model.blocks import DecoderLayer, additive, attend, attend_shared
+from actors.model.blocks import DecoderLayer, additive, attend, attend_by_heads, attend_shared
+from actors.model.linear import filled_rows, is_packed
 from actors.model.model import MultiExitModel
 from conf.schema import CrossAttention, KvPolicy
+
+CONTEXT_MULTIPLE = 8  # encoder positions are read in multiples of it, which products are quicker at
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Runner:
         self.layers = [layer for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
         self.exit_layers, self.kv = exit_layers, kv
         self.checks_drafts = checks_drafts  # full depth says the tokens of all pending positions
+        self._num_heads = model.config.decoder.num_heads
+        self._fill = filled_rows if is_packed(self.layers[0].qkv) else int
         self.segments = tuple(itertools.pairwise((0, *exit_layers)))
         self.cross = CrossSource(cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=max_new_tokens)
         self.max_positions = max_prefix + max_new_tokens
@@ -94,17 +99,17 @@ class Runner:
         """Write the encoder states of the batch into its slots."""
         states_BCD, mask_BC = encode_requests(self.model, [sequence.request for sequence in batch.sequences])
         slots = self._index([sequence.slot for sequence in batch.sequences if sequence.slot is not None])
-        width = states_BCD.shape[1]
+        width, most = states_BCD.shape[1], self.cache.context_SCD.shape[1]
         self.cache.context_SCD[slots, :width] = states_BCD
         self.cache.context_bias_SC[slots] = float("-inf")
         self.cache.context_bias_SC[slots, :width] = additive(mask_BC, self.dtype)
         for sequence in batch.sequences:
-            sequence.num_context = width
+            sequence.num_context = min(most, -(-width // CONTEXT_MULTIPLE) * CONTEXT_MULTIPLE)
 
     def _plan(self, batch: Batch, *, current_only: bool = False) -> Visit:
         return plan_visit(
             batch.sequences, batch.segment,
-            max_positions=self.max_positions, device=self.device, current_only=current_only,
+            max_positions=self.max_positions, device=self.device, fill=self._fill, current_only=current_only,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -117,12 +122,12 @@ class Runner:
         last_segment = batch.segment == len(self.segments) - 1
         visit = self._plan(batch)
         num_places = visit.num_places
-        hidden_ND = self.cache.hidden_STD.flatten(0, 1)
+        hidden_SD = self.cache.hidden_STD.flatten(0, 1)
         if batch.segment == 0:
             token_N = self._inputs(batch, visit)
             h_ND = self.decoder.embed(token_N, visit.position_N)
         else:
-            h_ND = hidden_ND.index_select(0, visit.flat_N)
+            h_ND = hidden_SD.index_select(0, visit.flat_N)
         absorbed = self.cross.absorbed(batch)
         if not absorbed:
             self._build_cross(batch, first_layer, end_layer)
@@ -132,35 +137,39 @@ class Runner:
             before_ND = h_ND
             if last_segment and index == end_layer - 1 and visit.last_N is not None and not self.checks_drafts:
                 # Nothing will ever read what earlier positions put out here: they leave their K and V, no more.
-                self._write_kv(index, visit, torch.cat(self._flat_kv(index, h_ND), dim=-1))
+                self._write_kv(index, visit, self.layers[index].self_kv_fused(h_ND))
                 h_ND, visit = h_ND[visit.last_N], self._plan(batch, current_only=True)
                 sources, q_NHE = self._sources(visit, absorbed), self.layers[index].self_q(h_ND)
-                return ExitStates(self._attend_and_mix(index, h_ND, q_NHE, visit, sources), h_ND, num_places)
+                out_ND = self._attend_and_mix(index, h_ND, q_NHE, visit, sources)
+                return ExitStates(out_ND[: visit.num_rows], h_ND[: visit.num_rows], num_places)
             h_ND = self._layer(index, h_ND, visit, sources)
         if not last_segment:
-            hidden_ND.index_copy_(0, visit.flat_N, h_ND)
+            hidden_SD.index_copy_(0, visit.flat_N[: visit.num_rows], h_ND[: visit.num_rows])
         if visit.last_N is None or (last_segment and self.checks_drafts):
-            return ExitStates(h_ND, before_ND, num_places)
-        return ExitStates(h_ND[visit.last_N], before_ND[visit.last_N], num_places)
+            return ExitStates(h_ND[: visit.num_rows], before_ND[: visit.num_rows], num_places)
+        last_B = visit.last_N[: visit.num_sequences]
+        return ExitStates(h_ND[last_B], before_ND[last_B], num_places)
 
     def _inputs(self, batch: Batch, visit: Visit) -> Tensor:
         """Decoder inputs [N] of a visit to the first segment: one each, but for sequences that begin with a prefix."""
         if visit.last_N is None:
-            token_N = self._index([sequence.input_id for sequence in batch.sequences])
+            token_ids = [sequence.input_id for sequence in batch.sequences]
         else:
             given = (sequence.pending_inputs for sequence in batch.sequences)
-            token_N = self._index(list(itertools.chain.from_iterable(given)))
+            token_ids = list(itertools.chain.from_iterable(given))
+        token_N = self._index(token_ids + token_ids[-1:] * (len(visit.flat_N) - visit.num_rows))
         if self.keeps_tokens:
-            self.cache.token_ST.view(-1).index_copy_(0, visit.flat_N, token_N)
+            real = slice(visit.num_rows)
+            self.cache.token_ST.view(-1).index_copy_(0, visit.flat_N[real], token_N[real])
         return token_N
 
     def _sources(self, visit: Visit, absorbed: bool) -> list[_Source]:
         """What every part of the visit may attend to, the same for all layers."""
         sources = []
         for part in visit.parts:
-            cross_mask = part.read(self.cache.context_bias_SC, visit.num_context)[:, None, None, :]
+            cross_mask = part.read(self.cache.context_bias_SC[:, : visit.num_context])[:, None, None, :]
             bias = self.decoder.cross_bias(part.query_position_RQ, visit.num_context)
-            context_RCD = part.read(self.cache.context_SCD, visit.num_context) if absorbed else None
+            context_RCD = part.read(self.cache.context_SCD[:, : visit.num_context]) if absorbed else None
             sources.append(
                 _Source(part, self._self_mask(part), cross_mask if bias is None else cross_mask + bias, context_RCD)
             )
@@ -176,12 +185,16 @@ class Runner:
         keys_1T = torch.arange(part.num_keys, device=self.device)[None]
         return mask_RhQT + self.decoder.absolute_bias.self_scores(part.query_position_RQ, keys_1T)
 
-    def _flat_kv(self, index: int, h_ND: Tensor) -> tuple[Tensor, Tensor]:
-        k_NHE, v_NHE = self.layers[index].self_kv(h_ND)
-        return k_NHE.flatten(1), v_NHE.flatten(1)
-
     def _write_kv(self, index: int, visit: Visit, kv_N2I: Tensor) -> None:
-        self.cache.self_kv_LST2I[index].flatten(0, 1).index_copy_(0, visit.flat_N, kv_N2I)
+        real = slice(visit.num_rows)
+        self._put_kv(index, visit.slot_N[real], visit.position_N[real], self._by_heads(kv_N2I[real]))
+
+    def _by_heads(self, kv_N2I: Tensor) -> Tensor:
+        """All K, then all V [N, 2 I] -> those of a head side by side [N, H, 2, E]."""
+        return kv_N2I.view(len(kv_N2I), 2, self._num_heads, -1).transpose(1, 2)
+
+    def _put_kv(self, index: int, slot_N: Tensor, position_N: Tensor, kv_NH2E: Tensor) -> None:
+        self.cache.self_kv_LSHT2E[index][slot_N, :, position_N] = kv_NH2E
 
     def _layer(self, index: int, h_ND: Tensor, visit: Visit, sources: list[_Source]) -> Tensor:
         layer = self.layers[index]
@@ -202,17 +215,17 @@ class Runner:
 
     def _self_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
         layer, part, mask = self.layers[index], source.part, source.self_RhQT
-        kv_RT2I = part.read(self.cache.self_kv_LST2I[index], part.num_keys)
-        k_RTHE, v_RTHE = (layer.heads(half) for half in kv_RT2I.chunk(2, dim=-1))
+        kv_RHT2E = part.read(self.cache.self_kv_LSHT2E[index, :, :, : part.num_keys])
+        k_RHTE, v_RHTE = kv_RHT2E.unbind(-2)
         if self.decoder.absolute_bias is not None:
             keys_1T = torch.arange(part.num_keys, device=self.device)[None]
             mask = mask + self.decoder.absolute_bias.layer_scores(index, part.query_position_RQ, keys_1T)
-        return attend(part.pad(q_NHE), k_RTHE, v_RTHE, mask, layer.scale)
+        return attend_by_heads(part.pad(q_NHE).transpose(1, 2), k_RHTE, v_RHTE, mask, layer.scale)
 
     def _cross_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
         layer, num_context = self.layers[index], source.cross_RhqC.shape[-1]
-        kv_LSC2I = self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer]
-        k_RCHE, v_RCHE = (layer.heads(half) for half in source.part.read(kv_LSC2I, num_context).chunk(2, dim=-1))
+        kv_SC2I = self.cache.cross_kv_LSC2I[index - self.cross.first_kv_layer, :, :num_context]
+        k_RCHE, v_RCHE = (layer.heads(half) for half in source.part.read(kv_SC2I).chunk(2, dim=-1))
         return attend(source.part.pad(q_NHE), k_RCHE, v_RCHE, source.cross_RhqC, layer.scale)
 
     def _build_cross(self, batch: Batch, first_layer: int, end_layer: int) -> None:
@@ -240,15 +253,15 @@ class Runner:
         """
         leaving = [sequence for sequence, leave in zip(batch.sequences, leaves, strict=True) if leave]
         chosen = self._index([row for row, leave in enumerate(leaves) if leave])
-        flat = self._index([(s.slot or 0) * self.max_positions + s.position for s in leaving])
+        slot_n = self._index([s.slot for s in leaving if s.slot is not None])
+        position_n = self._index([s.position for s in leaving])
         exit_layer = self.exit_layers[batch.segment]
-        kv_LN2I = self.cache.self_kv_LST2I.flatten(1, 2)
         for index in range(exit_layer, self.exit_layers[-1]):
             if self.kv is KvPolicy.PROJECT:
-                kv_N2I = torch.cat(self._flat_kv(index, h_BD[chosen]), dim=-1)
+                kv_NH2E = self._by_heads(self.layers[index].self_kv_fused(h_BD[chosen]))
             else:
-                kv_N2I = kv_LN2I[exit_layer - 1, flat]
-            kv_LN2I[index].index_copy_(0, flat, kv_N2I)
+                kv_NH2E = self.cache.self_kv_LSHT2E[exit_layer - 1][slot_n, :, position_n]
+            self._put_kv(index, slot_n, position_n, kv_NH2E)
         for sequence in leaving:
             filled = sequence.position + 1
             sequence.computed[batch.segment + 1 :] = [filled] * (len(sequence.computed) - batch.segment - 1)

@@ -36,33 +36,40 @@ def _packed(weight_OD: Tensor) -> Tensor:
     return packed
 
 
-class _Sizes:
-    """Numbers of rows that oneDNN is called with.
+_LARGE, _MOST_LARGE = 256, 64
 
-    It compiles a kernel for each (half a millisecond, two thirds of a megabyte), so small numbers are filled up to one
-    of eight per power of two, and of large ones, which encoders have few of, the first are taken as they are.
+
+def filled_rows(num_rows: int) -> int:
+    """How many rows oneDNN is given in place of so many.
+
+    It compiles a kernel for each number (half a millisecond, two thirds of a megabyte), so small numbers are filled up
+    to one of eight per power of two.
     """
+    return num_rows if num_rows >= _LARGE else num_rows + -num_rows % (1 << max(0, num_rows.bit_length() - 4))
 
-    _LARGE, _MOST = 256, 64
+
+class _LargeNumbers:
+    """Of large numbers of rows, which encoders have few of, the first are taken as they are."""
 
     def __init__(self) -> None:
         self._exact: set[int] = set()
 
-    def missing(self, num_rows: int) -> int:
-        if num_rows >= self._LARGE and (num_rows in self._exact or len(self._exact) < self._MOST):
+    def filled(self, num_rows: int) -> int:
+        if num_rows in self._exact or len(self._exact) < _MOST_LARGE:
             self._exact.add(num_rows)
-            return 0
-        return -num_rows % (1 << max(0, num_rows.bit_length() - 4))
+            return num_rows
+        return num_rows + -num_rows % (1 << num_rows.bit_length() - 4)
 
 
-_SIZES = _Sizes()
+_LARGE_NUMBERS = _LargeNumbers()
 
 
 def _packed_product(x: Tensor, packed_OD: Tensor, bias_O: Tensor | None, then: str = "none") -> Tensor:
     """x [..., D] -> [..., O], passed through `then` ("none" or "relu")."""
     x_ND = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     num_rows = x_ND.shape[0]
-    missing = _SIZES.missing(num_rows)
+    filled = filled_rows(num_rows) if num_rows < _LARGE else _LARGE_NUMBERS.filled(num_rows)
+    missing = filled - num_rows
     if missing:
         x_ND = F.pad(x_ND, (0, 0, 0, missing))
     y_NO: Tensor = torch.ops.mkldnn._linear_pointwise.default(x_ND, packed_OD, bias_O, then, [], "")
@@ -90,6 +97,11 @@ class PackedLinear(nn.Linear):
     def relu(self, x: Tensor) -> Tensor:
         """The positive part of `forward`, in the same pass over memory."""
         return _packed_product(x, self._packed_OD, self.bias, "relu")
+
+
+def is_packed(layer: nn.Module) -> bool:
+    """Whether its products are quicker with `filled_rows`."""
+    return isinstance(layer, PackedLinear) or (isinstance(layer, Bfloat16Linear) and layer.is_packed)
 
 
 def linear_relu(layer: nn.Module, x: Tensor) -> Tensor:
@@ -125,6 +137,10 @@ class Bfloat16Linear(SmallLinear):
         super().__init__()
         self.weight_OD, self.bias = weight_OD.detach().to(torch.bfloat16), bias
         self._packed_OD = _packed(self.weight_OD) if can_pack(self.weight_OD) else None
+
+    @property
+    def is_packed(self) -> bool:
+        return self._packed_OD is not None
 
     def part(self, x: Tensor, outputs: slice) -> Tensor:
         if self._packed_OD is not None and outputs == slice(None):
