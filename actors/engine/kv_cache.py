@@ -1,10 +1,9 @@
 """Slot-indexed device memory: attention K/V of every layer, encoder states, hidden states at the frontier.
 
 Rows never move: a sequence keeps its slot from admission to the end, and regrouping only changes which slot numbers a
-batch names. K and V of a position lie side by side, so that one copy writes them and one gather reads them; those of
-self-attention are kept head by head, so that slots next to each other are one batch of matrices.
+batch names. K and V of a position lie side by side, so that one copy writes them and one gather reads them.
 
-Shape suffixes: L layers, S slots, T positions, C encoder positions, H heads, E head width, I = H * E, D width.
+Shape suffixes: L layers, S slots, T positions, C encoder positions, I inner width of attention, D width.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from conf.model import DecoderConfig
 class SlotCache:
     """Allocated once; `max_context` encoder positions and `max_positions` output positions per slot."""
 
-    self_kv_LSHT2E: Tensor
+    self_kv_LST2I: Tensor
     cross_kv_LSC2I: Tensor  # of the last layers; L is 0 where cross-attention reads the encoder states themselves
     context_SCD: Tensor  # encoder states
     context_bias_SC: Tensor  # 0 where there is one, -inf elsewhere
@@ -37,7 +36,7 @@ class SlotCache:
         """`like` gives device and dtype; the last `num_kv_layers` layers have room for cross-attention K/V."""
         layers, width = config.num_layers, 2 * config.d_inner
         return cls(
-            self_kv_LSHT2E=like.new_zeros(layers, num_slots, config.num_heads, max_positions, 2, config.d_head),
+            self_kv_LST2I=like.new_zeros(layers, num_slots, max_positions, width),
             cross_kv_LSC2I=like.new_zeros(num_kv_layers, num_slots, max_context, width),
             context_SCD=like.new_zeros(num_slots, max_context, config.d_cross),
             context_bias_SC=like.new_full((num_slots, max_context), float("-inf")),
@@ -48,7 +47,7 @@ class SlotCache:
     @property
     def capacity_bytes(self) -> int:
         tensors = (
-            self.self_kv_LSHT2E, self.cross_kv_LSC2I, self.context_SCD, self.context_bias_SC, self.hidden_STD,
+            self.self_kv_LST2I, self.cross_kv_LSC2I, self.context_SCD, self.context_bias_SC, self.hidden_STD,
             self.token_ST,
         )  # fmt: skip
         return sum(tensor.nbytes for tensor in tensors)
@@ -61,7 +60,7 @@ class SlotCache:
             yield
         finally:
             self.context_bias_SC[:num_slots] = float("-inf")
-            self.self_kv_LSHT2E[:, :num_slots] = 0
+            self.self_kv_LST2I[:, :num_slots] = 0
             self.hidden_STD[:num_slots] = 0
             self.token_ST[:num_slots] = 0
 

@@ -16,7 +16,7 @@ from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.scheduler import Batch, EncodeBatch
 from actors.engine.visit import Part, Visit, plan_visit
-from actors.model.blocks import DecoderLayer, additive, attend, attend_by_heads, attend_shared
+from actors.model.blocks import DecoderLayer, additive, attend, attend_shared
 from actors.model.linear import filled_rows, is_packed
 from actors.model.model import MultiExitModel
 from conf.schema import CrossAttention, KvPolicy
@@ -65,7 +65,6 @@ class Runner:
         self.layers = [layer for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
         self.exit_layers, self.kv = exit_layers, kv
         self.checks_drafts = checks_drafts  # full depth says the tokens of all pending positions
-        self._num_heads = model.config.decoder.num_heads
         self._fill = filled_rows if is_packed(self.layers[0].qkv) else int
         self.segments = tuple(itertools.pairwise((0, *exit_layers)))
         self.cross = CrossSource(cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=max_new_tokens)
@@ -179,22 +178,16 @@ class Runner:
         """[R, 1 or H, Q, T]: causal by position, plus the relative bias where the model has one."""
         shape_RQ, query_position_X = part.query_position_RQ.shape, part.query_position_RQ.flatten()
         mask_hXT = self._self_mask_hTT[:, :, : part.num_keys].index_select(1, query_position_X)
-        mask_RhQT = mask_hXT.unflatten(1, shape_RQ).transpose(0, 1)
+        mask_RhQT = mask_hXT.view(len(mask_hXT), *shape_RQ, part.num_keys).transpose(0, 1)
         if self.decoder.absolute_bias is None:
             return mask_RhQT
         keys_1T = torch.arange(part.num_keys, device=self.device)[None]
-        return mask_RhQT + self.decoder.absolute_bias.self_scores(part.query_position_RQ, keys_1T)
+        shared_RHQT: Tensor = self.decoder.absolute_bias.self_scores(part.query_position_RQ, keys_1T)
+        return mask_RhQT + shared_RHQT
 
     def _write_kv(self, index: int, visit: Visit, kv_N2I: Tensor) -> None:
         real = slice(visit.num_rows)
-        self._put_kv(index, visit.slot_N[real], visit.position_N[real], self._by_heads(kv_N2I[real]))
-
-    def _by_heads(self, kv_N2I: Tensor) -> Tensor:
-        """All K, then all V [N, 2 I] -> those of a head side by side [N, H, 2, E]."""
-        return kv_N2I.view(len(kv_N2I), 2, self._num_heads, -1).transpose(1, 2)
-
-    def _put_kv(self, index: int, slot_N: Tensor, position_N: Tensor, kv_NH2E: Tensor) -> None:
-        self.cache.self_kv_LSHT2E[index][slot_N, :, position_N] = kv_NH2E
+        self.cache.self_kv_LST2I[index].flatten(0, 1).index_copy_(0, visit.flat_N[real], kv_N2I[real])
 
     def _layer(self, index: int, h_ND: Tensor, visit: Visit, sources: list[_Source]) -> Tensor:
         layer = self.layers[index]
@@ -215,12 +208,12 @@ class Runner:
 
     def _self_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
         layer, part, mask = self.layers[index], source.part, source.self_RhQT
-        kv_RHT2E = part.read(self.cache.self_kv_LSHT2E[index, :, :, : part.num_keys])
-        k_RHTE, v_RHTE = kv_RHT2E.unbind(-2)
+        kv_RT2I = part.read(self.cache.self_kv_LST2I[index, :, : part.num_keys])
+        k_RTHE, v_RTHE = (layer.heads(half) for half in kv_RT2I.chunk(2, dim=-1))
         if self.decoder.absolute_bias is not None:
             keys_1T = torch.arange(part.num_keys, device=self.device)[None]
             mask = mask + self.decoder.absolute_bias.layer_scores(index, part.query_position_RQ, keys_1T)
-        return attend_by_heads(part.pad(q_NHE).transpose(1, 2), k_RHTE, v_RHTE, mask, layer.scale)
+        return attend(part.pad(q_NHE), k_RTHE, v_RTHE, mask, layer.scale)
 
     def _cross_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:
         layer, num_context = self.layers[index], source.cross_RhqC.shape[-1]
@@ -253,15 +246,15 @@ class Runner:
         """
         leaving = [sequence for sequence, leave in zip(batch.sequences, leaves, strict=True) if leave]
         chosen = self._index([row for row, leave in enumerate(leaves) if leave])
-        slot_n = self._index([s.slot for s in leaving if s.slot is not None])
-        position_n = self._index([s.position for s in leaving])
+        flat_N = self._index([(s.slot or 0) * self.max_positions + s.position for s in leaving])
         exit_layer = self.exit_layers[batch.segment]
+        kv_LN2I = self.cache.self_kv_LST2I.flatten(1, 2)
         for index in range(exit_layer, self.exit_layers[-1]):
             if self.kv is KvPolicy.PROJECT:
-                kv_NH2E = self._by_heads(self.layers[index].self_kv_fused(h_BD[chosen]))
+                kv_N2I = self.layers[index].self_kv_fused(h_BD[chosen])
             else:
-                kv_NH2E = self.cache.self_kv_LSHT2E[exit_layer - 1][slot_n, :, position_n]
-            self._put_kv(index, slot_n, position_n, kv_NH2E)
+                kv_N2I = kv_LN2I[exit_layer - 1, flat_N]
+            kv_LN2I[index].index_copy_(0, flat_N, kv_N2I)
         for sequence in leaving:
             filled = sequence.position + 1
             sequence.computed[batch.segment + 1 :] = [filled] * (len(sequence.computed) - batch.segment - 1)

@@ -229,40 +229,27 @@ class AbsolutePositionBias(nn.Module):
         return q.transpose(1, 2) @ k.permute(1, 2, 0)
 
 
-_FEW_KEYS = 128  # measured with heads of 32 and 64, 1 to 80 queries, 1 to 128 rows: slower at 300, faster at 80
+_FEW_KEYS = 128  # measured with heads of 32 and 64, 2 to 80 queries, 1 to 32 rows: slower at 300, faster at 80
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """q [B, T, H, E], k and v [B, S, H, E], mask broadcastable to [B, H, T, S] (bool or additive) -> [B, T, I]."""
-    return attend_by_heads(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, scale)
-
-
-def attend_by_heads(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """q [B, H, T, E], k and v [B, H, S, E], mask as in `attend` -> [B, T, I]."""
-    if q.device.type == "cpu" and (torch.is_grad_enabled() or _products_are_quicker(q, k)):
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    # On CPUs the fused kernel is made for one query or many keys: in between it is two to four times slower than these
+    # products, and so is its backward pass.
+    if q.device.type == "cpu" and (torch.is_grad_enabled() or (q.shape[2] > 1 and k.shape[2] <= _FEW_KEYS)):
         context = _attend_by_products(q, k, v, mask, scale)
     else:
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return context.transpose(1, 2).flatten(2)
 
 
-def _products_are_quicker(q: Tensor, k: Tensor) -> bool:
-    """Torch's fused kernel for CPUs is made for many keys; its backward pass is slow at any number.
-
-    With one query it is the quicker one where the products would have to copy K and V first.
-    """
-    side_by_side = k.stride(0) == k.shape[1] * k.stride(1)
-    return k.shape[2] <= _FEW_KEYS and (q.shape[2] > 1 or side_by_side)
-
-
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """[B, H, T, E] and [B, H, S, E] -> [B, H, T, E]."""
     (num_rows, num_heads, num_queries, _), num_keys = q.shape, k.shape[2]
-    # Copies of K and V in their own order, if any; matmul would copy K transposed, which takes longer than the product.
+    # Copies of K and V in their own order; matmul would copy K transposed, which takes longer than the product.
     keys, values = k.reshape(-1, num_keys, k.shape[-1]), v.reshape(-1, num_keys, v.shape[-1])
-    if scale != 1.0:
-        q = q * scale
-    scores = torch.bmm(q.reshape(-1, num_queries, q.shape[-1]), keys.mT)
+    scores = torch.bmm((q * scale).reshape(-1, num_queries, q.shape[-1]), keys.mT)
     scores = scores.view(num_rows, num_heads, num_queries, num_keys)
     if mask is not None:
         scores = scores + additive(mask, scores.dtype)

@@ -24,7 +24,7 @@ def test_measured_costs_change_nothing_but_who_runs_when() -> None:
     plain = Engine(MODEL, settings.model_copy(update={"calibration_s": 0.0}))
     for engine in (measured, plain):
         cache = engine.runner.cache
-        for tensor in (cache.self_kv_LSHT2E, cache.context_SCD, cache.hidden_STD):
+        for tensor in (cache.self_kv_LST2I, cache.context_SCD, cache.hidden_STD):
             assert not tensor.any()  # as new
         assert not cache.context_bias_SC.isfinite().any()
     work = requests(20, 1)
