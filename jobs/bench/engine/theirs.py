@@ -71,7 +71,7 @@ class StaticBatches:
 
 
 class TransformersGenerate(StaticBatches):
-    """Greedy `generate` with its KV cache. Where the library has the class it is that class, else ours wrapped."""
+    """Greedy `generate` with its KV cache, on the library's own classes."""
 
     def __init__(self, config: BenchConfig, model: BenchModel) -> None:
         super().__init__(config, model)
@@ -110,10 +110,10 @@ class TransformersGenerate(StaticBatches):
         self._requests = make_requests(self._config, cell, self._checkpoint)
         if cell.encoder == "replayed":
             ours.__dict__["encode"] = ReplayedEncoder(ours, self._requests)
-        if self._model_name is BenchModel.SCENES:
-            from jobs.bench.engine.scenes_hf import WrappedModel
+        if self._model_name is BenchModel.SCENES and self._theirs is None:
+            from jobs.bench.engine.positioned_t5 import positioned_t5
 
-            self._theirs = WrappedModel(ours).eval()
+            self._theirs = positioned_t5(ours)
 
     @torch.inference_mode()
     def decode(self, batch: list[Request]) -> tuple[list[list[int]], float, int]:
