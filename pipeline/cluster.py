@@ -36,6 +36,9 @@ def ray_cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would ask the cloud's metadata service who we are
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without a GPU leave CUDA settings alone
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # A stage waits for the next one however empty the object store is. Otherwise all shards are listed at once, which
+    # takes time from the first chunks, and the driver's memory holds every listing.
+    os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0")
     import ray
 
     if ray.is_initialized():
