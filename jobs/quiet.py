@@ -1,6 +1,6 @@
-"""Keeps one line of Ray's C++ core off the terminal: a warning, at error level, about how Ray Data starts actors.
+"""Keeps some lines of Ray's C++ core off the terminal: they say nothing that a user could act on.
 
-It cannot be switched off by Ray's own settings without losing its other errors.
+They cannot be switched off by Ray's own settings without losing its other messages.
 """
 
 import os
@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import TextIO
 
 _NOISE = (
-    b"has constructor arguments in the object store and max_restarts > 0",
+    b"has constructor arguments in the object store and max_restarts > 0",  # how Ray Data starts actors
+    b"PYTHON worker processes have been started on node",  # tasks that wait for storage reserve no CPU, on purpose
     b"Failed to query Ray Train Controller actor state",  # once a second where the cluster has no dashboard
 )
 
