@@ -1,5 +1,6 @@
 """The loop at the end of the dataflow: counts what was committed, publishes shards, stops a run going wrong."""
 
+import itertools
 import json
 import logging
 import time
@@ -21,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 _MIN_ROWS_TO_JUDGE = 1000
 _MIN_SHARDS_TO_JUDGE = 10
 _MAX_IDLE_PASSES = 3
+# Ray Data keeps statistics of every block until its dataset ends; the price of a new one is that engines start again.
+MOST_SHARDS_A_PASS = 10_000
 _REPORT_S = 0.2
 
 RunPass = Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]]  # shard tasks -> tables.SUMMARY rows
@@ -121,20 +124,19 @@ class Driver:
         self._reported_s = -_REPORT_S
 
     def finish(self, run_pass: RunPass) -> None:
-        """Passes over the unfinished shards until there are none."""
+        """Passes over the unfinished shards, so many at a time, until there are none."""
         self._publish_complete(wait=True)  # what a killed run had staged
         idle_passes = 0
         while not self._ledger.finished:
-            before = self._fraction()
-            for summary in run_pass(self._tasks()):
+            before, chosen = self._fraction(), self._next_shards()
+            for summary in run_pass([shard_task(s, sorted(self._ledger.open[s.name].staged)) for s in chosen]):
                 self._count(summary)
                 self._publish_complete(wait=False)
                 self._report()
                 self._stop_if_going_wrong()
             self._publish_complete(wait=True)
-            if not self._ledger.finished:
-                names = ", ".join(sorted(self._ledger.open)[:5])
-                _LOG.warning("another pass over %d shards that are not complete: %s", len(self._ledger.open), names)
+            if left := [shard.name for shard in chosen if shard.name in self._ledger.open]:
+                _LOG.warning("another pass over %d shards that are not complete: %s", len(left), ", ".join(left[:5]))
             idle_passes = idle_passes + 1 if self._fraction() <= before else 0
             if idle_passes >= _MAX_IDLE_PASSES:
                 open_shards = sorted(self._ledger.open)[:5]
@@ -144,9 +146,10 @@ class Driver:
         second_chance.close(self._storage)
         self._on_progress(self._progress())
 
-    def _tasks(self) -> list[dict[str, Any]]:
-        books = self._ledger.open
-        return [shard_task(shard, sorted(books[shard.name].staged)) for shard in self._shards if shard.name in books]
+    def _next_shards(self) -> list[Shard]:
+        """The first that are unfinished."""
+        unfinished = (shard for shard in self._shards if shard.name in self._ledger.open)
+        return list(itertools.islice(unfinished, MOST_SHARDS_A_PASS))
 
     def _count(self, summary: dict[str, Any]) -> None:
         self._ledger.record_staged(summary["shard"], summary["chunk"], summary["num_chunks"])

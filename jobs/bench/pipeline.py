@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     stages = measure_stages(folder, shards[0], options.chunk_rows)
     print("one process, seconds per 1000 rows: " + ", ".join(f"{name} {1000 * s:.2f}" for name, s in stages.items()))
     best = runs[-1]
-    plan = project(best, stages, options.rows_per_shard, options.chunk_rows, shard_bytes)
+    plan = project(runs, stages, options.rows_per_shard, options.chunk_rows, shard_bytes)
     print("\n".join(plan["arithmetic"]))
     ceiling = best["steady_rows_per_s"] / loop["rows_per_s"]
     print(f"data plane / plain loop: {ceiling:.2f}")
@@ -207,10 +207,14 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
 
 
 def project(
-    run: dict[str, Any], stages: dict[str, float], rows_per_shard: int, chunk_rows: int, shard_bytes: float
+    runs: list[dict[str, Any]], stages: dict[str, float], rows_per_shard: int, chunk_rows: int, shard_bytes: float
 ) -> dict[str, Any]:
     """One billion images in shards like these: files, requests, driver memory and CPU, with the arithmetic."""
-    num_shards = _BILLION // rows_per_shard
+    from pipeline.driver import MOST_SHARDS_A_PASS
+
+    run, num_shards = runs[-1], _BILLION // rows_per_shard
+    more_shards = (run["rows"] - runs[0]["rows"]) / rows_per_shard
+    grown_bytes = (run["driver_peak_bytes"] - runs[0]["driver_peak_bytes"]) / more_shards if more_shards else None
     chunks = math.ceil(rows_per_shard / chunk_rows)
     book_bytes = measure_book()
     cpu_s = sum(stages.values())
@@ -225,12 +229,17 @@ def project(
         "object_store_requests": requests * num_shards,
         "source_bytes": shard_bytes * num_shards,
         "driver_book_bytes": book_bytes * num_shards,
+        "driver_grown_bytes_per_shard": grown_bytes,
         "cpu_hours": cpu_s * _BILLION / 3600,
         "arithmetic": [
             f"one billion images / {rows_per_shard} per shard = {num_shards:,} shards of {shard_bytes / 1e6:.1f} MB",
             f"{num_shards:,} shards x 2 = {2 * num_shards:,} published files (results and errors)",
             f"{requests} requests per shard of {chunks} chunks x {num_shards:,} = {requests * num_shards / 1e6:,.0f} M",
             f"{book_bytes:.0f} bytes in the driver a shard x {num_shards:,} = {book_bytes * num_shards / 1e9:.1f} GB",
+            "what else the driver keeps of a shard is known from runs of two sizes"
+            if grown_bytes is None
+            else f"{grown_bytes / 1e3:.0f} KB more at the driver's peak a shard (of these runs) x at most "
+            f"{MOST_SHARDS_A_PASS:,} shards in one dataset = {grown_bytes * MOST_SHARDS_A_PASS / 1e6:.0f} MB",
             f"{1e3 * cpu_s:.2f} ms of CPU per image x one billion = {cpu_s * _BILLION / 3600:,.0f} CPU hours "
             f"(at the {run['steady_rows_per_s']:.0f} rows/s measured here: {days:,.0f} days)",
             "larger shards are fewer files: 10,000 rows per shard make a tenth of the files and of the driver's memory",

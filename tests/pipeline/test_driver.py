@@ -142,6 +142,15 @@ def test_chunks_that_ray_loses_are_asked_for_again(source: Source) -> None:
     assert len(source.asked) <= 3
 
 
+def test_a_long_list_is_done_in_several_passes(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "MOST_SHARDS_A_PASS", 2)
+    monkeypatch.setattr(driver_module, "_MAX_IDLE_PASSES", 1)
+    driver, record = make_driver(source)
+    driver.finish(lambda tasks: (source.commit(*chunk) for chunk in source.todo(tasks)))
+    assert [sorted(asked) for asked in source.asked] == [["a", "b"], ["c"]]
+    assert record.published.keys() == SIZES.keys()
+
+
 def test_what_a_killed_run_had_staged_is_published_without_work(source: Source) -> None:
     for name, chunk in source.todo([{"shard": json.dumps({"name": name}), "staged": "[]"} for name in SIZES]):
         source.commit(name, chunk)

@@ -23,7 +23,7 @@ def _early(summary: str, **changes: Any) -> Variant:
 
 
 VARIANTS: dict[str, Variant] = {
-    "transformers":      Variant("transformers", "generate of the library (its T5 classes, its Pix2Struct), static batches", {}, static=True),
+    "transformers":      Variant("transformers", "generate of its own classes, static batches", {}, static=True),
     "ctranslate2":       Variant("ctranslate2", "CTranslate2 fp32, static batches", {}, static=True),
     FULL:                Variant("engine", "our engine without exits, continuous batching", {"schedule": "full"}),
     "compaction":        Variant("engine", "static batches, finished rows leave", {"schedule": "full"}, static=True),
