@@ -12,7 +12,6 @@ from typing import TextIO
 
 _NOISE = (
     b"has constructor arguments in the object store and max_restarts > 0",  # how Ray Data starts actors
-    b"PYTHON worker processes have been started on node",  # tasks that wait for storage reserve no CPU, on purpose
     b"Failed to query Ray Train Controller actor state",  # once a second where the cluster has no dashboard
 )
 

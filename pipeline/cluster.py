@@ -54,7 +54,10 @@ def ray_cluster() -> Iterator[None]:
         ray.init(logging_level=logging.WARNING)
     else:
         # Ray ends idle worker processes down to one per CPU. Starting one again takes longer than most chunks.
-        os.environ.setdefault("RAY_num_workers_soft_limit", str(_IDLE_WORKERS + 2 * (os.cpu_count() or 1)))
+        num_kept = _IDLE_WORKERS + 2 * (os.cpu_count() or 1)
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(num_kept))
+        # So many start together. Ray takes three times as many for a mistake and says so, at a CPU each by default.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(num_kept // 2))
         # Two logical CPUs at least, so that one actor and one preprocessing task fit even on a single core.
         ray.init(
             address="local",
