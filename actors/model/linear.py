@@ -45,7 +45,12 @@ def filled_rows(num_rows: int) -> int:
     It compiles a kernel for each number (half a millisecond, two thirds of a megabyte), so small numbers are filled up
     to one of eight per power of two.
     """
-    return num_rows if num_rows >= _LARGE else num_rows + -num_rows % (1 << max(0, num_rows.bit_length() - 4))
+    return num_rows if num_rows >= _LARGE else _one_of_eight(num_rows)
+
+
+def _one_of_eight(num_rows: int) -> int:
+    """The next of eight numbers per power of two."""
+    return num_rows + -num_rows % (1 << max(0, num_rows.bit_length() - 4))
 
 
 class _LargeNumbers:
@@ -58,7 +63,7 @@ class _LargeNumbers:
         if num_rows in self._exact or len(self._exact) < _MOST_LARGE:
             self._exact.add(num_rows)
             return num_rows
-        return num_rows + -num_rows % (1 << num_rows.bit_length() - 4)
+        return _one_of_eight(num_rows)
 
 
 _LARGE_NUMBERS = _LargeNumbers()
