@@ -64,6 +64,31 @@ class ShardProblem:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Files (or members) of a source that are no input rows, for one reason: how many, and a few of their names.
+
+    The reason is a short fixed word, for counting; names are as `pipeline.text.storable` gives them.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+
+_MOST_EXAMPLES = 5
+
+
+def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+    """One entry for each reason, the most frequent first."""
+    counts: dict[str, int] = {}
+    examples: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        counts[part.reason] = counts.get(part.reason, 0) + part.count
+        examples[part.reason] = (*examples.get(part.reason, ()), *part.examples)[:_MOST_EXAMPLES]
+    return tuple(LeftOut(r, n, examples[r]) for r, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
 INDEX_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -80,6 +105,7 @@ class ShardIndex:
     samples: tuple[Sample, ...]
     problems: tuple[ShardProblem, ...]
     chunk_rows: int
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def num_chunks(self) -> int:
@@ -94,6 +120,7 @@ class ShardIndex:
         metadata = {
             "chunk_rows": str(self.chunk_rows),
             "problems": json.dumps([[problem.error_type, problem.message] for problem in self.problems]),
+            "left_out": json.dumps([[part.reason, part.count, part.examples] for part in self.left_out]),
         }
         parts = [[{"name": p.name, "offset": p.offset, "size": p.size} for p in s.parts] for s in self.samples]
         rows, keys = [sample.row for sample in self.samples], [sample.key for sample in self.samples]
@@ -111,6 +138,10 @@ class ShardIndex:
             ),
             problems=tuple(ShardProblem(*pair) for pair in json.loads(metadata[b"problems"])),
             chunk_rows=int(metadata[b"chunk_rows"]),
+            left_out=tuple(
+                LeftOut(reason, count, tuple(names))
+                for reason, count, names in json.loads(metadata.get(b"left_out", b"[]"))
+            ),
         )
 
 

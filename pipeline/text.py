@@ -1,0 +1,39 @@
+r"""Names and texts that Unicode does not allow, in a form that every table and file can hold.
+
+File names on Linux are bytes, and JSON can spell half a character (`"\ud83d"`). Python holds both as lone surrogates;
+Arrow, Parquet and UTF-8 do not. `storable` writes each as the six characters `\udcXX` (a byte) or `\udXXX` (half a
+character) and, in such a text only, a backslash as two; a text that merely looks as if it had been treated so is
+treated as well. Every other text, Windows paths included, stays as it is, and `original` undoes it for all.
+"""
+
+import re
+from typing import Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LOOKS_ESCAPED = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_ESCAPE = re.compile(r"\\(?:\\|u([dD][89a-fA-F][0-9a-fA-F]{2}))")
+
+
+def storable(text: str) -> str:
+    """The text itself where UTF-8 can hold it, else its escaped form; each form stands for one text only."""
+    if _SURROGATE.search(text) is None and _LOOKS_ESCAPED.search(text) is None:
+        return text
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", text.replace("\\", "\\\\"))
+
+
+def original(text: str) -> str:
+    """The inverse of `storable`."""
+    if _LOOKS_ESCAPED.search(text) is None:
+        return text
+    return _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)) if match.group(1) else "\\", text)
+
+
+def storable_value(value: Any) -> Any:
+    """A JSON-like value with every text in it, keys of objects included, as `storable` gives it."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable_value(key): storable_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable_value(item) for item in value]
+    return value
