@@ -33,11 +33,11 @@ def read_samples(folder: RunFolder, wanted: Iterable[SampleKey]) -> Iterator[tup
     if not by_shard:
         return
     source = ((folder.read_record() or {}).get("config") or {}).get("source") or {}
-    known = {shard.url: shard.name for shard in known_shards(folder.storage).values()}
+    known = known_shards(folder.storage).values()
     try:
         config = SourceConfig.model_validate({**source, "passthrough": ("*",)})  # any field: JSON and text are read too
         reader = make_reader(config)
-        shards = {shard.name: shard for shard in reader.shards(known)}
+        shards = {shard.name: shard for shard in reader.shards(known).shards}
     except (UserError, ValueError, OSError) as error:
         print(f"the source cannot be read for previews and references: {error}", file=sys.stderr)
         return
@@ -46,7 +46,7 @@ def read_samples(folder: RunFolder, wanted: Iterable[SampleKey]) -> Iterator[tup
 
 
 def _read_shard(reader: Reader, shard: Shard, keys: set[str]) -> Iterator[tuple[SampleKey, RawSample]]:
-    samples: list[Sample] = [sample for sample in reader.index(shard)[0] if sample.key in keys]
+    samples: list[Sample] = [sample for sample in reader.index(shard).samples if sample.key in keys]
     try:
         for raw in reader.read(shard, samples):
             yield (shard.name, raw.sample.key), raw

@@ -77,7 +77,7 @@ def run(
     settings, passthrough = content_settings(config, info), config.source.passthrough
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
-    shards = reader.shards({shard.url: name for name, shard in known.items()})
+    shards = reader.shards(known.values()).shards
     if not overwrite:
         if config.output.on_existing == "fail" and storage.exists(CONFIG_NAME):
             raise UserError(f"output {storage.url!r} holds a run already and output.on_existing=fail")

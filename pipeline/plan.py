@@ -89,6 +89,23 @@ def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
     return tuple(LeftOut(r, n, examples[r]) for r, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The shards of a source, sorted, and what a listing leaves out of them."""
+
+    shards: tuple[Shard, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in one shard: its samples in input order, what is wrong with it as a whole, what is no input row."""
+
+    samples: tuple[Sample, ...] = ()
+    problems: tuple[ShardProblem, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
 INDEX_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -106,6 +123,10 @@ class ShardIndex:
     problems: tuple[ShardProblem, ...]
     chunk_rows: int
     left_out: tuple[LeftOut, ...] = ()
+
+    @classmethod
+    def of(cls, contents: Contents, chunk_rows: int) -> "ShardIndex":
+        return cls(contents.samples, contents.problems, chunk_rows, contents.left_out)
 
     @property
     def num_chunks(self) -> int:

@@ -74,7 +74,7 @@ def preview(
     storage, reader = generation.current(Storage(config.output.path)), make_reader(config.source)
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
-    shards = reader.shards({shard.url: name for name, shard in known.items()})
+    shards = reader.shards(known.values()).shards
     if not overwrite:
         check_settings(storage, content_settings(config, info))
         check_plan(known, shards)
@@ -140,7 +140,7 @@ def _samples_indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], 
     def count(name: str) -> int | None:
         if (index := load_index(storage, name)) is not None:
             return len(index.samples)
-        return len(reader.index(by_name[name])[0]) if count_all else None
+        return len(reader.index(by_name[name]).samples) if count_all else None
 
     return {name: found for name, found in _in_threads(count, sorted(by_name)).items() if found is not None}
 

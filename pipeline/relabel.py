@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from conf.schema import JobConfig, Schedule
 from conf.vqa import VqaConfig
-from pipeline.plan import Sample, Shard, ShardProblem
+from pipeline.plan import Contents, Sample, Shard
 from pipeline.sink import RESULTS, published_name
 from pipeline.storage import Storage
 from pipeline.ticks import Tick, TickReader, tick_config, with_prompts
@@ -90,15 +90,15 @@ class RelabelReader(TickReader):
         of = TickReader.of(config, root, some)
         return cls(of.base, of.root, of.tick, of.id_column, of.needs_fields, of.patience, limit)
 
-    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
+    def index(self, shard: Shard) -> Contents:
         """Without the problems of the shard as a whole, which the tick has told."""
         pairs = uncertain(self.root, self.tick, shard.name, self.limit)
         kept: list[Sample] = []
-        for sample, identity, prompts in self.asked(shard, self.base.index(shard)[0]):
+        for sample, identity, prompts in self.asked(shard, self.base.index(shard).samples):
             again = [number for number, prompt in enumerate(prompts) if (identity, prompt) in pairs]
             if again:
                 kept.append(with_prompts(sample, len(kept), again))
-        return kept, []
+        return Contents(tuple(kept))
 
 
 def save_changes(root: Storage, tick: Tick, shards: Sequence[str], limit: float) -> Changes:

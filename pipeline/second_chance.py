@@ -98,8 +98,7 @@ def reopen(
 ) -> None:
     """Index the shard anew and stage the chunks in which nothing is to be tried again."""
     remove_staging(storage, shard.name)
-    samples, problems = reader.index(shard)
-    index = ShardIndex(tuple(samples), tuple(problems), chunk_rows)
+    index = ShardIndex.of(reader.index(shard), chunk_rows)
     errors = [row for row in _rows(storage, ERRORS, shard.name) if row["key"] is not None]
     failed = {row["key"] for row in errors if _again(row, which)}
     by_key: dict[str, list[dict[str, Any]]] = {}

@@ -62,8 +62,7 @@ class IndexShard:
             index = load_index(self.storage, shard.name)
             if index is None:
                 with noted_if_slow(f"listing {shard.url}"):
-                    samples, problems = self.reader.index(shard)
-                index = ShardIndex(tuple(samples), tuple(problems), self.chunk_rows)
+                    index = ShardIndex.of(self.reader.index(shard), self.chunk_rows)
                 save_index(self.storage, shard.name, index)
             todo = [chunk_index for chunk_index in range(index.num_chunks) if chunk_index not in staged]
             if not todo:

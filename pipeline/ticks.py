@@ -9,14 +9,14 @@ errors; within a tick the data plane does each exactly once. So each is in one t
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from conf.errors import UserError
 from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, SourceKind
 from conf.vqa import VqaConfig
-from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
+from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, name_shards
 from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, make_reader, read_patiently
 from pipeline.readers.images import FILES_PER_SHARD
@@ -84,7 +84,8 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
     """The next tick: shards, files or questions that are new. None: nothing is."""
     number = ticks[-1].number + 1 if ticks else 1
     known = {entry.shard.url: entry.container for tick in ticks for entry in tick.shards}
-    listed = make_reader(base_source(config, questions)).shards(known)
+    containers = (replace(entry.shard, name=entry.container) for tick in ticks for entry in tick.shards)
+    listed = make_reader(base_source(config, questions)).shards(containers).shards
     earlier: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
     covered: set[tuple[str, int, str]] = set()  # url, size, and file or "": asked just these questions before
@@ -162,23 +163,23 @@ class TickReader:
     def _entry(self, shard: Shard) -> TickShard:
         return next(entry for entry in self.tick.shards if entry.shard.name == shard.name)
 
-    def shards(self, known_names: dict[str, str]) -> list[Shard]:
-        return [entry.shard for entry in self.tick.shards]
+    def shards(self, known: Iterable[Shard]) -> Listing:
+        return Listing(tuple(entry.shard for entry in self.tick.shards))
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return self.base.spans(shard, index, todo)
 
-    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
-        samples, problems = self.base.index(shard)
+    def index(self, shard: Shard) -> Contents:
+        contents = self.base.index(shard)
         done, failed = answered(self.root, self._entry(shard).earlier)
         if not done and not failed:
-            return samples, problems
+            return contents
         kept: list[Sample] = []
-        for sample, identity, prompts in self.asked(shard, samples):
+        for sample, identity, prompts in self.asked(shard, contents.samples):
             new = [number for number, prompt in enumerate(prompts) if (identity, prompt) not in done]
             if identity not in failed and (new or not prompts):
                 kept.append(with_prompts(sample, len(kept), new))
-        return kept, problems
+        return replace(contents, samples=tuple(kept))
 
     def asked(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[tuple[Sample, str, list[str]]]:
         """Each sample with its identity and the prompts it has, none where it lacks what they need."""

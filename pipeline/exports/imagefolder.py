@@ -30,8 +30,8 @@ def write(published: Published, out: str, options: Options) -> int:
     if record is None:
         raise UserError(f"{published.storage.url!r} has no run.json, which says where the images are")
     reader = make_reader(SourceConfig.model_validate(record["config"]["source"]))
-    known = {shard.url: shard.name for shard in known_shards(published.storage).values()}
-    shards = {shard.name: shard for shard in reader.shards(known)}
+    known = known_shards(published.storage).values()
+    shards = {shard.name: shard for shard in reader.shards(known).shards}
     target, count = Storage(out), 0
     columns = [name for name in published.columns if name not in ("exit_layers", "confidences", "token_texts")]
     with whole_file(f"{target.url}/metadata.jsonl") as metadata:
@@ -56,7 +56,7 @@ def write(published: Published, out: str, options: Options) -> int:
 
 
 def _images(reader: Reader, shard: Shard, keys: Any) -> Iterator[tuple[str, bytes]]:
-    samples = [sample for sample in reader.index(shard)[0] if sample.key in keys]
+    samples = [sample for sample in reader.index(shard).samples if sample.key in keys]
     for raw in reader.read(shard, samples):
         if raw.image is not None:
             yield raw.sample.key, raw.image

@@ -2,12 +2,12 @@
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from conf.schema import RetryConfig, SourceConfig, SourceKind
-from pipeline.plan import Sample, Shard, ShardIndex, ShardProblem
+from pipeline.plan import Contents, Listing, Sample, Shard, ShardIndex
 from pipeline.retrying import Tries, is_transient
 
 
@@ -32,14 +32,17 @@ class ReadFailure(Exception):
 class Reader(Protocol):
     """How one kind of source is listed, indexed and read. Readers travel to workers: they hold configuration only."""
 
-    def shards(self, known_names: dict[str, str]) -> list[Shard]:
-        """Every shard of the source, sorted; a source that is not there is a UserError."""
+    def shards(self, known: Iterable[Shard]) -> Listing:
+        """Every shard of the source, sorted; a source that is not there is a UserError.
+
+        `known`: the shards that earlier runs under this output have named; those names are kept.
+        """
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         """The chunks still to do, in the groups in which they are read: one by one where each can be reached by itself,
         together where they share what has to be read (a compressed archive, a row group)."""
 
-    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
+    def index(self, shard: Shard) -> Contents:
         """All samples of the shard in input order. Never raises for bad data: that is a ShardProblem."""
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:

@@ -6,7 +6,7 @@ gives fields to the images named in its column `file_name`.
 """
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,7 +19,18 @@ import pyarrow.compute as pc
 
 from conf.errors import UserError
 from conf.schema import RetryConfig
-from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards, resolve, unresolve
+from pipeline.plan import (
+    Contents,
+    Listing,
+    Part,
+    Sample,
+    Shard,
+    ShardIndex,
+    ShardProblem,
+    name_shards,
+    resolve,
+    unresolve,
+)
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.files import TooLarge, read_file
 from pipeline.readers.records import BadRecord, places, read_records
@@ -41,7 +52,7 @@ class ImageFolderReader:
     patience: RetryConfig = USUAL_PATIENCE
     max_bytes: int = 500_000_000
 
-    def shards(self, known_names: dict[str, str]) -> list[Shard]:
+    def shards(self, known: Iterable[Shard]) -> Listing:
         shards: list[Shard] = []
         folders: dict[str, list[tuple[str, int]]] = {}
         for path in self.paths:
@@ -67,12 +78,12 @@ class ImageFolderReader:
                 name = names[folder] if len(images) <= FILES_PER_SHARD else f"{names[folder]}-{number:05d}"
                 members = tuple(member for member, _ in group)
                 shards.append(Shard(name, folder, sum(size for _, size in group), members))
-        return shards
+        return Listing(tuple(shards))
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]
 
-    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
+    def index(self, shard: Shard) -> Contents:
         records: dict[str, Part] = {}
         problems: list[ShardProblem] = []
         if self.wants_fields:
@@ -81,10 +92,11 @@ class ImageFolderReader:
             except Exception as error:  # storage and decompressor errors have no common base class
                 message = f"{shard.name}: its metadata cannot be read: {type(error).__name__}: {error}"
                 problems.append(ShardProblem("unreadable_metadata", message))
-        return [
+        samples = (
             Sample(row, name, (Part(name, 0, -1), *((records[name],) if name in records else ())))
             for row, name in enumerate(shard.members)
-        ], problems
+        )
+        return Contents(tuple(samples), tuple(problems))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         fs, root = resolve(shard.url)

@@ -4,14 +4,14 @@ A manifest is cut into shards of a fixed number of records. A sample's key is it
 without a scheme is one beside the manifest.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
-from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
+from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.fetch import FetchProblem, absolute, fetch_all
 from pipeline.readers.records import BadRecord, column_names, format_of, is_compressed, places, read_records
@@ -30,7 +30,7 @@ class ManifestReader:
     fetch: FetchConfig = field(default_factory=FetchConfig)
     patience: RetryConfig = USUAL_PATIENCE
 
-    def shards(self, known_names: dict[str, str]) -> list[Shard]:
+    def shards(self, known: Iterable[Shard]) -> Listing:
         files = find_files(self.paths, self.patience)
         self._check_columns([url for url, _ in files])
         names = name_shards([url for url, _ in files])
@@ -40,7 +40,7 @@ class ManifestReader:
                 pieces = retry(lambda url=url: list(cut(places(url))), f"reading {url}", self.patience)  # type: ignore[misc]
             for number, (first, end) in enumerate(pieces):
                 shards.append(Shard(f"{names[url]}-{number:05d}", url, end - first, (str(first), str(end))))
-        return shards
+        return Listing(tuple(shards))
 
     def _check_columns(self, urls: Sequence[str]) -> None:
         for url in urls:
@@ -54,13 +54,14 @@ class ManifestReader:
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [list(todo)] if is_compressed(shard.url) else [[chunk_index] for chunk_index in todo]
 
-    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
+    def index(self, shard: Shard) -> Contents:
         first, end = map(int, shard.members)
         try:
             found = retry(lambda: list(places(shard.url, first, end)), f"reading {shard.url}", self.patience)
         except Exception as error:  # storage and decompressor errors have no common base class
-            return [], [ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")]
-        return [Sample(row, f"{row:08d}", (place,)) for row, place in enumerate(found)], []
+            problem = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
+            return Contents(problems=(problem,))
+        return Contents(tuple(Sample(row, f"{row:08d}", (place,)) for row, place in enumerate(found)))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         try:

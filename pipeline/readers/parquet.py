@@ -4,7 +4,7 @@ A sample's key is its row number. Only the columns that are asked for are read. 
 that lie in one row group are read by one task, so that no group is decompressed twice.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from conf.schema import RetryConfig
-from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
+from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.records import open_parquet, read_parquet_rows
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
@@ -29,11 +29,11 @@ class ParquetReader:
     patience: RetryConfig = USUAL_PATIENCE
     max_bytes: int = 500_000_000
 
-    def shards(self, known_names: dict[str, str]) -> list[Shard]:
+    def shards(self, known: Iterable[Shard]) -> Listing:
         files = find_files(self.paths, self.patience)
-        names = name_shards([url for url, _ in files], known_names)
+        names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
         self._check_columns(files[0][0])
-        return [Shard(names[url], url, size) for url, size in files]
+        return Listing(tuple(Shard(names[url], url, size) for url, size in files))
 
     def _check_columns(self, url: str) -> None:
         """A wrong column name is a user's mistake and shows in the first file; a broken first file is only bad data."""
@@ -53,20 +53,22 @@ class ParquetReader:
 
         return [list(chunks) for _, chunks in groupby(todo, group_of)]
 
-    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
+    def index(self, shard: Shard) -> Contents:
         try:
             with retry(lambda: open_parquet(shard.url), f"opening {shard.url}", self.patience) as table:
                 if self.image_column not in table.schema_arrow.names:
                     problem = f"{shard.name}: no column {self.image_column!r} among {table.schema_arrow.names}"
-                    return [], [ShardProblem("no_image_column", problem)]
+                    return Contents(problems=(ShardProblem("no_image_column", problem),))
                 groups = [table.metadata.row_group(n).num_rows for n in range(table.metadata.num_row_groups)]
         except (OSError, pa.ArrowException, Exhausted) as error:
-            return [], [ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")]
+            broken = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
+            return Contents(problems=(broken,))
         rows = ((group, position) for group, num_rows in enumerate(groups) for position in range(num_rows))
-        return [
+        samples = (
             Sample(row, f"{row:08d}", (Part("row_group", group, position),))
             for row, (group, position) in enumerate(rows)
-        ], []
+        )
+        return Contents(tuple(samples))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         try:

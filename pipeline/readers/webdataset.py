@@ -7,12 +7,12 @@ kept, the cut is one ShardProblem.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from conf.schema import RetryConfig
-from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
+from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.tar import CutArchive, Member, is_compressed, iter_members, open_stream, read_parts
 from pipeline.retrying import USUAL_PATIENCE, retry
@@ -29,15 +29,15 @@ class WebDatasetReader:
     patience: RetryConfig = USUAL_PATIENCE
     max_bytes: int = 500_000_000
 
-    def shards(self, known_names: dict[str, str]) -> list[Shard]:
+    def shards(self, known: Iterable[Shard]) -> Listing:
         files = find_files(self.paths, self.patience)
-        names = name_shards([url for url, _ in files], known_names)
-        return [Shard(names[url], url, size) for url, size in files]
+        names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
+        return Listing(tuple(Shard(names[url], url, size) for url, size in files))
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [list(todo)] if is_compressed(shard.url) else [[chunk_index] for chunk_index in todo]
 
-    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
+    def index(self, shard: Shard) -> Contents:
         members: list[Member] = []
         problem: ShardProblem | None = None
         cut = False
@@ -58,13 +58,13 @@ class WebDatasetReader:
             problem = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
         samples = group_by_key(members)
         if problem is None:
-            return samples, []
+            return Contents(tuple(samples))
         if cut and samples:
             samples, dropped = _drop_incomplete(samples, members[-1])
             kept = f"{len(samples)} complete samples kept"
             detail = f"{kept}, incomplete sample {dropped!r} dropped" if dropped else kept
             problem = ShardProblem(problem.error_type, f"{problem.message} ({detail})")
-        return samples, [problem]
+        return Contents(tuple(samples), (problem,))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         try:

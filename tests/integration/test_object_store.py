@@ -97,8 +97,8 @@ def test_every_source_reads_the_same_from_disk_and_from_a_stormy_store(
         reader = make_reader(SourceConfig(kind=kind, paths=(root + pattern,), passthrough=("*",)))
         return [
             (raw.sample.key, raw.image, raw.fields)
-            for shard in reader.shards({})
-            for raw in reader.read(shard, reader.index(shard)[0])
+            for shard in reader.shards(()).shards
+            for raw in reader.read(shard, reader.index(shard).samples)
         ]
 
     stormy.faults.truncate = stormy.faults.reset = 0.0  # the reader is asked again by its caller, which is not here
@@ -117,8 +117,8 @@ def test_a_storage_that_is_away_for_longer_than_its_client_tries_is_waited_for(
     write_shards(tmp_path / "in", 1, 6)
     server.direct.put(f"{tmp_path}/in", f"{BUCKET}/away/in", recursive=True)
     reader = make_reader(SourceConfig(paths=(f"{server.url}/away/in/*.tar",)))
-    (shard,) = reader.shards({})
-    samples, _ = reader.index(shard)
+    (shard,) = reader.shards(()).shards
+    samples = reader.index(shard).samples
     server.faults.reset = 1.0
     threading.Timer(5.0, server.faults.calm).start()
     found = list(read_patiently(reader, shard, samples, RetryConfig()))
@@ -155,4 +155,4 @@ def test_the_same_run_on_disk_and_on_a_stormy_store_gives_identical_tables(tmp_p
 def test_a_source_that_is_not_there_or_not_ours_is_one_sentence(server: Server) -> None:
     for path, message in ((f"{server.url}/none.tar", "shard not found"), ("s3://nobody/*.tar", "no shard matches")):
         with pytest.raises(UserError, match=message):
-            make_reader(SourceConfig(paths=(path,))).shards({})
+            make_reader(SourceConfig(paths=(path,))).shards(())

@@ -32,10 +32,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_tar(root / "in" / f"part-{shard}.tar", members)
     source = SourceConfig(paths=(f"{root}/in/*.tar",), passthrough=("number",))
     reader, storage = make_reader(source), Storage(f"{root}/out")
-    shards = reader.shards({})
+    shards = reader.shards(()).shards
     save_plan(storage, {}, shards)
     for shard in shards:
-        samples, _ = reader.index(shard)
+        samples = reader.index(shard).samples
         index = ShardIndex(tuple(samples), (), 10)
         rows: list[dict[str, Any]] = []
         for sample in samples:

@@ -25,7 +25,7 @@ def shard(tmp_path: Path) -> Shard:
 def storage(tmp_path: Path, shard: Shard) -> Storage:
     """Published: row 2 failed for good, row 5 for a reason that may pass, rows 0 and 7 have two prompts."""
     storage = Storage(f"{tmp_path}/out")
-    index = ShardIndex(tuple(WebDatasetReader((shard.url,)).index(shard)[0]), (), 8)
+    index = ShardIndex(WebDatasetReader((shard.url,)).index(shard).samples, (), 8)
     rows = [good_row(row) for row in (1, 3, 4, 6)] + [good_row(row, n, 2) for row in (0, 7) for n in range(2)]
     rows += [bad_row(2), {**bad_row(5), "error_type": "fetch_failed"}]
     save_index(storage, "s", index)

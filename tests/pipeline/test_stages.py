@@ -1,6 +1,6 @@
 """The CPU stages without Ray: shards become chunks, samples become pixels, prompts or error rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from conf.schema import PromptConfig, RetryConfig
-from pipeline.plan import Sample, Shard, ShardIndex, ShardProblem
+from pipeline.plan import Contents, Listing, Sample, Shard, ShardIndex
 from pipeline.prompts import limit_of, make_prompts
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.webdataset import WebDatasetReader
@@ -185,14 +185,14 @@ def test_no_prompts_is_an_error_with_the_fields_name(fields: dict[str, Any]) -> 
 class FailingReader:
     """Storage breaks after the third sample."""
 
-    def shards(self, known_names: dict[str, str]) -> list[Shard]:
-        return []
+    def shards(self, known: Iterable[Shard]) -> Listing:
+        return Listing(())
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]
 
-    def index(self, shard: Shard) -> tuple[list[Sample], list[ShardProblem]]:
-        return [Sample(row, f"k{row}", ()) for row in range(5)], []
+    def index(self, shard: Shard) -> Contents:
+        return Contents(tuple(Sample(row, f"k{row}", ()) for row in range(5)))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         for sample in samples[:3]:

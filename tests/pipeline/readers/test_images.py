@@ -26,17 +26,18 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_image_below_the_folder_is_a_sample(folder: Path) -> None:
     reader = ImageFolderReader((str(folder),))
-    (shard,) = reader.shards({})
-    samples, problems = reader.index(shard)
-    assert (shard.name, problems) == ("pictures", [])
+    (shard,) = reader.shards(()).shards
+    contents = reader.index(shard)
+    samples, problems = contents.samples, contents.problems
+    assert (shard.name, problems) == ("pictures", ())
     assert [sample.key for sample in samples] == ["a.jpg", "b.png", "deep/d.PNG", "deep/er/c.webp"]
     assert [raw.image for raw in reader.read(shard, samples[1:3])] == [b"b.png", b"deep/d.PNG"]
 
 
 def test_a_file_that_vanished_is_an_error_of_its_own(folder: Path) -> None:
     reader = ImageFolderReader((str(folder),))
-    (shard,) = reader.shards({})
-    samples, _ = reader.index(shard)
+    (shard,) = reader.shards(()).shards
+    samples = reader.index(shard).samples
     (folder / "b.png").unlink()
     raw = list(reader.read(shard, samples))
     assert [r.error_type for r in raw] == [None, "missing_file", None, None]
@@ -44,7 +45,7 @@ def test_a_file_that_vanished_is_an_error_of_its_own(folder: Path) -> None:
 
 def test_large_folders_are_cut_into_shards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "FILES_PER_SHARD", 3)
-    shards = ImageFolderReader((str(folder),)).shards({})
+    shards = ImageFolderReader((str(folder),)).shards(()).shards
     assert [(shard.name, len(shard.members)) for shard in shards] == [("pictures-00000", 3), ("pictures-00001", 1)]
 
 
@@ -54,7 +55,7 @@ def test_large_folders_are_cut_into_shards(folder: Path, monkeypatch: pytest.Mon
 def test_a_folder_without_images_is_a_users_mistake(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=message):
-        ImageFolderReader((str(tmp_path / name),)).shards({})
+        ImageFolderReader((str(tmp_path / name),)).shards(())
 
 
 def test_readers_are_chosen_by_kind(tmp_path: Path) -> None:
@@ -80,20 +81,22 @@ def test_metadata_at_the_top_gives_fields_to_the_images_it_names(folder: Path, n
     else:
         (folder / name).write_text("\n".join(json.dumps(row) for row in rows))
     reader = ImageFolderReader((str(folder),), wants_fields=True)
-    (shard,) = reader.shards({})
-    samples, problems = reader.index(shard)
-    assert problems == []
+    (shard,) = reader.shards(()).shards
+    contents = reader.index(shard)
+    samples, problems = contents.samples, contents.problems
+    assert problems == ()
     read = {raw.sample.key: raw.fields.get("question") for raw in reader.read(shard, samples)}
     assert read == {"a.jpg": "a?", "b.png": None, "deep/d.PNG": "what, d?", "deep/er/c.webp": None}
     plain = ImageFolderReader((str(folder),))
-    assert all(not raw.fields for raw in plain.read(shard, plain.index(shard)[0]))
+    assert all(not raw.fields for raw in plain.read(shard, plain.index(shard).samples))
 
 
 def test_broken_metadata_is_a_problem_of_the_shard_not_of_its_images(folder: Path) -> None:
     (folder / "metadata.parquet").write_bytes(b"no parquet")
     reader = ImageFolderReader((str(folder),), wants_fields=True)
-    (shard,) = reader.shards({})
-    samples, (problem,) = reader.index(shard)
+    (shard,) = reader.shards(()).shards
+    contents = reader.index(shard)
+    samples, (problem,) = contents.samples, contents.problems
     assert problem.error_type == "unreadable_metadata"
     assert [raw.image is not None for raw in reader.read(shard, samples)] == [True] * 4
 
@@ -106,8 +109,8 @@ def test_metadata_of_many_shards_is_gone_through_once(folder: Path, monkeypatch:
     read_places = images.places
     monkeypatch.setattr(images, "places", lambda url: (calls.append(url), read_places(url))[1])
     reader = ImageFolderReader((str(folder),), wants_fields=True)
-    shards = reader.shards({})
-    read = [raw for shard in shards for raw in reader.read(shard, reader.index(shard)[0])]
+    shards = reader.shards(()).shards
+    read = [raw for shard in shards for raw in reader.read(shard, reader.index(shard).samples)]
     assert [(raw.sample.key, raw.fields.get("n")) for raw in read] == [
         ("a.jpg", 3),  # the last record about it
         ("b.png", 1),

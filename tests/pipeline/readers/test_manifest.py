@@ -14,7 +14,7 @@ import zstandard
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
-from pipeline.plan import ShardIndex
+from pipeline.plan import Contents, ShardIndex
 from pipeline.readers import RawSample, manifest
 from pipeline.readers.fetch import FetchProblem, absolute, fetch_all
 from pipeline.readers.fetch import fetch as fetch_one
@@ -66,7 +66,7 @@ def as_parquet(items: list[dict[str, Any]]) -> bytes:
 
 
 def read_all(reader: ManifestReader) -> list[RawSample]:
-    return [raw for shard in reader.shards({}) for raw in reader.read(shard, reader.index(shard)[0])]
+    return [raw for shard in reader.shards(()).shards for raw in reader.read(shard, reader.index(shard).samples)]
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,14 @@ def test_every_format_gives_the_same_samples(
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"image %d" % n)
     reader = ManifestReader((f"{tmp_path}/{name}",), fields=("question", "n"))
-    shards = reader.shards({})
+    shards = reader.shards(()).shards
     assert [shard.name for shard in shards] == ["m-00000", "m-00001", "m-00002"]
     found = read_all(reader)
     assert [raw.image for raw in found] == [b"image %d" % n for n in range(NUM_ROWS)]
     assert [raw.fields for raw in found] == items
-    samples, problems = reader.index(shards[1])
-    assert ([s.key for s in samples], problems) == ([f"{n:08d}" for n in range(10)], [])
+    contents = reader.index(shards[1])
+    samples, problems = contents.samples, contents.problems
+    assert ([s.key for s in samples], problems) == ([f"{n:08d}" for n in range(10)], ())
     assert [raw.fields["n"] for raw in reader.read(shards[1], samples[4:6])] == ["14", "15"]
     index = ShardIndex(tuple(samples), (), 4)
     together = name.endswith((".gz", ".bz2", ".zst"))
@@ -124,23 +125,23 @@ def test_an_empty_manifest_is_an_empty_shard_or_a_clear_refusal(tmp_path: Path, 
     (tmp_path / name).write_bytes(data)
     reader = ManifestReader((f"{tmp_path}/{name}",))
     if data or name != "m.csv":
-        (shard,) = reader.shards({})
-        assert reader.index(shard) == ([], [])
+        (shard,) = reader.shards(()).shards
+        assert reader.index(shard) == Contents()
     else:
         with pytest.raises(UserError, match="uri_column"):
-            reader.shards({})
+            reader.shards(())
 
 
 def test_a_users_mistakes_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"url,n\nx,1\n")
     (tmp_path / "m.txt").write_bytes(b"x")
     with pytest.raises(UserError, match=r"source\.uri_column='uri' is no column of .*, which has url, n"):
-        ManifestReader((f"{tmp_path}/m.csv",)).shards({})
+        ManifestReader((f"{tmp_path}/m.csv",)).shards(())
     with pytest.raises(UserError, match="cannot tell the format"):
-        ManifestReader((f"{tmp_path}/m.txt",)).shards({})
+        ManifestReader((f"{tmp_path}/m.txt",)).shards(())
     (tmp_path / "m.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match="cannot read manifest"):
-        ManifestReader((f"{tmp_path}/m.csv.gz",)).shards({})
+        ManifestReader((f"{tmp_path}/m.csv.gz",)).shards(())
 
 
 def test_paths_are_beside_the_manifest() -> None:

@@ -27,8 +27,9 @@ def write_parquet(path: Path, num_rows: int, row_group_size: int, struct: bool =
 def test_rows_in_any_chunk_come_with_their_image_and_the_fields_asked_for(tmp_path: Path, struct: bool) -> None:
     shard = write_parquet(tmp_path / "a.parquet", 700, 300, struct, other=list(range(700)))
     reader = ParquetReader((shard.url,), fields=("question", "absent"))
-    samples, problems = reader.index(shard)
-    assert ([s.key for s in samples[:2]], len(samples), problems) == (["00000000", "00000001"], 700, [])
+    contents = reader.index(shard)
+    samples, problems = contents.samples, contents.problems
+    assert ([s.key for s in samples[:2]], len(samples), problems) == (["00000000", "00000001"], 700, ())
     for part in (samples[:5], samples[298:302], samples[650:], samples[3::171]):
         found = list(reader.read(shard, part))
         assert [raw.image for raw in found] == [f"image {s.row}".encode() for s in part]
@@ -38,7 +39,7 @@ def test_rows_in_any_chunk_come_with_their_image_and_the_fields_asked_for(tmp_pa
 def test_chunks_of_one_row_group_are_read_together(tmp_path: Path) -> None:
     shard = write_parquet(tmp_path / "a.parquet", 1000, 400)
     reader = ParquetReader((shard.url,))
-    index = ShardIndex(tuple(reader.index(shard)[0]), (), 200)
+    index = ShardIndex(reader.index(shard).samples, (), 200)
     assert reader.spans(shard, index, [0, 1, 2, 3, 4]) == [[0, 1], [2, 3], [4]]
     assert reader.spans(shard, index, [1, 4]) == [[1], [4]]
 
@@ -46,7 +47,7 @@ def test_chunks_of_one_row_group_are_read_together(tmp_path: Path) -> None:
 def test_all_columns_by_a_star_and_lists_stay_lists(tmp_path: Path) -> None:
     shard = write_parquet(tmp_path / "a.parquet", 2, 2, qa=[[{"question": "a?"}], []])
     (first, second) = ParquetReader((shard.url,), fields=("*",)).read(
-        shard, ParquetReader((shard.url,)).index(shard)[0]
+        shard, ParquetReader((shard.url,)).index(shard).samples
     )
     assert first.fields == {"question": "q0", "qa": [{"question": "a?"}]}
     assert second.fields["qa"] == []
@@ -59,8 +60,8 @@ def test_rows_without_bytes_say_so(tmp_path: Path) -> None:
     reader = ParquetReader((f"{tmp_path}/*.parquet",))
     messages = [
         (raw.error_type, raw.message)
-        for shard in reader.shards({})
-        for raw in reader.read(shard, reader.index(shard)[0])
+        for shard in reader.shards(()).shards
+        for raw in reader.read(shard, reader.index(shard).samples)
     ]
     assert messages == [
         ("no_image", "a/00000000: 'image' is null, only its path 'x.jpg' is known"),
@@ -72,20 +73,21 @@ def test_rows_without_bytes_say_so(tmp_path: Path) -> None:
 def test_a_cut_file_is_one_shard_problem_and_a_damaged_page_a_read_failure(tmp_path: Path) -> None:
     shard = write_parquet(tmp_path / "a.parquet", 2000, 1000)
     reader, path = ParquetReader((shard.url,)), tmp_path / "a.parquet"
-    samples, whole = reader.index(shard)[0], path.read_bytes()
+    samples, whole = reader.index(shard).samples, path.read_bytes()
     path.write_bytes(whole[:100] + bytes(200) + whole[300:])
     with pytest.raises(ReadFailure):
         list(reader.read(shard, samples))
     path.write_bytes(whole[: len(whole) // 2])
-    found, (problem,) = reader.index(shard)
-    assert (found, problem.error_type) == ([], "unreadable_shard")
+    contents = reader.index(shard)
+    found, (problem,) = contents.samples, contents.problems
+    assert (found, problem.error_type) == ((), "unreadable_shard")
 
 
 def test_a_wrong_column_is_one_sentence_with_the_right_ones(tmp_path: Path) -> None:
     shard = write_parquet(tmp_path / "a.parquet", 1, 1)
     with pytest.raises(UserError, match=r"source\.image_column='img' is no column of .*, which has image, question"):
-        ParquetReader((shard.url,), "img").shards({})
-    assert [s.name for s in ParquetReader((shard.url,)).shards({})] == ["a"]
+        ParquetReader((shard.url,), "img").shards(())
+    assert [s.name for s in ParquetReader((shard.url,)).shards(()).shards] == ["a"]
 
 
 def test_the_fields_needed_follow_from_the_configuration() -> None:

@@ -114,9 +114,9 @@ def test_a_folder_on_a_storage_that_is_away_for_a_moment_loses_nothing() -> None
     for n in range(12):
         fsspec.filesystem("memory").pipe_file(f"/pictures/{n:02d}.png", b"%d" % n)
     reader = ImageFolderReader(("away://pictures",), patience=RetryConfig(outage_s=10))
-    (shard,) = reader.shards({})
+    (shard,) = reader.shards(()).shards
     AwayFileSystem.failures = 5
-    found = list(reader.read(shard, reader.index(shard)[0]))
+    found = list(reader.read(shard, reader.index(shard).samples))
     assert [raw.image for raw in found] == [b"%d" % n for n in range(12)]
 
 
@@ -127,8 +127,8 @@ def test_text_manifests_are_read_where_smart_open_does_not_know_the_scheme(name:
     memory.pipe_file(f"/b/{name}", gzip.compress(text) if name.lower().endswith(".gz") else text)
     memory.pipe_file("/b/x", b"image")
     reader = ManifestReader((f"memory://b/{name}",), fetch=FetchConfig(schemes=("memory",)))
-    (shard,) = reader.shards({})
-    (raw,) = reader.read(shard, reader.index(shard)[0])
+    (shard,) = reader.shards(()).shards
+    (raw,) = reader.read(shard, reader.index(shard).samples)
     assert (raw.image, raw.fields) == (b"image", {"uri": "x", "n": "1"})
 
 
@@ -145,7 +145,7 @@ def test_a_back_end_that_cannot_be_reached_is_one_sentence(kind: str, monkeypatc
     fsspec.register_implementation("unreachable", UnreachableFileSystem, clobber=True)
     source = SourceConfig(kind=kind, paths=("unreachable://b/m.csv",), retry=IMPATIENT)
     with pytest.raises(UserError, match=r"cannot .* 'unreachable://b/m.csv': RuntimeError: the hub says no"):
-        make_reader(source).shards({})
+        make_reader(source).shards(())
 
 
 def test_the_hub_without_a_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_the_hub_without_a_network_is_one_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"hf://datasets/nobody/nothing/m.csv"):
-        ManifestReader(("hf://datasets/nobody/nothing/m.csv",), patience=IMPATIENT).shards({})
+        ManifestReader(("hf://datasets/nobody/nothing/m.csv",), patience=IMPATIENT).shards(())
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "webdataset.gz", "parquet", "images", "manifest"])
@@ -176,8 +176,8 @@ def test_a_file_over_the_cap_is_an_error_row_on_every_source(tmp_path: Path, kin
         (tmp_path / "m.csv").write_text("uri\nin/a.jpg\nin/b.jpg\nin/c.jpg\n")
     source = SourceConfig(kind=kind, paths=(str(path),), max_bytes=100, fetch={"max_bytes": 100}, retry=IMPATIENT)
     reader = make_reader(source)
-    (shard,) = reader.shards({})
-    found = list(reader.read(shard, reader.index(shard)[0]))
+    (shard,) = reader.shards(()).shards
+    found = list(reader.read(shard, reader.index(shard).samples))
     assert [raw.image for raw in found] == [files["a.jpg"], None, files["c.jpg"]]
     assert (found[1].error_type, "max_bytes" in str(found[1].message)) == ("too_large", True)
 

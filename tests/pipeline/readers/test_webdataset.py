@@ -9,7 +9,7 @@ import pytest
 import zstandard
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.plan import Sample, Shard
+from pipeline.plan import Contents, Sample, Shard
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers import tar as tar_module
 from pipeline.readers.tar import iter_members
@@ -30,8 +30,9 @@ def shard_of(path: Path) -> Shard:
 
 
 def read_all(path: Path) -> list[RawSample]:
-    samples, problems = reader().index(shard_of(path))
-    assert problems == []
+    contents = reader().index(shard_of(path))
+    samples, problems = contents.samples, contents.problems
+    assert problems == ()
     return list(reader().read(shard_of(path), samples))
 
 
@@ -61,7 +62,7 @@ def test_members_of_a_key_need_not_be_neighbours(tmp_path: Path, suffix: str) ->
 
 def test_a_part_of_a_shard_is_read_alone(tmp_path: Path) -> None:
     shard = shard_of(write_tar(tmp_path / "a.tar", MEMBERS))
-    samples, _ = reader().index(shard)
+    samples = reader().index(shard).samples
     assert [raw.sample.key for raw in reader().read(shard, samples[2:4])] == ["002", "003"]
     packed = shard_of(compressed(tmp_path / "a.tar", ".gz"))
     assert [raw.image for raw in reader().read(packed, samples[2:4])] == [b"2 jpg" * 50, b"3 jpg" * 50]
@@ -102,7 +103,7 @@ def test_a_key_without_an_image_is_an_error(tmp_path: Path) -> None:
 def test_fields_are_not_fetched_when_nobody_wants_them(tmp_path: Path) -> None:
     shard = shard_of(write_tar(tmp_path / "a.tar", MEMBERS))
     lazy = WebDatasetReader(("unused",), wants_fields=False)
-    samples, _ = lazy.index(shard)
+    samples = lazy.index(shard).samples
     assert all(raw.fields == {} and raw.image for raw in lazy.read(shard, samples))
 
 
@@ -131,7 +132,8 @@ def test_every_cut_keeps_only_complete_samples_and_is_reported(tmp_path: Path, s
     for cut in [*range(0, content_end, 256), content_end - 1, content_end]:
         path = tmp_path / f"cut.tar{suffix}"
         path.write_bytes(gzip.compress(whole[:cut]) if suffix else whole[:cut])
-        samples, problems = reader().index(shard_of(path))
+        contents = reader().index(shard_of(path))
+        samples, problems = contents.samples, contents.problems
         assert [problem.error_type for problem in problems] == ["truncated_shard"], cut
         assert len(samples) in (cut // 2048, max(0, cut // 2048 - 1)), cut
         raw = list(reader().read(shard_of(path), samples))
@@ -143,15 +145,17 @@ def test_every_cut_keeps_only_complete_samples_and_is_reported(tmp_path: Path, s
 def test_a_cut_in_the_end_marker_loses_nothing(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "a.tar", MEMBERS).read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[: 12 * 1024 + 512])
-    samples, problems = reader().index(shard_of(tmp_path / "a.tar"))
-    assert (len(samples), problems) == (6, [])
+    contents = reader().index(shard_of(tmp_path / "a.tar"))
+    samples, problems = contents.samples, contents.problems
+    assert (len(samples), problems) == (6, ())
 
 
 def test_a_cut_compressed_stream_keeps_what_came_before(tmp_path: Path) -> None:
     members = [(f"{n}.jpg", bytes((n * i) % 251 for i in range(5000))) for n in range(20)]
     packed = compressed(write_tar(tmp_path / "a.tar", members), ".gz")
     packed.write_bytes(packed.read_bytes()[:-2000])
-    samples, (problem,) = reader().index(shard_of(packed))
+    contents = reader().index(shard_of(packed))
+    samples, (problem,) = contents.samples, contents.problems
     assert problem.error_type == "truncated_shard"
     assert 0 < len(samples) < 20
 
@@ -160,8 +164,9 @@ def test_a_cut_compressed_stream_keeps_what_came_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tar.zst"])
 def test_what_is_no_archive_is_one_problem(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    samples, problems = reader().index(shard_of(tmp_path / name))
-    assert samples == []
+    contents = reader().index(shard_of(tmp_path / name))
+    samples, problems = contents.samples, contents.problems
+    assert samples == ()
     assert [problem.error_type for problem in problems] in (["unreadable_shard"], ["truncated_shard"])
 
 
@@ -191,7 +196,8 @@ def test_a_size_that_cannot_be_ends_the_listing(tmp_path: Path, bad: bytes, suff
     data = good[:1024] + bad + good[1024:]
     path = tmp_path / f"a.tar{suffix}"
     path.write_bytes(gzip.compress(data) if suffix else data)
-    samples, (problem,) = reader().index(shard_of(path))
+    contents = reader().index(shard_of(path))
+    samples, (problem,) = contents.samples, contents.problems
     assert problem.error_type in ("unreadable_shard", "truncated_shard")
     assert [sample.key for sample in samples] in (["a"], [])
 
@@ -213,14 +219,14 @@ def test_a_plain_archive_is_read_in_requests_of_bounded_size(tmp_path: Path, mon
 
 
 def test_an_empty_archive_has_no_samples_and_no_problem(tmp_path: Path) -> None:
-    assert reader().index(shard_of(write_tar(tmp_path / "a.tar", []))) == ([], [])
+    assert reader().index(shard_of(write_tar(tmp_path / "a.tar", []))) == Contents()
 
 
 def test_a_shard_that_vanishes_is_a_problem_then_a_read_failure(tmp_path: Path) -> None:
     shard = shard_of(write_tar(tmp_path / "a.tar", MEMBERS))
-    samples, _ = reader().index(shard)
+    samples = reader().index(shard).samples
     (tmp_path / "a.tar").unlink()
-    _, (problem,) = reader().index(shard)
+    (problem,) = reader().index(shard).problems
     assert problem.error_type == "unreadable_shard"
     with pytest.raises(ReadFailure, match="FileNotFoundError"):
         list(reader().read(shard, samples))
@@ -235,7 +241,7 @@ def test_keys_end_at_the_first_dot_of_the_file_name(name: str, expected: tuple[s
 
 
 def test_the_plain_image_is_preferred_to_masks(tmp_path: Path) -> None:
-    samples, _ = reader().index(shard_of(write_tar(tmp_path / "a.tar", [("x.seg.png", b"m"), ("x.png", b"i")])))
+    samples = reader().index(shard_of(write_tar(tmp_path / "a.tar", [("x.seg.png", b"m"), ("x.png", b"i")]))).samples
     part = image_part(samples[0])
     assert part is not None
     assert part.name == "png"
