@@ -17,7 +17,7 @@ class BadJson(ValueError):
 def parse_json(data: bytes) -> Any:
     """The value of a JSON text in UTF-8 (or UTF-16 or -32), with or without a byte order mark; BadJson otherwise.
 
-    NaN and Infinity, which are no JSON and which Python writes, are null. Of a key that occurs twice the last one holds.
+    NaN and Infinity, which are no JSON but which Python writes, are null. Of a key that occurs twice the last holds.
     """
     if len(data) > MAX_JSON_BYTES:
         raise BadJson(f"{len(data)} bytes of JSON are more than the {MAX_JSON_BYTES} that one row may have")
