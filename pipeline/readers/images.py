@@ -33,8 +33,8 @@ from pipeline.plan import (
 )
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.files import TooLarge, read_file
+from pipeline.readers.kinds import IMAGE_SUFFIXES
 from pipeline.readers.records import BadRecord, places, read_records
-from pipeline.readers.webdataset import IMAGE_SUFFIXES
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, retry
 
 FILES_PER_SHARD = 10_000

@@ -14,10 +14,9 @@ from typing import Any
 from conf.schema import RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
+from pipeline.readers.kinds import IMAGE_SUFFIXES
 from pipeline.readers.tar import CutArchive, Member, is_compressed, iter_members, open_stream, read_parts
 from pipeline.retrying import USUAL_PATIENCE, retry
-
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2"})
 
 
 @dataclass(frozen=True)
