@@ -30,10 +30,10 @@ SNIFF_BYTES = 32  # as many first bytes as `image_format` looks at
 
 _OTHERS = (  # never an image, however the file begins: nobody need look
     "txt caption json jsonl ndjson csv tsv parquet arrow feather xml yaml yml toml ini cfg md rst html htm css js log",
-    "pdf doc docx xls xlsx ppt pptx tex bib py ipynb sh c h cc cpp rs go java ts lua r m sql db sqlite lock cls tok vec",
+    "pdf doc docx xls xlsx ppt pptx tex bib py ipynb sh c h cc cpp rs go java ts lua r m sql db sqlite lock tok vec",
     "tar tgz zip gz bz2 xz zst 7z rar npy npz pt pth ckpt safetensors onnx bin pkl pickle h5 hdf5 tfrecord mat idx",
     "mp4 m4v mov avi mkv webm mpg mpeg mp3 wav flac ogg aac m4a srt vtt svg eps ps ai psd xcf blend obj stl ply",
-    "ttf otf woff woff2 exe dll so dylib url lnk xmp aae",
+    "ttf otf woff woff2 exe dll so dylib url lnk xmp aae cls",
 )
 _OTHER_SUFFIXES = frozenset(suffix for line in _OTHERS for suffix in line.split())
 
