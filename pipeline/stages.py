@@ -5,28 +5,29 @@ retries whole chunks and never splits or merges them.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from conf.schema import JobConfig, PromptConfig, RetryConfig
 from pipeline.crash_log import MOST_DEATHS, ORDINARY_ATTEMPTS
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
-from pipeline.plan import Sample, Shard, ShardIndex, sample_id
-from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
-from pipeline.prompts import limit_of, make_prompts
+from pipeline.packing import pack
+from pipeline.plan import Sample, Shard, ShardIndex
+from pipeline.preprocess import image_to_pixels
 from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
 from pipeline.retrying import USUAL_PATIENCE
+from pipeline.sample_rows import Decode, Images, rows_of_sample
 from pipeline.sink import load_index, save_index
 from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage
-from pipeline.tables import SOURCE_PREFIX, prepared_schema
+from pipeline.tables import prepared_schema
+from pipeline.unexpected import UNEXPECTED, describe_unexpected
 
-Decode = Callable[..., Pixels | ImageProblem]
+_MOST_SURPRISES = 100  # of one task: each has the rest of its samples read from storage again
 
 TASK_SCHEMA = pa.schema(  # one shard, or some of its chunks, still to be done
     [("shard", pa.string()), ("chunks", pa.list_(pa.int32())), ("num_chunks", pa.int32()), ("index", pa.large_binary())]
@@ -130,64 +131,39 @@ class PrepareChunk:
                 with noted_if_slow(f"reading and preprocessing chunk {chunk_index} of {shard.name}"):
                     for sample in samples:
                         raw = given_up[chunk_index](sample) if chunk_index in given_up else next(raw_samples)
-                        rows.extend(self._rows_of_sample(shard, raw, images, decode))
+                        rows.extend(rows_of_sample(self, shard, raw, images, decode))
                 self._done(shard, chunk_index)
                 chunk = {
                     "shard": shard.name,
                     "chunk": chunk_index,
                     "num_chunks": task["num_chunks"],
-                    "rows": to_ipc(pa.Table.from_pylist(rows, schema=prepared_schema(self.passthrough))),
+                    "rows": to_ipc(pack(rows, prepared_schema(self.passthrough), "preprocess")),
                 }
                 yield pa.table(
                     {**{name: [value] for name, value in chunk.items()}, "pixels": images.column()}, CHUNK_SCHEMA
                 )
 
     def _read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
-        """Each sample once; those that storage does not give, however patiently it is asked, are errors."""
-        done = 0
-        try:
-            for raw in read_patiently(self.reader, shard, samples, self.patience):
+        """Each sample once. Those that storage does not give, however patiently it is asked, are errors; one at which
+        the reader raises anything else is one, and reading goes on behind it."""
+        done = surprises = 0
+        while done < len(samples):
+            try:
+                for raw in read_patiently(self.reader, shard, samples[done:], self.patience):
+                    done += 1
+                    yield raw
+            except ReadFailure as failure:
+                lost, error_type, attempts = samples[done:], "storage_error", failure.attempts
+                said = str(failure)
+            except Exception as error:
+                surprises += 1
+                lost = samples[done : done + 1] if surprises <= _MOST_SURPRISES else samples[done:]
+                error_type, attempts, said = UNEXPECTED, 1, describe_unexpected("reading", error)
+            else:
+                return
+            for sample in lost:
                 done += 1
-                yield raw
-        except ReadFailure as failure:
-            for sample in samples[done:]:
-                message = f"{shard.name}/{sample.key}: {failure}"
-                yield RawSample(sample, None, {}, "storage_error", message, failure.attempts)
-
-    def _rows_of_sample(
-        self, shard: Shard, raw: RawSample, images: "Images", decode: Decode
-    ) -> Iterator[dict[str, Any]]:
-        row: dict[str, Any] = {
-            "row": raw.sample.row,
-            "key": raw.sample.key,
-            "sample_id": self._identity(shard, raw),
-            "num_prompts": 1,
-        }
-        row.update(_passthrough(self.passthrough, raw.fields))
-        if raw.image is None:
-            failed = {"stage": "read", "error_type": raw.error_type, "message": raw.message, "attempts": raw.attempts}
-            yield {**row, **failed}
-            return
-        try:
-            prompts = make_prompts(self.prompt, raw.fields)
-        except LookupError as error:
-            yield {**row, "stage": "read", "error_type": "no_prompt", "message": f"{row['sample_id']}: {error.args[0]}"}
-            return
-        try:
-            limits = [limit_of(self.prompt, {**raw.fields, **item}) for _, item in prompts]
-        except ValueError as error:
-            yield {**row, "stage": "read", "error_type": "bad_limit", "message": f"{row['sample_id']}: {error}"}
-            return
-        decoded = decode(raw.image, image_size=self.image_size, max_pixels=self.max_pixels)
-        row.update(width=decoded.width, height=decoded.height)
-        if isinstance(decoded, ImageProblem):
-            message = f"{row['sample_id']}: {decoded.message}"
-            yield {**row, "stage": "preprocess", "error_type": decoded.error_type, "message": message}
-            return
-        row.update(pixel_index=images.add(decoded.pixels_HWC), sha256=decoded.sha256, num_prompts=len(prompts))
-        for prompt_index, ((prompt, item), limit) in enumerate(zip(prompts, limits, strict=True)):
-            passed = _passthrough(self.passthrough, {**raw.fields, **item})
-            yield {**row, **passed, "prompt_index": prompt_index, "prompt": prompt, "max_new_tokens": limit}
+                yield RawSample(sample, None, {}, error_type, f"{shard.name}/{sample.key}: {said}", attempts)
 
     def _given_up(self, shard: Shard, chunks: Sequence[int]) -> dict[int, Callable[[Sample], RawSample]]:
         """The chunks that have ended so many tasks, however carefully, that they are not read again: what their
@@ -216,44 +192,10 @@ class PrepareChunk:
         if self.crash_log is not None:
             self.crash_log.done.remote(f"{shard.name} (preprocess)", chunk_index)
 
-    def _identity(self, shard: Shard, raw: RawSample) -> str:
-        given = raw.fields.get(self.id_column) if self.id_column is not None else None
-        return sample_id(shard.name, raw.sample.key) if given is None else str(given)
-
 
 def _lost_sample(shard: Shard, deaths: int, sample: Sample) -> RawSample:
     message = f"{shard.name}/{sample.key}: {deaths} tasks that read and decoded this chunk have died"
     return RawSample(sample, None, {}, "worker_crash", message, deaths)
-
-
-class Images:
-    """The pixels of one chunk in one buffer, which becomes the Arrow column as it is: no copy is made."""
-
-    def __init__(self, capacity: int, image_size: int) -> None:
-        self._pixels_NHWC = np.empty((capacity, image_size, image_size, 3), np.uint8)
-        self._count = 0
-
-    def add(self, pixels_HWC: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
-        """Its index."""
-        self._pixels_NHWC[self._count] = pixels_HWC
-        self._count += 1
-        return self._count - 1
-
-    def column(self) -> pa.Array:
-        """One row: the bytes of all images, one after the other."""
-        used = self._pixels_NHWC[: self._count]
-        offsets = pa.py_buffer(np.array([0, used.nbytes], np.int64))
-        return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(used)])
-
-
-def _passthrough(names: Sequence[str], fields: Mapping[str, Any]) -> dict[str, str | None]:
-    values = {name: fields.get(name) for name in names}
-    return {
-        SOURCE_PREFIX + name: value
-        if value is None or isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
-    }
 
 
 def _shard_from_json(text: str) -> Shard:

@@ -1,0 +1,44 @@
+"""Rows -> Arrow, where a value that its column cannot hold costs its row and not the chunk."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.text import storable
+from pipeline.unexpected import one_line
+
+UNSTORABLE = "unstorable_value"
+
+
+def pack(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, stage: str) -> pa.Table:
+    """A table of the rows, in order; what a row does not have is null.
+
+    A row that cannot be stored as it is becomes an errors row of `stage` with everything of it that can.
+    """
+    try:
+        return pa.Table.from_pylist(list(rows), schema=schema)
+    except Exception as error:  # Arrow has an exception for each way in which a value may not fit
+        if len(rows) == 1:
+            return pa.Table.from_pylist([_without_misfits(rows[0], schema, stage, error)], schema=schema)
+    middle = len(rows) // 2
+    return pa.concat_tables([pack(rows[:middle], schema, stage), pack(rows[middle:], schema, stage)])
+
+
+def _without_misfits(row: Mapping[str, Any], schema: pa.Schema, stage: str, error: Exception) -> dict[str, Any]:
+    kept = {field.name: row.get(field.name) for field in schema if _fits(row.get(field.name), field.type)}
+    misfits = [name for name in schema.names if name not in kept]
+    for name in ("sample_id", "key"):
+        if name in misfits:
+            kept[name] = storable(str(row[name]))
+    message = f"{kept['sample_id']}: {', '.join(misfits)} cannot be stored: {one_line(error)}"
+    failed = {"stage": stage, "error_type": UNSTORABLE, "message": message, "attempts": 1}
+    return {**kept, "pixel_index": None, **failed}
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value], kind)
+    except Exception:
+        return False
+    return True
