@@ -15,7 +15,6 @@ captioner, a shard is published only after an audit of those files, and a pass t
 lost something) is followed by another pass over just those.
 """
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -97,10 +96,13 @@ def run(
                 clear_output(storage)
             save_settings(storage, settings)
             save_plan(storage, known, shards)
-            open_again(storage, reader, retried, config.output.retry_errors, config.source.chunk_rows, passthrough)
+            which, chunk_rows = config.output.retry_errors, config.source.chunk_rows
+            left = open_again(storage, reader, retried, which, chunk_rows, passthrough)
             ledger = Ledger.from_storage(storage, [shard.name for shard in shards])
             energy = EnergyMeter() if len(ray.nodes()) == 1 else None  # type: ignore[no-untyped-call]
             with RunRecord(storage, config, info, settings, fit, ledger, start_s, energy) as record:
+                for why in left:
+                    record.warn(why)
                 # It may die with its node; a new one has forgotten everything, which costs deaths but no rows.
                 crash_log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CrashLog).remote()
                 remembered = config.preprocess.duplicates_remembered
@@ -174,9 +176,8 @@ def summaries(
 
 def finished_record(storage: Storage, shards: Sequence[Shard]) -> dict[str, Any] | None:
     """The content of run.json if it closed a run over at least these shards; None if there is anything left to do."""
-    try:
-        record: dict[str, Any] = json.loads(storage.read(RUN_NAME))
-    except (FileNotFoundError, ValueError):
+    record: dict[str, Any] | None = storage.read_json(RUN_NAME)
+    if record is None:
         return None
     published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
     done = record["status"] == Status.COMPLETE.value and all(shard.name in published for shard in shards)

@@ -49,6 +49,7 @@ class Record(Protocol):
     """The part of RunRecord the driver writes to."""
 
     def add_published(self, shard_name: str, counts: Counts) -> None: ...
+    def warn(self, message: str) -> None: ...
     def touch(self) -> None: ...
 
 
@@ -183,6 +184,8 @@ class Driver:
             self._ledger.record_published(publication.shard)
             self._weight_published += self._weights[publication.shard]
             self._record.add_published(publication.shard, publication.counts)
+            if publication.left is not None:
+                self._record.warn(publication.left)
             self._num_published += 1
             self._num_unreadable += publication.counts.num_samples == 0 and publication.counts.num_shard_errors > 0
             self._stop_if_shards_are_unreadable()

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from conf.schema import JobConfig, Schedule
 from conf.vqa import VqaConfig
 from pipeline.plan import Contents, Sample, Shard
-from pipeline.sink import RESULTS, published_name
+from pipeline.sink import RESULTS, published_name, replace_results
 from pipeline.storage import Storage
 from pipeline.ticks import Tick, TickReader, tick_config, with_prompts
 
@@ -118,7 +118,8 @@ def replace_answers(root: Storage, tick: Tick, changes: Changes) -> None:
     """Put the new answers in place and close the tick for good."""
     for name in changes.shards:
         own = _results(tick.folder, name)
-        root.write_table(own, replaced(root.read_table(own), _again(root, tick, name)))
+        before = root.read_table(own)
+        replace_results(root, own, before, replaced(before, _again(root, tick, name)))
     root.write(f"{tick.folder}/{DONE_NAME}", _json(changes))
 
 

@@ -5,6 +5,7 @@ was killed is known up to its last sign of life.
 """
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -28,6 +29,7 @@ from pipeline.settings import settings_hash
 from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
 from pipeline.storage import Storage
 
+_LOG = logging.getLogger(__name__)
 _TOUCH_S = 10.0
 _STATS = {"busy_s", "model_load_s", "device", "num_drafted", "num_accepted", "num_audited", "num_audited_same"}
 _PACKAGES = ("deed-pipeline", "ray", "pyarrow", "numpy", "pillow", "torch", "transformers", "tokenizers", "fsspec")
@@ -65,6 +67,7 @@ class RunRecord:
         self.content: dict[str, Any] = {}
         self._storage, self._config, self._info, self._fit, self._ledger = storage, config, info, fit, ledger
         self._settings_hash, self._energy = settings_hash(settings), energy
+        self._warnings = [warning for warning in [untrained_exits_warning(config.engine, info)] if warning]
         self._counts: dict[str, Counts] = {}  # of shards published by this invocation
         self._start_s = time.time() if start_s is None else start_s
         self._touched_s = time.time()
@@ -93,9 +96,8 @@ class RunRecord:
 
     def _reopen_record(self) -> None:
         """What an earlier invocation wrote when it was complete holds no longer."""
-        try:
-            content = json.loads(self._storage.read(RUN_NAME))
-        except (FileNotFoundError, ValueError):
+        content = self._storage.read_json(RUN_NAME)
+        if content is None:
             return
         content = {**content, "status": Status.RUNNING.value, "message": None}
         self._storage.write(RUN_NAME, json.dumps(content, indent=2, ensure_ascii=False).encode())
@@ -105,6 +107,11 @@ class RunRecord:
         if time.time() - self._touched_s >= _TOUCH_S:
             self._touched_s = time.time()
             self._save_invocation(ended=False)
+
+    def warn(self, message: str) -> None:
+        """Say it now, and keep it among the record's warnings."""
+        _LOG.warning("%s", message)
+        self._warnings.append(message)
 
     def add_published(self, shard_name: str, counts: Counts) -> None:
         self._counts[shard_name] = counts
@@ -131,7 +138,7 @@ class RunRecord:
         return {
             "status": self.status.value,
             "message": self.message,
-            "warnings": [warning for warning in [untrained_exits_warning(self._config.engine, self._info)] if warning],
+            "warnings": self._warnings,
             "config": self._config.model_dump(mode="json"),
             "config_hash": self._settings_hash,
             "weights_sha256": self._info.weights_sha256,

@@ -1,7 +1,8 @@
 """Failed rows tried again: a published shard is opened once more, with everything staged that need not be done again.
 
 What is tried again is whole chunks, those that hold a row that failed; the rows of all others are put back into staging
-as they were published. Until the shard is published again, its first publication stays where it is.
+as they were published. Until the shard is published again, its first publication stays where it is; a shard that can
+no longer be listed in full is not opened at all.
 
 A second chance that was begun is brought to its end by whatever run comes next, with what it had done so far: shards
 carry a mark while they are open again, and a note in the output says that all of them were opened.
@@ -22,10 +23,12 @@ from pipeline.sink import (
     open_shards,
     published_name,
     read_counts,
+    read_published,
     remove_staging,
     rows_table,
     save_index,
     stage_chunk,
+    why_left,
 )
 from pipeline.storage import Storage
 
@@ -73,12 +76,15 @@ def open_again(
     which: RetryErrors,
     chunk_rows: int,
     passthrough: Sequence[str],
-) -> None:
-    """Open the shards again. From then on, until `close`, no other shard is opened for this reason. Needs the lease."""
-    for shard in shards:
-        reopen(storage, reader, shard, which, chunk_rows, passthrough)
+) -> list[str]:
+    """Open the shards again. From then on, until `close`, no other shard is opened for this reason. Needs the lease.
+
+    Gives why some of them stay as they are, a sentence each.
+    """
+    left = [why for s in shards if (why := reopen(storage, reader, s, which, chunk_rows, passthrough)) is not None]
     if which is not RetryErrors.NONE:
         storage.write(_NOTE, json.dumps({"retry_errors": which.value}).encode())
+    return left
 
 
 def close(storage: Storage) -> None:
@@ -87,22 +93,23 @@ def close(storage: Storage) -> None:
 
 
 def _noted(storage: Storage) -> str | None:
-    try:
-        return str(json.loads(storage.read(_NOTE))["retry_errors"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+    note = storage.read_json(_NOTE)
+    return None if note is None else str(note.get("retry_errors"))
 
 
 def reopen(
     storage: Storage, reader: Reader, shard: Shard, which: RetryErrors, chunk_rows: int, passthrough: Sequence[str]
-) -> None:
-    """Index the shard anew and stage the chunks in which nothing is to be tried again."""
-    remove_staging(storage, shard.name)
+) -> str | None:
+    """Index the shard anew and stage the chunks in which nothing is to be tried again; or why it stays as it is."""
     index = ShardIndex.of(reader.index(shard), chunk_rows)
-    errors = [row for row in _rows(storage, ERRORS, shard.name) if row["key"] is not None]
+    before = read_published(storage, shard.name)
+    if (left := why_left(shard.name, before, index)) is not None:
+        return left
+    remove_staging(storage, shard.name)
+    errors = before.errors.to_pylist()
     failed = {row["key"] for row in errors if _again(row, which)}
     by_key: dict[str, list[dict[str, Any]]] = {}
-    for row in [*_rows(storage, RESULTS, shard.name), *errors]:
+    for row in [*before.results.to_pylist(), *errors]:
         by_key.setdefault(row["key"], []).append(row)
     for chunk_index in range(index.num_chunks):
         chunk = index.chunk_samples(chunk_index)
@@ -116,6 +123,7 @@ def reopen(
         stage_chunk(storage, shard.name, chunk_index, rows_table(rows, passthrough))
     save_index(storage, shard.name, index)
     mark_reopened(storage, shard.name)  # last: without it nothing that is staged counts
+    return None
 
 
 def _again(row: dict[str, Any], which: RetryErrors) -> bool:

@@ -7,7 +7,7 @@ A shard is two files, and no store replaces two files in one step. The first tim
 results file is the sign that the shard is done, and without it everything staged is still there. When a shard is
 published again (pipeline.second_chance), a mark beside its staged chunks says so before either file changes and goes
 when both have: whoever finds the mark publishes once more. Results are then replaced first, so that even between the
-two a row is in one file or in both, never in neither.
+two a row is in one file or in both, never in neither. What was answered before stays answered (pipeline.kept).
 """
 
 import json
@@ -19,7 +19,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from conf.errors import UserError
 from pipeline import generation
+from pipeline.kept import Published, keep_answers
 from pipeline.plan import ShardIndex, ShardProblem
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
@@ -49,11 +51,15 @@ NO_ROWS = Counts(0, 0, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What came of trying to publish a shard: its counts, or the chunks that have to be done again."""
+    """What came of trying to publish a shard: its counts, or the chunks that have to be done again.
+
+    `left`: why a shard that was to be published again stays as it was, in one sentence.
+    """
 
     shard: str
     counts: Counts | None
     redo: tuple[int, ...] = ()
+    left: str | None = None
 
 
 def staging(storage: Storage) -> str:
@@ -92,6 +98,8 @@ def load_index(storage: Storage, shard_name: str) -> ShardIndex | None:
     """The index saved when the shard was first listed; None if there is none or it cannot be read."""
     try:
         return ShardIndex.from_table(storage.read_table(index_name(storage, shard_name)))
+    except UserError:  # the storage cannot be used
+        raise
     except (FileNotFoundError, pa.ArrowException, KeyError, ValueError):
         return None
 
@@ -128,15 +136,14 @@ def remove_other_generations(storage: Storage) -> None:
 def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] = ()) -> Publication:
     """Audit the staged chunks of a shard, publish it and remove the staging; killed anywhere, it can be called again.
 
-    Chunks that fail the audit are removed and reported in `redo`. Superseded if the output was begun anew.
+    Chunks that fail the audit are removed and reported in `redo`. What was published before is only replaced by rows
+    with at least the same answers. Superseded if the output was begun anew.
     """
     again = storage.exists(published_name(RESULTS, shard_name))
     index = load_index(storage, shard_name)
     if index is None:
-        if again and not storage.exists(
-            reopened_name(storage, shard_name)
-        ):  # an earlier call got that far, then was killed
-            remove_staging(storage, shard_name)
+        if again and not storage.exists(reopened_name(storage, shard_name)):
+            remove_staging(storage, shard_name)  # an earlier call got that far, then was killed
             return Publication(shard_name, read_counts(storage, shard_name))
         remove_staging(storage, shard_name, marked=again)  # without its index nothing staged can be audited
         return Publication(shard_name, None, redo=(0,))
@@ -151,7 +158,15 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] 
     if redo:
         storage.remove(chunk_name(storage, shard_name, chunk_index) for chunk_index in redo)
         return Publication(shard_name, None, tuple(redo))
-    rows = pa.concat_tables(chunks).sort_by([("row", "ascending"), ("prompt_index", "ascending")])
+    rows = pa.concat_tables(chunks)
+    if again:
+        before = read_published(storage, shard_name)
+        if (left := why_left(shard_name, before, index)) is not None:
+            generation.check(storage)
+            remove_staging(storage, shard_name, marked=True)
+            return Publication(shard_name, read_counts(storage, shard_name), left=left)
+        rows = keep_answers(rows, index, before)
+    rows = rows.sort_by([("row", "ascending"), ("prompt_index", "ascending")])
     failed = pc.is_valid(rows["stage"])
     results = rows.filter(pc.invert(failed)).select(results_schema(passthrough).names)
     errors = pa.concat_tables(
@@ -206,6 +221,31 @@ def audit_chunk(index: ShardIndex, chunk_index: int, chunk: pa.Table) -> list[st
             problems.append(f"row {sample.row}: key {found_keys[sample.row]!r} instead of {sample.key!r}")
     problems.extend(f"row {row} is not of this chunk" for row in found)
     return problems
+
+
+def read_published(storage: Storage, shard_name: str) -> Published:
+    """The rows of a shard as it is published."""
+    errors = storage.read_table(published_name(ERRORS, shard_name))
+    return Published(storage.read_table(published_name(RESULTS, shard_name)), errors.filter(pc.is_valid(errors["key"])))
+
+
+def why_left(shard_name: str, before: Published, index: ShardIndex) -> str | None:
+    """Why a published shard must stay as it is, in one sentence; None if a new listing names all that is published."""
+    gone = before.gone(index)
+    if not gone:
+        return None
+    said = "; ".join(f"{problem.error_type}, {problem.message}" for problem in index.problems)
+    return (
+        f"{shard_name} stays as it was published: listed again, {len(gone)} of its samples are not there"
+        + (f" ({said})" if said else "")
+    )
+
+
+def replace_results(storage: Storage, name: str, before: pa.Table, after: pa.Table) -> None:
+    """Put other answers in the place of those of a published file of results; it must have the same rows."""
+    identity = ["sample_id", "prompt_index"]
+    assert after.select(identity).equals(before.select(identity)), f"{name} would lose rows"
+    storage.write_table(name, after)
 
 
 def read_counts(storage: Storage, shard_name: str) -> Counts:

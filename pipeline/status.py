@@ -151,10 +151,7 @@ def _invocations(storage: Storage) -> list[dict[str, Any]]:
 
 
 def _run_record(storage: Storage) -> dict[str, Any]:
-    try:
-        record = json.loads(storage.read(RUN_NAME))
-    except (FileNotFoundError, ValueError):
-        return {}
+    record = storage.read_json(RUN_NAME)
     return record if isinstance(record, dict) else {}
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -88,6 +89,17 @@ class Storage:
         """The whole file; FileNotFoundError when there is none. Never served from a listing cache."""
         return self._retry(lambda: bytes(self._fs.cat_file(self.path(name))))
 
+    def read_json(self, name: str) -> Any:
+        """What a JSON file holds; None when there is none or it is damaged, but never because the storage fails."""
+        try:
+            data = self.read(name)
+        except FileNotFoundError:
+            return None
+        try:
+            return json.loads(data)
+        except ValueError:
+            return None
+
     def write_table(self, name: str, table: pa.Table) -> None:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
@@ -106,8 +118,13 @@ class Storage:
         return self._retry(read)
 
     def exists(self, name: str = "") -> bool:
+        """Not asked of fsspec's `exists`, which says no as well where the storage fails."""
         self._fs.invalidate_cache()
-        return self._retry(lambda: bool(self._fs.exists(self.path(name))))
+        try:
+            self._retry(lambda: self._fs.info(self.path(name)))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def names(self, folder: str) -> list[str]:
         """File names directly in a folder, sorted; none if it does not exist."""
@@ -117,8 +134,9 @@ class Storage:
         """Every file below a folder, relative to it, sorted; temporary files of a killed writer included."""
         self._fs.invalidate_cache()
         prefix = self.path(folder).rstrip("/") + "/"
+        find = _find_locally if self.is_local else self._fs.find
         try:
-            found = self._retry(lambda: self._fs.find(prefix.rstrip("/")))
+            found = self._retry(lambda: find(prefix.rstrip("/")))
         except FileNotFoundError:
             return []
         return sorted(path.removeprefix(prefix) for path in found if path.startswith(prefix))
@@ -144,6 +162,17 @@ class Storage:
             if not is_refusal(error):
                 raise
             raise UserError(f"cannot use {self.url!r}: {type(error).__name__}: {error}") from None
+
+
+def _find_locally(folder: str) -> list[str]:
+    """Every file below a folder. fsspec's `find` leaves out a folder that cannot be read, which must not look empty."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    walked = os.walk(folder, onerror=fail, followlinks=True)
+    return [os.path.join(parent, name) for parent, _, names in walked for name in names]
 
 
 def is_temporary(name: str) -> bool:

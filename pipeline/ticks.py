@@ -54,10 +54,8 @@ class Tick:
         root.write(f"{self.folder}/{TICK_NAME}", json.dumps(asdict(self)).encode())
 
     def is_complete(self, root: Storage) -> bool:
-        try:
-            return bool(json.loads(root.read(f"{self.folder}/run.json"))["status"] == "complete")
-        except (FileNotFoundError, ValueError):
-            return False
+        record = root.read_json(f"{self.folder}/run.json")
+        return record is not None and bool(record["status"] == "complete")
 
 
 def load_ticks(root: Storage) -> list[Tick]:

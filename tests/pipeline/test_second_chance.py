@@ -9,7 +9,7 @@ from pipeline.ledger import Ledger
 from pipeline.plan import Shard, ShardIndex
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.second_chance import reopen, shards_to_retry
-from pipeline.sink import RESULTS, publish_shard, rows_table, save_index, stage_chunk
+from pipeline.sink import ERRORS, RESULTS, publish_shard, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row
 from tests.shards import write_tar
@@ -62,3 +62,46 @@ def test_only_the_chunks_that_failed_are_done_again(
 def test_nothing_to_retry(storage: Storage, shard: Shard) -> None:
     assert shards_to_retry(storage, [shard], RetryErrors.NONE) == []
     assert Ledger.from_storage(storage, ["s"]).finished
+
+
+def test_an_answer_survives_an_error_of_its_second_try(storage: Storage, shard: Shard) -> None:
+    """Row 4 fails anew as a row, row 7 as a whole, one prompt of row 0 fails; rows 2 and 5 fail for another reason."""
+    before = {(r["key"], r["prompt_index"]): r["text"] for r in storage.read_table(f"{RESULTS}/s.parquet").to_pylist()}
+    reopen(storage, WebDatasetReader((shard.url,)), shard, RetryErrors.ALL, 8, ())
+    away = {"error_type": "storage_error", "message": "503"}
+    rows = [{**good_row(row), "text": "new"} for row in (1, 3, 6)]
+    rows += [{**bad_row(row), **away} for row in (2, 5)]
+    rows += [{**bad_row(4), **away}, {**bad_row(7), **away, "num_prompts": 1}]
+    rows += [{**good_row(0, 0, 2), "text": "new"}, {**bad_row(0), "prompt_index": 1, "num_prompts": 2, "stage": "engine"}]
+    stage_chunk(storage, "s", 0, rows_table(rows))
+    counts = publish_shard(storage, "s").counts
+    assert counts is not None and (counts.num_ok, counts.num_errors) == (len(before), 2)
+    results = storage.read_table(f"{RESULTS}/s.parquet").to_pylist()
+    after = {(r["key"], r["prompt_index"]): r["text"] for r in results}
+    assert after.keys() == before.keys() and len(results) == len(after)
+    for (key, prompt_index), text in after.items():
+        new = key in ("k1", "k3", "k6") or (key, prompt_index) == ("k0", 0)
+        assert text == ("new" if new else before[key, prompt_index])
+    errors = storage.read_table(f"{ERRORS}/s.parquet").to_pylist()
+    assert [(row["key"], row["error_type"]) for row in errors] == [("k2", "storage_error"), ("k5", "storage_error")]
+    assert [row["key"] for row in results] == sorted(row["key"] for row in results), "not in input order"
+
+
+def test_a_shard_that_cannot_be_listed_stays_as_it_is_and_says_so(storage: Storage, shard: Shard) -> None:
+    before = {name: storage.read(name) for name in storage.walk("")}
+    Path(shard.url).unlink()
+    why = reopen(storage, WebDatasetReader((shard.url,)), shard, RetryErrors.ALL, 8, ())
+    assert why is not None and "8 of its samples are not there" in why and "FileNotFoundError" in why
+    assert {name: storage.read(name) for name in storage.walk("")} == before
+
+
+def test_a_shard_that_is_cut_while_it_is_tried_again_stays_as_it_is(storage: Storage, shard: Shard) -> None:
+    """The listing of the second try was lost, and the one that is made anew does not name all that is published."""
+    before = {name: storage.read(name) for name in storage.walk("")}
+    samples = WebDatasetReader((shard.url,)).index(shard).samples[:3]
+    save_index(storage, "s", ShardIndex(tuple(samples), (), 8))
+    stage_chunk(storage, "s", 0, rows_table([good_row(row) for row in range(3)]))
+    publication = publish_shard(storage, "s")
+    assert publication.left is not None and "5 of its samples are not there" in publication.left
+    assert publication.counts is not None and publication.counts.num_rows == 10
+    assert {name: storage.read(name) for name in storage.walk("")} == before

@@ -7,7 +7,9 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from conf.errors import UserError
 from pipeline.storage import Storage, is_temporary
 
 
@@ -72,3 +74,22 @@ def test_a_writer_killed_half_way_leaves_only_a_hidden_file(tmp_path: Path, monk
 def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Storage("runs/x").url == f"{tmp_path}/runs/x"
+
+
+def test_a_storage_that_fails_does_not_look_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local, remote = Storage(str(tmp_path / "out")), Storage("memory://bucket/refused")
+    for storage in (local, remote):
+        storage.write("d/x.json", b"{}")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no")
+
+    for kind, name in ((os, "scandir"), (os, "stat"), (MemoryFileSystem, "info"), (MemoryFileSystem, "cat_file")):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, name, refuse)
+            storage = local if kind is os else remote
+            look = {"scandir": storage.walk, "cat_file": storage.read_json}.get(name, storage.exists)
+            with pytest.raises((PermissionError, UserError)):
+                look("d" if name == "scandir" else "d/x.json")
+    assert local.exists("d/x.json") and not local.exists("d/x.json/y") and not local.exists("d/y")
+    assert (local.read_json("d/x.json"), local.read_json("d/y")) == ({}, None)
