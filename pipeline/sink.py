@@ -235,9 +235,8 @@ def why_left(shard_name: str, before: Published, index: ShardIndex) -> str | Non
     if not gone:
         return None
     said = "; ".join(f"{problem.error_type}, {problem.message}" for problem in index.problems)
-    return (
-        f"{shard_name} stays as it was published: listed again, {len(gone)} of its samples are not there"
-        + (f" ({said})" if said else "")
+    return f"{shard_name} stays as it was published: listed again, {len(gone)} of its samples are not there" + (
+        f" ({said})" if said else ""
     )
 
 

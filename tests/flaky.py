@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -71,15 +71,15 @@ for _name in ("info", "ls", "find", "cat_file", "_open", "pipe_file", "_rm"):
 
 class SourceFileSystem(_Flaky):
     protocol = "source"
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
     fuse = Fuse()
 
 
 class OutputFileSystem(_Flaky):
     protocol = "output"
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
     fuse = Fuse()
 
 

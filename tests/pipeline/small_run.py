@@ -22,17 +22,20 @@ IMAGE_SIZE = 8
 
 class Publisher:
     full = False
-    busy: set[str] = set()
 
     def __init__(self, storage: Storage) -> None:
-        self._storage, self._done = storage, []
+        self._storage = storage
+        self._done: list[Any] = []
+
+    @property
+    def busy(self) -> set[str]:
+        return {publication.shard for publication in self._done}
 
     def start(self, shard_name: str) -> None:
         self._done.append(publish_shard(self._storage, shard_name))
-        self.busy = {publication.shard for publication in self._done}
 
     def finished(self, *, wait: bool) -> list[Any]:
-        done, self._done, self.busy = self._done, [], set()
+        done, self._done = self._done, []
         return done
 
 

@@ -72,13 +72,18 @@ def test_an_answer_survives_an_error_of_its_second_try(storage: Storage, shard: 
     rows = [{**good_row(row), "text": "new"} for row in (1, 3, 6)]
     rows += [{**bad_row(row), **away} for row in (2, 5)]
     rows += [{**bad_row(4), **away}, {**bad_row(7), **away, "num_prompts": 1}]
-    rows += [{**good_row(0, 0, 2), "text": "new"}, {**bad_row(0), "prompt_index": 1, "num_prompts": 2, "stage": "engine"}]
+    rows += [
+        {**good_row(0, 0, 2), "text": "new"},
+        {**bad_row(0), "prompt_index": 1, "num_prompts": 2, "stage": "engine"},
+    ]
     stage_chunk(storage, "s", 0, rows_table(rows))
     counts = publish_shard(storage, "s").counts
-    assert counts is not None and (counts.num_ok, counts.num_errors) == (len(before), 2)
+    assert counts is not None
+    assert (counts.num_ok, counts.num_errors) == (len(before), 2)
     results = storage.read_table(f"{RESULTS}/s.parquet").to_pylist()
     after = {(r["key"], r["prompt_index"]): r["text"] for r in results}
-    assert after.keys() == before.keys() and len(results) == len(after)
+    assert after.keys() == before.keys()
+    assert len(results) == len(after)
     for (key, prompt_index), text in after.items():
         new = key in ("k1", "k3", "k6") or (key, prompt_index) == ("k0", 0)
         assert text == ("new" if new else before[key, prompt_index])
@@ -91,7 +96,9 @@ def test_a_shard_that_cannot_be_listed_stays_as_it_is_and_says_so(storage: Stora
     before = {name: storage.read(name) for name in storage.walk("")}
     Path(shard.url).unlink()
     why = reopen(storage, WebDatasetReader((shard.url,)), shard, RetryErrors.ALL, 8, ())
-    assert why is not None and "8 of its samples are not there" in why and "FileNotFoundError" in why
+    assert why is not None
+    assert "8 of its samples are not there" in why
+    assert "FileNotFoundError" in why
     assert {name: storage.read(name) for name in storage.walk("")} == before
 
 
@@ -102,6 +109,8 @@ def test_a_shard_that_is_cut_while_it_is_tried_again_stays_as_it_is(storage: Sto
     save_index(storage, "s", ShardIndex(tuple(samples), (), 8))
     stage_chunk(storage, "s", 0, rows_table([good_row(row) for row in range(3)]))
     publication = publish_shard(storage, "s")
-    assert publication.left is not None and "5 of its samples are not there" in publication.left
-    assert publication.counts is not None and publication.counts.num_rows == 10
+    assert publication.left is not None
+    assert "5 of its samples are not there" in publication.left
+    assert publication.counts is not None
+    assert publication.counts.num_rows == 10
     assert {name: storage.read(name) for name in storage.walk("")} == before

@@ -91,5 +91,7 @@ def test_a_storage_that_fails_does_not_look_empty(tmp_path: Path, monkeypatch: p
             look = {"scandir": storage.walk, "cat_file": storage.read_json}.get(name, storage.exists)
             with pytest.raises((PermissionError, UserError)):
                 look("d" if name == "scandir" else "d/x.json")
-    assert local.exists("d/x.json") and not local.exists("d/x.json/y") and not local.exists("d/y")
+    assert local.exists("d/x.json")
+    assert not local.exists("d/x.json/y")
+    assert not local.exists("d/y")
     assert (local.read_json("d/x.json"), local.read_json("d/y")) == ({}, None)
