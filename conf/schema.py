@@ -75,15 +75,51 @@ class FetchConfig(Section):
         "count. Images on storage (s3, gs, ...) follow source.retry.",
     )
     timeout_s: Annotated[float, Field(gt=0)] = Field(
-        30.0, description="Seconds one try for one image may take; not for files, whose reads cannot be broken off."
+        30.0,
+        description="Seconds one try for one image may take, from the first byte sent to the last received, redirects "
+        "included.",
     )
     max_bytes: Annotated[int, Field(ge=1)] = Field(
         100_000_000, description="Larger images become errors rows and are not read to their end."
     )
     schemes: tuple[str, ...] = Field(
-        ("https", "http", "s3", "gs", "az", "abfs", "hf", "file"),
+        ("https", "http", "s3", "gs", "az", "abfs", "hf", "file", "data"),
         description="Schemes a URI may have; file is a path. Leave file out where others write the manifest.",
     )
+    user_agent: str | None = Field(
+        None, description="http(s): what we are called in requests and in robots rules; none: deed-pipeline/VERSION."
+    )
+    contact: str | None = Field(
+        None,
+        description="http(s): URL or mail address of who runs this, added to the User-Agent; servers that are asked "
+        "often want to know.",
+    )
+    headers: dict[str, str] = Field(
+        {},
+        description="http(s): further headers. ${NAME} in a value is the environment variable of the worker, so that "
+        "no secret gets into run.json. Authorization and Cookie do not follow redirects to other hosts.",
+    )
+    per_host_per_s: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="http(s): most requests a second that one preprocessing task sends to one host (all of them: times "
+        "preprocess.max_tasks). None: no limit.",
+    )
+    per_host_concurrent: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="http(s): most requests one preprocessing task has under way at one host. None: no limit."
+    )
+    robots: bool = Field(
+        True,
+        description="http(s): images whose answer has an X-Robots-Tag of noai, noimageai, noindex, noimageindex or "
+        "none, for all or for our name, become errors rows. False: the header is ignored.",
+    )
+
+    @field_validator("user_agent", "contact", "headers")
+    @classmethod
+    def _on_one_line(cls, value: Any) -> Any:
+        texts = [*value, *value.values()] if isinstance(value, dict) else [value or ""]
+        if any(not text.isprintable() for text in texts):
+            raise ValueError("must be on one line, without control characters")
+        return value
 
 
 class SourceConfig(Section):

@@ -13,8 +13,10 @@ from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
-from pipeline.readers.fetch import FetchProblem, absolute, fetch_all
+from pipeline.readers.fetch import fetch_all
 from pipeline.readers.records import BadRecord, column_names, format_of, is_compressed, places, read_records
+from pipeline.readers.uris import absolute
+from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
 
 RECORDS_PER_SHARD = 10_000

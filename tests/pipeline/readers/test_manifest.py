@@ -16,10 +16,10 @@ from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
 from pipeline.plan import Contents, ShardIndex
 from pipeline.readers import RawSample, manifest
-from pipeline.readers.fetch import FetchProblem, absolute, fetch_all
-from pipeline.readers.fetch import fetch as fetch_one
+from pipeline.readers.fetch import fetch_all
 from pipeline.readers.manifest import ManifestReader
-from pipeline.retrying import Patient
+from pipeline.readers.uris import absolute
+from pipeline.readers.web import FetchProblem
 from tests.site import Site, cut_short, drip, failing_first, reset, running_site, send
 
 NUM_ROWS = 25
@@ -28,7 +28,7 @@ QUICK = FetchConfig(timeout_s=1.0, max_bytes=1000, max_concurrent=4)
 
 
 def fetch(uri: str, config: FetchConfig) -> bytes | FetchProblem:
-    return fetch_one(uri, config, Patient(IMPATIENT))
+    return next(fetch_all([uri], config, IMPATIENT))
 
 
 @pytest.fixture

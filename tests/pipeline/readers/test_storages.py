@@ -18,10 +18,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig, SourceConfig
 from pipeline.readers import make_reader
-from pipeline.readers.fetch import FetchProblem, fetch, fetch_all
+from pipeline.readers.fetch import fetch_all
 from pipeline.readers.images import ImageFolderReader
 from pipeline.readers.manifest import ManifestReader
-from pipeline.retrying import Patient
+from pipeline.readers.web import FetchProblem
 from tests.shards import write_tar
 
 IMPATIENT = RetryConfig(outage_s=0.3)
@@ -90,8 +90,8 @@ def test_a_read_that_hangs_is_broken_off_on_every_storage(scheme: str) -> None:
     fsspec.filesystem("memory").pipe_file("/b/fine", b"image")
     fsspec.filesystem("memory").pipe_file("/b/hang", b"image")
     config = FetchConfig(timeout_s=0.2, schemes=(scheme,))
-    assert fetch(f"{scheme}://b/fine", config, Patient(IMPATIENT)) == b"image"
-    problem = fetch(f"{scheme}://b/hang", config, Patient(RetryConfig(outage_s=0)))
+    assert next(fetch_all([f"{scheme}://b/fine"], config, IMPATIENT)) == b"image"
+    problem = next(fetch_all([f"{scheme}://b/hang"], config, RetryConfig(outage_s=0)))
     assert isinstance(problem, FetchProblem)
     assert (problem.error_type, problem.attempts) == ("fetch_failed", 1)
     assert "nothing within 0.2 s" in problem.message
@@ -195,4 +195,4 @@ def test_an_empty_object_is_empty_and_no_failure() -> None:
 
     fsspec.register_implementation("strict", StrictFileSystem, clobber=True)
     fsspec.filesystem("memory").pipe_file("/b/empty", b"")
-    assert fetch("strict://b/empty", FetchConfig(schemes=("strict",)), Patient(IMPATIENT)) == b""
+    assert next(fetch_all(["strict://b/empty"], FetchConfig(schemes=("strict",)), IMPATIENT)) == b""
