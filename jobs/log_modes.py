@@ -6,8 +6,8 @@
 
 JSON events all have `event` and `utc`: `started` (output), `progress` (rows, errors, images_per_s, mean_depth,
 fraction, eta_s, shards_published, shards, elapsed_s, cost, currency), `log` (message: one line that would have gone to
-stderr) and `finished` (exit_code, status, message, rows_read, rows_ok, rows_error, wall_s, cost, currency). Unknown is
-null.
+stderr) and `finished` (exit_code, status, message, rows_read, rows_ok, rows_error, wall_s, cost, currency, left_out:
+files of the source that are no input rows, by reason). Unknown is null.
 """
 
 import argparse
@@ -91,6 +91,7 @@ class JobLog:
             wall_s=(record or {}).get("time", {}).get("wall_s"),
             cost=(record or {}).get("cost", {}).get("total"),
             currency=self._cost.currency,
+            left_out=(record or {}).get("left_out"),
         )
 
     def say(self, text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.job_arguments import add_job_arguments, job_config
+from jobs.status import left_out_lines
 
 if TYPE_CHECKING:
     from pipeline.preview import Preview
@@ -68,6 +69,7 @@ def describe(plan: "Preview", has_price: bool, min_actors: int, max_actors: int)
     ]
     if plan.shards_retried:
         lines.append(f"  again   {plan.shards_retried:,} published shards, for their failed rows")
+    lines.extend(left_out_lines(plan.left_out))
     lines.append(f"  actors  {pool}, with {plan.actor_cpus:g} CPUs and {plan.actor_gpus:g} GPUs each")
     if plan.speed is None:
         why = "no run with results to measure by; make a trial run and name it by --like"

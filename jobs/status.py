@@ -2,10 +2,11 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.plan import LeftOut
     from pipeline.status import RunStatus
 
 
@@ -46,5 +47,13 @@ def describe(status: "RunStatus") -> list[str]:
     lines.append(f"  rows    {status.rows_ok:,} results, {status.rows_error:,} errors in the published shards")
     for name, count in status.errors_by_type.items():
         lines.append(f"          {count:>8,} x {name}")
+    lines.extend(left_out_lines(status.left_out))
     lines.append(f"  next    {next_step(status)}")
     return lines
+
+
+def left_out_lines(parts: "Iterable[LeftOut]") -> list[str]:
+    """Of `deed status` and `deed plan`: one for each reason."""
+    from pipeline.left_out import in_words
+
+    return [f"  {'' if n else 'ignored':<8}{in_words(part)}" for n, part in enumerate(parts)]

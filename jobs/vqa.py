@@ -76,15 +76,17 @@ def run_tick(
 ) -> int:
     """Do what is left of one tick; gives the exit code."""
     from jobs.caption import run_job
+    from pipeline.left_out import from_dicts, sentence
     from pipeline.ticks import TickReader, tick_config
 
     reader = TickReader.of(config, root, tick)
     code, record = run_job(tick_config(config, tick), make_spec, reader, "deed vqa", log_mode)
     if record is not None:
         counts = record["counts"]
-        JobLog(log_mode, config.cost, config.output.path).say(
-            f"deed vqa: tick {tick.number}: {counts['rows_ok']} answers, {counts['rows_error']} errors"
-        )
+        log = JobLog(log_mode, config.cost, config.output.path)
+        log.say(f"deed vqa: tick {tick.number}: {counts['rows_ok']} answers, {counts['rows_error']} errors")
+        if said := sentence(from_dicts(record["left_out"])):
+            log.say(f"deed vqa: {said}")
     return code
 
 

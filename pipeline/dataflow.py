@@ -15,6 +15,7 @@ captioner, a shard is published only after an audit of those files, and a pass t
 lost something) is followed by another pass over just those.
 """
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from typing import Any
 from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
-from pipeline import generation
+from pipeline import generation, left_out
 from pipeline.cluster import Fit, check_outlives_job, fit_cluster, ray_cluster
 from pipeline.crash_log import CrashLog
 from pipeline.driver import Driver, Progress
@@ -43,6 +44,7 @@ from pipeline.sink import RESULTS, STAGING
 from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
 
+_LOG = logging.getLogger(__name__)
 _INDEX_TASKS = 8
 _IDLE = 0.25  # share of its concurrent calls below which a pool gives actors back, down to actors.min_actors
 _MAX_INPUT_BLOCKS = 1000  # of shard descriptions; more would only fill the object store's books
@@ -76,7 +78,10 @@ def run(
     settings, passthrough = content_settings(config, info), config.source.passthrough
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
-    shards = reader.shards(known.values()).shards
+    listing = reader.shards(known.values())
+    shards = listing.shards
+    if listing.left_out:
+        _LOG.info("%s", left_out.sentence(listing.left_out))
     if not overwrite:
         if config.output.on_existing == "fail" and storage.exists(CONFIG_NAME):
             raise UserError(f"output {storage.url!r} holds a run already and output.on_existing=fail")
@@ -96,6 +101,7 @@ def run(
                 clear_output(storage)
             save_settings(storage, settings)
             save_plan(storage, known, shards)
+            left_out.save_listing(storage, listing.left_out)
             which, chunk_rows = config.output.retry_errors, config.source.chunk_rows
             left = open_again(storage, reader, retried, which, chunk_rows, passthrough)
             ledger = Ledger.from_storage(storage, [shard.name for shard in shards])

@@ -68,7 +68,7 @@ class ShardProblem:
 class LeftOut:
     """Files (or members) of a source that are no input rows, for one reason: how many, and a few of their names.
 
-    The reason is a short fixed word, for counting; names are as `pipeline.text.storable` gives them.
+    The reason is a short fixed word, a plural (`hidden_files`); names are as `pipeline.text.storable` gives them.
     """
 
     reason: str

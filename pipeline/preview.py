@@ -10,7 +10,7 @@ from pipeline import generation
 from pipeline.cluster import Fit
 from pipeline.lease import Lease
 from pipeline.ledger import check_plan, known_shards
-from pipeline.plan import Shard
+from pipeline.plan import LeftOut, Shard, sum_left_out
 from pipeline.readers import Reader, make_reader
 from pipeline.second_chance import shards_to_retry
 from pipeline.settings import check_settings, content_settings
@@ -49,6 +49,7 @@ class Preview:
     samples_counted: int
     samples_estimated: float | None
     samples_done: int
+    left_out: tuple[LeftOut, ...]  # by the listing, and in the shards that were counted
     chunks_counted: int
     chunks_staged: int
     num_actors: int
@@ -74,7 +75,8 @@ def preview(
     storage, reader = generation.current(Storage(config.output.path)), make_reader(config.source)
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
-    shards = reader.shards(known.values()).shards
+    listing = reader.shards(known.values())
+    shards = listing.shards
     if not overwrite:
         check_settings(storage, content_settings(config, info))
         check_plan(known, shards)
@@ -82,8 +84,9 @@ def preview(
     retried = [] if overwrite else shards_to_retry(storage, shards, config.output.retry_errors)
     published = set() if overwrite else names & (published_shards(storage) - open_shards(storage))
     staged = {} if overwrite else staged_samples(storage, published)
-    counts = {} if overwrite else _samples_published(storage, published)
-    counts |= _samples_indexed(storage, reader, [s for s in shards if s.name not in counts], count_all)
+    found = {} if overwrite else _published(storage, published)
+    found |= _indexed(storage, reader, [s for s in shards if s.name not in found], count_all)
+    counts = {name: own.num_samples for name, own in found.items()}
     weights = _sizes(shards, counts) or (_sizes_of_run(like) if like is not None else None)
     estimated = _estimate(shards, counts, weights)
     done = sum(counts[name] for name in published) + sum(sum(chunks.values()) for chunks in staged.values())
@@ -103,6 +106,7 @@ def preview(
         samples_counted=sum(counts.values()),
         samples_estimated=estimated,
         samples_done=done,
+        left_out=sum_left_out([*listing.left_out, *(part for own in found.values() for part in own.left_out)]),
         chunks_counted=sum(max(1, -(-count // config.source.chunk_rows)) for count in counts.values()),
         chunks_staged=sum(len(chunks) for chunks in staged.values()),
         num_actors=fit.num_actors,
@@ -121,7 +125,8 @@ def measured_speed(output: str) -> Speed | None:
     if not published_shards(storage):
         return None
     status = read_status(output)
-    samples = sum(_samples_published(storage, published_shards(storage)).values()) + status.samples_staged
+    published = _published(storage, published_shards(storage)).values()
+    samples = sum(own.num_samples for own in published) + status.samples_staged
     return Speed(output, samples, status.actor_s) if samples and status.actor_s > 0 else None
 
 
@@ -129,23 +134,34 @@ def published_shards(storage: Storage) -> set[str]:
     return {name.removesuffix(".parquet") for name in storage.names(RESULTS) if name.endswith(".parquet")}
 
 
-def _samples_published(storage: Storage, names: set[str]) -> dict[str, int]:
-    return _in_threads(lambda name: read_counts(storage, name).num_samples, sorted(names))
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is known to be in one shard."""
+
+    num_samples: int
+    left_out: tuple[LeftOut, ...]
 
 
-def _samples_indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], count_all: bool) -> dict[str, int]:
+def _published(storage: Storage, names: set[str]) -> dict[str, _Found]:
+    def look(name: str) -> _Found:
+        counts = read_counts(storage, name)
+        return _Found(counts.num_samples, counts.left_out)
+
+    return _in_threads(look, sorted(names))
+
+
+def _indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], count_all: bool) -> dict[str, _Found]:
     """Of shards not published: those that an earlier run has indexed, and with `count_all` the others, opened now."""
     by_name = {shard.name: shard for shard in shards}
 
-    def count(name: str) -> int | None:
-        if (index := load_index(storage, name)) is not None:
-            return len(index.samples)
-        return len(reader.index(by_name[name]).samples) if count_all else None
+    def look(name: str) -> _Found | None:
+        found = load_index(storage, name) or (reader.index(by_name[name]) if count_all else None)
+        return None if found is None else _Found(len(found.samples), found.left_out)
 
-    return {name: found for name, found in _in_threads(count, sorted(by_name)).items() if found is not None}
+    return _in_threads(look, sorted(by_name))
 
 
-def _in_threads(count: Callable[[str], int | None], names: Sequence[str]) -> dict[str, int]:
+def _in_threads(count: Callable[[str], _Found | None], names: Sequence[str]) -> dict[str, _Found]:
     with ThreadPoolExecutor(_THREADS) as pool:
         return {name: n for name, n in zip(names, pool.map(count, names), strict=True) if n is not None}
 
@@ -161,7 +177,7 @@ def _sizes_of_run(output: str) -> tuple[int, int] | None:
     storage = generation.current(Storage(output))
     shards = list(known_shards(storage).values())
     names = {shard.name for shard in shards} & published_shards(storage)
-    return _sizes(shards, _samples_published(storage, names))
+    return _sizes(shards, {name: own.num_samples for name, own in _published(storage, names).items()})
 
 
 def _estimate(shards: Sequence[Shard], counts: Mapping[str, int], sizes: tuple[int, int] | None) -> float | None:

@@ -25,6 +25,8 @@ from pipeline.cluster import Fit
 from pipeline.energy import EnergyMeter
 from pipeline.lease import LeaseLost
 from pipeline.ledger import RUN_NAME, STATE, Ledger
+from pipeline.left_out import as_dicts, load_listing
+from pipeline.plan import sum_left_out
 from pipeline.settings import settings_hash
 from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
 from pipeline.storage import Storage
@@ -151,6 +153,7 @@ class RunRecord:
                 "rows_error": counts.num_errors,
                 "shard_errors": counts.num_shard_errors,
             },
+            "left_out": as_dicts(sum_left_out([*load_listing(self._storage), *counts.left_out])),
             "time": {
                 "start_utc": min(note["start_utc"] for note in invocations),
                 "end_utc": _utc(time.time()),

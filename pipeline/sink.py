@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +23,8 @@ import pyarrow.compute as pc
 from conf.errors import UserError
 from pipeline import generation
 from pipeline.kept import Published, keep_answers
-from pipeline.plan import ShardIndex, ShardProblem
+from pipeline.left_out import as_dicts, from_dicts
+from pipeline.plan import LeftOut, ShardIndex, ShardProblem, sum_left_out
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
 from pipeline.tables import errors_schema, results_schema, staging_schema
@@ -34,16 +36,30 @@ _CHUNK_NAME = re.compile(r"chunk-(\d{6})\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of one published shard. num_rows = num_ok + num_errors; errors of the whole shard are apart."""
+    """Rows of one published shard. num_rows = num_ok + num_errors; errors of the whole shard, and what in it is no
+    input row, are apart."""
 
     num_samples: int
     num_rows: int
     num_ok: int
     num_errors: int
     num_shard_errors: int
+    left_out: tuple[LeftOut, ...] = ()
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+        total: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _NUMBERS}
+        return Counts(**total | {"left_out": sum_left_out([*self.left_out, *other.left_out])})
+
+    def to_json(self) -> str:
+        return json.dumps({**{name: getattr(self, name) for name in _NUMBERS}, "left_out": as_dicts(self.left_out)})
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Counts":
+        content = json.loads(text)
+        return cls(**{**content, "left_out": from_dicts(content.get("left_out", ()))})
+
+
+_NUMBERS = ("num_samples", "num_rows", "num_ok", "num_errors", "num_shard_errors")
 
 
 NO_ROWS = Counts(0, 0, 0, 0, 0)
@@ -181,8 +197,9 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] 
         num_ok=results.num_rows,
         num_errors=rows.num_rows - results.num_rows,
         num_shard_errors=len(index.problems),
+        left_out=index.left_out,
     )
-    metadata = {"deed.counts": json.dumps({name: getattr(counts, name) for name in Counts.__slots__})}
+    metadata = {"deed.counts": counts.to_json()}
     generation.check(storage)
     files = [(ERRORS, errors), (RESULTS, results)]
     if again:
@@ -250,7 +267,7 @@ def replace_results(storage: Storage, name: str, before: pa.Table, after: pa.Tab
 def read_counts(storage: Storage, shard_name: str) -> Counts:
     """Counts of a shard published earlier, from its file's metadata."""
     metadata = storage.read_metadata(published_name(RESULTS, shard_name))
-    return Counts(**json.loads(metadata[b"deed.counts"]))
+    return Counts.from_json(metadata[b"deed.counts"])
 
 
 def _read_chunk(storage: Storage, shard_name: str, chunk_index: int) -> pa.Table | None:

@@ -12,6 +12,8 @@ from conf.errors import UserError
 from pipeline import generation
 from pipeline.lease import Lease
 from pipeline.ledger import RUN_NAME, STATE, known_shards
+from pipeline.left_out import load_listing
+from pipeline.plan import LeftOut, sum_left_out
 from pipeline.settings import CONFIG_NAME
 from pipeline.sink import (
     ERRORS,
@@ -56,6 +58,7 @@ class RunStatus:
     rows_ok: int
     rows_error: int
     shard_errors: int
+    left_out: tuple[LeftOut, ...]  # by the latest listing and in the published shards
     chunks_staged: int
     samples_staged: int
     errors_by_type: dict[str, int]  # "stage/error_type", published shards only
@@ -79,7 +82,8 @@ def read_status(url: str) -> RunStatus:
     staged = staged_samples(storage, published)
     known = {shard.name for shard in known_shards(storage).values()}
     with ThreadPoolExecutor(_THREADS) as pool:
-        counts = dict(zip(published, pool.map(lambda name: read_counts(storage, name), published), strict=True))
+        in_order = sorted(published)
+        counts = dict(zip(in_order, pool.map(lambda name: read_counts(storage, name), in_order), strict=True))
     total = sum(counts.values(), NO_ROWS)
     wall_s = [_seconds(note["start_utc"], note["last_seen_utc"]) for note in notes]
     shards, started = known | published, {name for name, chunks in staged.items() if chunks}
@@ -96,6 +100,7 @@ def read_status(url: str) -> RunStatus:
         rows_ok=total.num_ok,
         rows_error=total.num_errors,
         shard_errors=total.num_shard_errors,
+        left_out=sum_left_out([*load_listing(storage), *total.left_out]),
         chunks_staged=sum(len(chunks) for chunks in staged.values()),
         samples_staged=sum(sum(chunks.values()) for chunks in staged.values()),
         errors_by_type=_errors_by_type(storage, counts.items()),

@@ -16,7 +16,8 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, SourceKind
 from conf.vqa import VqaConfig
-from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, name_shards
+from pipeline.left_out import from_dicts
+from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, name_shards
 from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, make_reader, read_patiently
 from pipeline.readers.images import FILES_PER_SHARD
@@ -44,6 +45,7 @@ class Tick:
     number: int
     questions: Questions
     shards: tuple[TickShard, ...]
+    left_out: tuple[LeftOut, ...] = ()  # by the listing it was planned from
 
     @property
     def folder(self) -> str:
@@ -75,7 +77,7 @@ def _tick_from_json(text: bytes) -> Tick:
         )
         for entry in raw["shards"]
     )
-    return Tick(raw["number"], questions, shards)
+    return Tick(raw["number"], questions, shards, from_dicts(raw.get("left_out", ())))
 
 
 def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) -> Tick | None:
@@ -83,7 +85,7 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
     number = ticks[-1].number + 1 if ticks else 1
     known = {entry.shard.url: entry.container for tick in ticks for entry in tick.shards}
     containers = (replace(entry.shard, name=entry.container) for tick in ticks for entry in tick.shards)
-    listed = make_reader(base_source(config, questions)).shards(containers).shards
+    listing = make_reader(base_source(config, questions)).shards(containers)
     earlier: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
     covered: set[tuple[str, int, str]] = set()  # url, size, and file or "": asked just these questions before
@@ -95,9 +97,9 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
             if tick.questions.digest == questions.digest:
                 covered |= {(shard.url, 0, m) for m in shard.members} or {(shard.url, shard.size_bytes, "")}
     if config.source.kind is SourceKind.IMAGES:
-        due = _due_files(listed, known, covered, number)
+        due = _due_files(listing.shards, known, covered, number)
     else:
-        due = [(shard, shard.name) for shard in listed if (shard.url, shard.size_bytes, "") not in covered]
+        due = [(shard, shard.name) for shard in listing.shards if (shard.url, shard.size_bytes, "") not in covered]
     if config.source.kind is SourceKind.PARQUET and config.source.id_column is None:
         for shard, _ in due:
             if sizes.get(shard.url, shard.size_bytes) != shard.size_bytes:
@@ -106,7 +108,7 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
                     "or give changed files new names"
                 )
     entries = tuple(TickShard(shard, name, tuple(earlier.get(shard.url, ()))) for shard, name in due)
-    return Tick(number, questions, entries) if entries else None
+    return Tick(number, questions, entries, listing.left_out) if entries else None
 
 
 def _due_files(
@@ -162,7 +164,7 @@ class TickReader:
         return next(entry for entry in self.tick.shards if entry.shard.name == shard.name)
 
     def shards(self, known: Iterable[Shard]) -> Listing:
-        return Listing(tuple(entry.shard for entry in self.tick.shards))
+        return Listing(tuple(entry.shard for entry in self.tick.shards), self.tick.left_out)
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return self.base.spans(shard, index, todo)

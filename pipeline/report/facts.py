@@ -56,6 +56,10 @@ def _outcome(run: RunNumbers) -> Iterator[Fact]:
     yield _part("cut at the length limit", outcome.rows_truncated, outcome.rows_ok)
     yield _part("repeating themselves", outcome.rows_looped, outcome.rows_ok)
     yield Fact("failed rows tried more than once", count(outcome.rows_retried))
+    for part in outcome.left_out:
+        label = f"left out: {part.reason.replace('_', ' ')}"
+        more = ", ..." if part.count > len(part.examples) else ""
+        yield Fact(label, count(part.count), f"no input rows: {', '.join(part.examples)}{more}", part.count)
     invocations = run.identity.num_invocations
     if invocations is not None and invocations > 1:
         yield Fact("starts of the command", count(invocations), "each continued where the one before stopped")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.left_out import from_dicts
 from pipeline.report.compare import recorded_comparison
 from pipeline.report.cost import cost_of, device_time_of
 from pipeline.report.quality import Quality
@@ -94,6 +95,7 @@ def _outcome(scan: RunScan, record: Mapping[str, Any]) -> Outcome:
         rows_truncated=scan.results.finish_reasons["length"],
         rows_looped=scan.results.num_looping,
         rows_retried=scan.errors.num_retried,
+        left_out=from_dicts(record.get("left_out") or ()),
         checks=checks,
     )
 

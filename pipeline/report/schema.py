@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.plan import LeftOut
 from pipeline.report.compare import Comparison
 from pipeline.report.cost import Cost, DeviceTime
 from pipeline.report.quality import Quality
@@ -34,6 +35,7 @@ class Outcome:
     rows_truncated: int
     rows_looped: int  # texts that repeat themselves, see loops.py
     rows_retried: int  # failed rows that were tried more than once
+    left_out: tuple[LeftOut, ...]  # files of the source that were no input rows, by reason
     checks: tuple[Check, ...]
 
 

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.left_out import in_words
 from pipeline.report.formats import count, hours, money, number, seconds, share
 from pipeline.report.safe_text import visible
 from pipeline.report.schema import Outcome, RunNumbers
@@ -43,6 +44,8 @@ def _rows(run: RunNumbers, ascii_only: bool) -> Iterator[tuple[str, RenderableTy
         yield "cost", _cost(run)
     if run.errors:
         yield "errors", _errors(run)
+    if run.outcome.left_out:
+        yield "left out", Text("\n").join(Text(visible(in_words(part), 160)) for part in run.outcome.left_out)
     yield "files", _files(run.identity.url)
 
 

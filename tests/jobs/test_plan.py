@@ -7,6 +7,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.plan import describe
+from pipeline.plan import LeftOut
 from pipeline.preview import Preview, Speed
 from tests.integration.corpus import write_checkpoint
 from tests.shards import write_shards
@@ -18,7 +19,7 @@ def plan(**changes: object) -> Preview:
         "shards_started": 1, "shards_retried": 0, "shards_counted": 5, "samples_counted": 500,
         "samples_estimated": 1000.0, "samples_done": 420, "chunks_counted": 50, "chunks_staged": 2, "num_actors": 2,
         "actor_cpus": 1.0, "actor_gpus": 0.5, "speed": Speed("runs/a", 420, 84.0), "time_s": 58.0, "cost": 0.5,
-        "currency": "EUR",
+        "currency": "EUR", "left_out": (LeftOut("hidden_files", 1100, ("._a.jpg",)),),
     }  # fmt: skip
     return Preview(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -30,6 +31,7 @@ def test_estimates_are_called_so() -> None:
     assert "2 (from 1 to 4), with 1 CPUs and 0.5 GPUs each" in text
     assert "about 58 s, at 5 samples/s for each actor" in text
     assert "about 0.50 EUR" in text
+    assert "ignored 1,100 hidden files (._a.jpg, ...)" in text
 
 
 def test_unknown_stays_unknown() -> None:

@@ -1,0 +1,44 @@
+"""Files of a source that are no input rows: kept beside the plan, counted into run.json, and said in one line."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipeline.plan import LeftOut
+from pipeline.storage import Storage
+
+LISTING_NAME = "_state/left_out.json"  # of the latest listing; what a shard leaves out is kept with its results
+
+
+def save_listing(storage: Storage, parts: Sequence[LeftOut]) -> None:
+    storage.write(LISTING_NAME, json.dumps(as_dicts(parts)).encode())
+
+
+def load_listing(storage: Storage) -> tuple[LeftOut, ...]:
+    """What the latest listing of this output's source left out; nothing where that was never noted."""
+    try:
+        return from_dicts(json.loads(storage.read(LISTING_NAME)))
+    except (FileNotFoundError, ValueError):
+        return ()
+
+
+def as_dicts(parts: Iterable[LeftOut]) -> list[dict[str, Any]]:
+    """In JSON's types."""
+    return [{"reason": part.reason, "count": part.count, "examples": list(part.examples)} for part in parts]
+
+
+def from_dicts(entries: Iterable[dict[str, Any]]) -> tuple[LeftOut, ...]:
+    return tuple(LeftOut(entry["reason"], entry["count"], tuple(entry["examples"])) for entry in entries)
+
+
+def in_words(part: LeftOut) -> str:
+    """`1,100 hidden files (._a.jpg, ._b.jpg, ...)`: reasons are plural nouns."""
+    more = ", ..." if part.count > len(part.examples) else ""
+    names = f" ({', '.join(part.examples)}{more})" if part.examples else ""
+    return f"{part.count:,} {part.reason.replace('_', ' ')}{names}"
+
+
+def sentence(parts: Iterable[LeftOut]) -> str:
+    """All of them in one line; empty if there is nothing to say."""
+    said = "; ".join(map(in_words, parts))
+    return f"left out, no input rows: {said}" if said else ""
