@@ -29,7 +29,7 @@ from pipeline.sink import rows_table, stage_chunk, write_engine_stats
 from pipeline.slow import noted_if_slow
 from pipeline.stages import from_ipc
 from pipeline.storage import Storage
-from pipeline.tables import SUMMARY
+from pipeline.tables import SUMMARY, Passthrough
 
 _SLOW_CHUNK_S = 900.0  # with others; on a CPU minutes are ordinary
 _WINDOWS_PER_FILE = 360  # an hour of ten-second windows: the current file is rewritten until it has so many
@@ -90,7 +90,7 @@ class Captioner:
         storage: Storage,
         crash_log: Any,  # handle of a Ray actor of pipeline.crash_log.CrashLog
         invocation: str,
-        passthrough: tuple[str, ...] = (),
+        passthrough: Passthrough = (),
         answers: Any = None,  # handle of a Ray actor of pipeline.duplicates.AnswerBook, if duplicates are collapsed
     ) -> None:
         start_s = time.perf_counter()

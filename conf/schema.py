@@ -146,7 +146,10 @@ class SourceConfig(Section):
     )
     fetch: FetchConfig = FetchConfig()
     retry: RetryConfig = RetryConfig()
-    passthrough: tuple[str, ...] = Field((), description="Columns (or JSON fields) copied to the results, as strings.")
+    passthrough: tuple[str, ...] = Field(
+        (),
+        description="Columns (or JSON fields) copied to the results as src_NAME, typed as in the source, else as text.",
+    )
     prompt: PromptConfig = PromptConfig()
 
 

@@ -33,6 +33,7 @@ from pipeline.duplicates import AnswerBook
 from pipeline.energy import EnergyMeter
 from pipeline.lease import Lease
 from pipeline.ledger import RUN_NAME, Ledger, check_plan, clear_output, known_shards, save_plan
+from pipeline.passthrough import settle
 from pipeline.plan import Shard
 from pipeline.prometheus import DriverMeter
 from pipeline.publisher import RayPublisher
@@ -75,7 +76,7 @@ def run(
     start_s = time.time()  # listing the source and starting Ray are paid for too
     storage, reader = generation.current(Storage(config.output.path)), reader or make_reader(config.source)
     check_outlives_job(storage.url)
-    settings, passthrough = content_settings(config, info), config.source.passthrough
+    settings = content_settings(config, info)
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
     listing = reader.shards(known.values())
@@ -99,6 +100,8 @@ def run(
                 storage = generation.renew(storage)
             if overwrite:
                 clear_output(storage)
+            begun = storage.exists(CONFIG_NAME)
+            passthrough = settle(storage, reader, config.source, shards, begun=begun)
             save_settings(storage, settings)
             save_plan(storage, known, shards)
             left_out.save_listing(storage, listing.left_out)
@@ -115,7 +118,7 @@ def run(
                 book = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AnswerBook) if remembered else None
                 answers = book.remote(remembered) if book is not None else None
                 index = IndexShard(reader, storage, config.source.chunk_rows)
-                prepare = PrepareChunk.from_config(config, reader, info.image_size, crash_log)
+                prepare = PrepareChunk.from_config(config, reader, info.image_size, crash_log, passthrough)
                 actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough, answers)
                 publisher = RayPublisher(storage, passthrough)
                 meter = DriverMeter(storage.url, config.cost, then=on_progress)

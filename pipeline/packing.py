@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.tables import to_table
 from pipeline.text import storable
 from pipeline.unexpected import one_line
 
@@ -17,7 +18,7 @@ def pack(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, stage: str) -> pa
     A row that cannot be stored as it is becomes an errors row of `stage` with everything of it that can.
     """
     try:
-        return pa.Table.from_pylist(list(rows), schema=schema)
+        return to_table(rows, schema)
     except Exception as error:  # Arrow has an exception for each way in which a value may not fit
         if len(rows) == 1:
             return pa.Table.from_pylist([_without_misfits(rows[0], schema, stage, error)], schema=schema)

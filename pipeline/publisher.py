@@ -1,11 +1,11 @@
 """Publication of shards in Ray tasks, beside the dataflow: the driver neither reads nor writes a result."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from pipeline.sink import Publication, publish_shard
 from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage
+from pipeline.tables import Passthrough
 
 _MOST_AT_ONCE = 8
 
@@ -13,7 +13,7 @@ _MOST_AT_ONCE = 8
 class RayPublisher:
     """A few publications at a time; they reserve no CPU, because they mostly wait for storage."""
 
-    def __init__(self, storage: Storage, passthrough: Sequence[str]) -> None:
+    def __init__(self, storage: Storage, passthrough: Passthrough) -> None:
         import ray
 
         self._task: Any = ray.remote(num_cpus=0, max_retries=10)(_publish)
@@ -43,6 +43,6 @@ class RayPublisher:
         return publications
 
 
-def _publish(storage: Storage, shard_name: str, passthrough: tuple[str, ...]) -> Publication:
+def _publish(storage: Storage, shard_name: str, passthrough: Passthrough) -> Publication:
     with noted_if_slow(f"publishing {shard_name}"):
         return publish_shard(storage, shard_name, passthrough)

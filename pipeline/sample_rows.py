@@ -1,7 +1,6 @@
 """One sample -> its prepared rows, step by step; whatever a step raises costs this sample and no other."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +12,8 @@ from pipeline.plan import Shard, sample_id
 from pipeline.preprocess import ImageProblem, Pixels
 from pipeline.prompts import limit_of, make_prompts
 from pipeline.readers import RawSample
-from pipeline.tables import SOURCE_PREFIX
+from pipeline.tables import SOURCE_PREFIX, Passthrough
+from pipeline.text import storable
 from pipeline.unexpected import UNEXPECTED, describe_unexpected
 
 Decode = Callable[..., Pixels | ImageProblem]
@@ -47,7 +47,7 @@ class Wanted(Protocol):
     @property
     def id_column(self) -> str | None: ...
     @property
-    def passthrough(self) -> tuple[str, ...]: ...
+    def passthrough(self) -> Passthrough: ...
     @property
     def image_size(self) -> int: ...
     @property
@@ -80,11 +80,11 @@ class SampleProblem(Exception):
 def identify(wanted: Wanted, draft: Draft) -> None:
     given = draft.raw.fields.get(wanted.id_column) if wanted.id_column is not None else None
     if given is not None:
-        draft.shared["sample_id"] = str(given)
+        draft.shared["sample_id"] = storable(str(given))
 
 
 def copy_fields(wanted: Wanted, draft: Draft) -> None:
-    draft.shared.update(_passthrough(wanted.passthrough, draft.raw.fields))
+    draft.shared.update(_passed(wanted.passthrough, draft.raw.fields))
 
 
 def check_image(wanted: Wanted, draft: Draft) -> None:
@@ -121,8 +121,9 @@ def write_rows(wanted: Wanted, draft: Draft) -> None:
     sample = {**draft.shared, "sha256": draft.pixels.sha256, "num_prompts": len(draft.prompts)}
     sample["pixel_index"] = draft.images.add(draft.pixels.pixels_HWC)
     for prompt_index, ((prompt, item), limit) in enumerate(zip(draft.prompts, draft.limits, strict=True)):
-        passed = _passthrough(wanted.passthrough, {**draft.raw.fields, **item})
-        draft.rows.append({**sample, **passed, "prompt_index": prompt_index, "prompt": prompt, "max_new_tokens": limit})
+        passed = _passed(wanted.passthrough, {**draft.raw.fields, **item})
+        asked = {"prompt_index": prompt_index, "prompt": storable(prompt), "max_new_tokens": limit}
+        draft.rows.append({**sample, **passed, **asked})
 
 
 STEPS: tuple[tuple[str, Callable[[Wanted, Draft], None]], ...] = (  # with the stage whose errors rows they make
@@ -155,11 +156,7 @@ def rows_of_sample(
     return draft.rows
 
 
-def _passthrough(names: Sequence[str], fields: Mapping[str, Any]) -> dict[str, str | None]:
-    values = {name: fields.get(name) for name in names}
-    return {
-        SOURCE_PREFIX + name: value
-        if value is None or isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
-    }
+def _passed(passthrough: Passthrough, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they are; pipeline.passthrough fits them into their columns."""
+    names = (own if isinstance(own, str) else own.name for own in passthrough)
+    return {SOURCE_PREFIX + name: fields.get(name) for name in names}

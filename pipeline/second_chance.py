@@ -31,6 +31,7 @@ from pipeline.sink import (
     why_left,
 )
 from pipeline.storage import Storage
+from pipeline.tables import Passthrough
 
 _NOTE = "_state/retry.json"
 _THREADS = 8
@@ -75,7 +76,7 @@ def open_again(
     shards: Sequence[Shard],
     which: RetryErrors,
     chunk_rows: int,
-    passthrough: Sequence[str],
+    passthrough: Passthrough,
 ) -> list[str]:
     """Open the shards again. From then on, until `close`, no other shard is opened for this reason. Needs the lease.
 
@@ -98,7 +99,7 @@ def _noted(storage: Storage) -> str | None:
 
 
 def reopen(
-    storage: Storage, reader: Reader, shard: Shard, which: RetryErrors, chunk_rows: int, passthrough: Sequence[str]
+    storage: Storage, reader: Reader, shard: Shard, which: RetryErrors, chunk_rows: int, passthrough: Passthrough
 ) -> str | None:
     """Index the shard anew and stage the chunks in which nothing is to be tried again; or why it stays as it is."""
     index = ShardIndex.of(reader.index(shard), chunk_rows)

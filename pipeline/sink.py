@@ -27,7 +27,7 @@ from pipeline.left_out import as_dicts, from_dicts
 from pipeline.plan import LeftOut, ShardIndex, ShardProblem, sum_left_out
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
-from pipeline.tables import errors_schema, results_schema, staging_schema
+from pipeline.tables import Passthrough, errors_schema, results_schema, staging_schema, to_table
 
 RESULTS, ERRORS, ENGINE_STATS, STAGING = "results", "errors", "engine_stats", "_staging"
 REOPENED = "reopened"
@@ -149,7 +149,7 @@ def remove_other_generations(storage: Storage) -> None:
         storage.remove(f"{STAGING}/{path}" for path in strangers)
 
 
-def publish_shard(storage: Storage, shard_name: str, passthrough: Sequence[str] = ()) -> Publication:
+def publish_shard(storage: Storage, shard_name: str, passthrough: Passthrough = ()) -> Publication:
     """Audit the staged chunks of a shard, publish it and remove the staging; killed anywhere, it can be called again.
 
     Chunks that fail the audit are removed and reported in `redo`. What was published before is only replaced by rows
@@ -277,7 +277,7 @@ def _read_chunk(storage: Storage, shard_name: str, chunk_index: int) -> pa.Table
         return None
 
 
-def _shard_errors(shard_name: str, problems: Sequence[ShardProblem], passthrough: Sequence[str]) -> pa.Table:
+def _shard_errors(shard_name: str, problems: Sequence[ShardProblem], passthrough: Passthrough) -> pa.Table:
     schema = errors_schema(passthrough)
     rows = [
         {
@@ -290,9 +290,9 @@ def _shard_errors(shard_name: str, problems: Sequence[ShardProblem], passthrough
         }
         for problem in problems
     ]
-    return pa.Table.from_pylist(rows, schema=schema)
+    return to_table(rows, schema)
 
 
-def rows_table(rows: Sequence[dict[str, object]], passthrough: Sequence[str] = ()) -> pa.Table:
+def rows_table(rows: Sequence[dict[str, Any]], passthrough: Passthrough = ()) -> pa.Table:
     """Result and error rows of one chunk -> its staged table; what a row does not have is null."""
-    return pa.Table.from_pylist(list(rows), schema=staging_schema(passthrough))
+    return to_table(rows, staging_schema(passthrough))

@@ -15,7 +15,7 @@ import pyarrow as pa
 from conf.schema import JobConfig, PromptConfig, RetryConfig
 from pipeline.crash_log import MOST_DEATHS, ORDINARY_ATTEMPTS
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
-from pipeline.packing import pack
+from pipeline.passthrough import prepared_table
 from pipeline.plan import Sample, Shard, ShardIndex
 from pipeline.preprocess import image_to_pixels
 from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
@@ -24,7 +24,7 @@ from pipeline.sample_rows import Decode, Images, rows_of_sample
 from pipeline.sink import load_index, save_index
 from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage
-from pipeline.tables import prepared_schema
+from pipeline.tables import Passthrough
 from pipeline.unexpected import UNEXPECTED, describe_unexpected
 
 _MOST_SURPRISES = 100  # of one task: each has the rest of its samples read from storage again
@@ -92,7 +92,7 @@ class PrepareChunk:
     reader: Reader
     prompt: PromptConfig
     id_column: str | None
-    passthrough: tuple[str, ...]
+    passthrough: Passthrough
     image_size: int
     max_pixels: int
     crash_log: Any = None
@@ -100,13 +100,15 @@ class PrepareChunk:
     decode_timeout_s: float = 60.0
 
     @classmethod
-    def from_config(cls, config: JobConfig, reader: Reader, image_size: int, crash_log: Any) -> "PrepareChunk":
+    def from_config(
+        cls, config: JobConfig, reader: Reader, image_size: int, crash_log: Any, passthrough: Passthrough
+    ) -> "PrepareChunk":
         source = config.source
         return cls(
             reader,
             source.prompt,
             source.id_column,
-            source.passthrough,
+            passthrough,
             image_size,
             config.preprocess.max_pixels,
             crash_log,
@@ -137,7 +139,7 @@ class PrepareChunk:
                     "shard": shard.name,
                     "chunk": chunk_index,
                     "num_chunks": task["num_chunks"],
-                    "rows": to_ipc(pack(rows, prepared_schema(self.passthrough), "preprocess")),
+                    "rows": to_ipc(prepared_table(rows, self.passthrough)),
                 }
                 yield pa.table(
                     {**{name: [value] for name, value in chunk.items()}, "pixels": images.column()}, CHUNK_SCHEMA

@@ -5,9 +5,12 @@ The lists exit_layers, confidences and token_texts have one entry per decoding s
 as a step and its text is empty, so num_steps is num_tokens or num_tokens + 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
+
+from pipeline.text import is_utf8, storable
 
 SOURCE_PREFIX = "src_"  # passthrough columns, so that no source column can collide with ours
 
@@ -124,21 +127,43 @@ _PREPARED = [                                       # what preprocessing hands t
 # fmt: on
 
 
-def results_schema(passthrough: Sequence[str] = ()) -> pa.Schema:
+Passthrough = Sequence[str | pa.Field]  # what is copied from the source; a bare name is a column of text
+
+
+def results_schema(passthrough: Passthrough = ()) -> pa.Schema:
     return pa.schema(_RESULTS + _source_columns(passthrough))
 
 
-def errors_schema(passthrough: Sequence[str] = ()) -> pa.Schema:
+def errors_schema(passthrough: Passthrough = ()) -> pa.Schema:
     return pa.schema(_ERRORS + _source_columns(passthrough))
 
 
-def staging_schema(passthrough: Sequence[str] = ()) -> pa.Schema:
+def staging_schema(passthrough: Passthrough = ()) -> pa.Schema:
     return pa.schema(_STAGING + _source_columns(passthrough))
 
 
-def prepared_schema(passthrough: Sequence[str] = ()) -> pa.Schema:
+def prepared_schema(passthrough: Passthrough = ()) -> pa.Schema:
     return pa.schema(_PREPARED + _source_columns(passthrough))
 
 
-def _source_columns(passthrough: Sequence[str]) -> list[tuple[str, pa.DataType]]:
-    return [(SOURCE_PREFIX + name, pa.string()) for name in passthrough]
+def _source_columns(passthrough: Passthrough) -> list[tuple[str, pa.DataType]]:
+    fields = (pa.field(own, pa.string()) if isinstance(own, str) else own for own in passthrough)
+    return [(SOURCE_PREFIX + field.name, field.type) for field in fields]
+
+
+def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows -> table; what a row does not have is null. A text that UTF-8 cannot hold is escaped here at the latest:
+    whatever names and texts are in the rows, none of them fails."""
+    try:
+        return pa.Table.from_pylist(list(rows), schema=schema)
+    except UnicodeEncodeError:
+        return pa.Table.from_pylist([_encodable(dict(row)) for row in rows], schema=schema)
+
+
+def _encodable(value: Any) -> Any:
+    """Only what has not been made storable yet is changed: doing that to everything would escape most texts twice."""
+    if isinstance(value, str):
+        return value if is_utf8(value) else storable(value)
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value

@@ -16,9 +16,14 @@ _ESCAPE = re.compile(r"\\(?:\\|u([dD][89a-fA-F][0-9a-fA-F]{2}))")
 
 def storable(text: str) -> str:
     """The text itself where UTF-8 can hold it, else its escaped form; each form stands for one text only."""
-    if _SURROGATE.search(text) is None and _LOOKS_ESCAPED.search(text) is None:
+    if is_utf8(text) and _LOOKS_ESCAPED.search(text) is None:
         return text
     return _SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", text.replace("\\", "\\\\"))
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold the text: it has no lone surrogate."""
+    return _SURROGATE.search(text) is None
 
 
 def original(text: str) -> str:

@@ -13,10 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from conf.errors import UserError
 from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, SourceKind
 from conf.vqa import VqaConfig
 from pipeline.left_out import from_dicts
+from pipeline.passthrough import without_items
 from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, name_shards
 from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, make_reader, read_patiently
@@ -24,6 +27,7 @@ from pipeline.readers.images import FILES_PER_SHARD
 from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sink import ERRORS, RESULTS
 from pipeline.storage import Storage
+from pipeline.text import original, storable
 
 TICKS, TICK_NAME = "ticks", "tick.json"
 _ID, _ASK, _PROMPT = "__id", "__ask", "__prompt"  # fields the reader adds to a sample
@@ -166,6 +170,9 @@ class TickReader:
     def shards(self, known: Iterable[Shard]) -> Listing:
         return Listing(tuple(entry.shard for entry in self.tick.shards), self.tick.left_out)
 
+    def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
+        return without_items(self.base.field_types(shards), self.tick.questions.field)
+
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return self.base.spans(shard, index, todo)
 
@@ -182,16 +189,17 @@ class TickReader:
         return replace(contents, samples=tuple(kept))
 
     def asked(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[tuple[Sample, str, list[str]]]:
-        """Each sample with its identity and the prompts it has, none where it lacks what they need."""
+        """Each sample with its identity and the prompts it has, as tables hold them, none where it lacks what they
+        need."""
         read = read_patiently(self.base, shard, samples, self.patience)
         fields = (raw.fields for raw in read) if self.needs_fields else ({} for _ in samples)
         entry = self._entry(shard)
         for sample, own in zip(samples, fields, strict=True):
             try:
-                prompts = [prompt for prompt, _ in self.tick.questions.prompts(own)]
+                prompts = [storable(prompt) for prompt, _ in self.tick.questions.prompts(own)]
             except LookupError:
                 prompts = []
-            yield sample, self._identity(entry, sample, own), prompts
+            yield sample, storable(self._identity(entry, sample, own)), prompts
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         entry = self._entry(shard)
@@ -211,7 +219,7 @@ class TickReader:
 
     def _identity(self, entry: TickShard, sample: Sample, fields: Mapping[str, Any]) -> str:
         given = None if self.id_column is None else fields.get(self.id_column)
-        return f"{entry.container}/{sample.key}" if given is None else str(given)
+        return f"{entry.container}/{original(sample.key)}" if given is None else str(given)
 
 
 def answered(root: Storage, earlier: Sequence[str]) -> tuple[set[tuple[str, str]], set[str]]:

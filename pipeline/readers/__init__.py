@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from conf.schema import RetryConfig, SourceConfig, SourceKind
 from pipeline.plan import Contents, Listing, Sample, Shard, ShardIndex
 from pipeline.retrying import Tries, is_transient
@@ -37,6 +39,9 @@ class Reader(Protocol):
 
         `known`: the shards that earlier runs under this output have named; those names are kept.
         """
+
+    def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
+        """Field -> Arrow type of its column, where these shards say so (pipeline.source_types.common_types)."""
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         """The chunks still to do, in the groups in which they are read: one by one where each can be reached by itself,

@@ -34,8 +34,9 @@ from pipeline.plan import (
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.files import TooLarge, read_file
 from pipeline.readers.kinds import IMAGE_SUFFIXES
-from pipeline.readers.records import BadRecord, places, read_records
+from pipeline.readers.records import BadRecord, places, read_records, schemas_of
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, retry
+from pipeline.source_types import common_types
 
 FILES_PER_SHARD = 10_000
 FILE_NAME_COLUMN = "file_name"
@@ -80,6 +81,11 @@ class ImageFolderReader:
                 shards.append(Shard(name, folder, sum(size for _, size in group), members))
         return Listing(tuple(shards))
 
+    def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
+        if not self.wants_fields:
+            return {}
+        return common_types(schemas_of((_metadata_url(shard) for shard in shards), self.patience))
+
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]
 
@@ -123,6 +129,13 @@ class ImageFolderReader:
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             for first in range(0, len(samples), _READ_THREADS):
                 yield from pool.map(fetch, samples[first : first + _READ_THREADS])
+
+
+def _metadata_url(shard: Shard) -> str | None:
+    """The file that gives fields to the images of the folder; None if there is none."""
+    fs, root = resolve(shard.url)
+    there = (name for name in _METADATA_NAMES if fs.exists(f"{root}/{name}"))
+    return next((f"{shard.url.rstrip('/')}/{name}" for name in there), None)
 
 
 def _find_metadata(shard: Shard, patience: RetryConfig) -> dict[str, Part]:

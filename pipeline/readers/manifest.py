@@ -9,15 +9,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.fetch import fetch_all
-from pipeline.readers.records import BadRecord, column_names, format_of, is_compressed, places, read_records
+from pipeline.readers.records import (
+    BadRecord,
+    column_names,
+    format_of,
+    is_compressed,
+    places,
+    read_records,
+    schemas_of,
+)
 from pipeline.readers.uris import absolute
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
+from pipeline.source_types import common_types
 
 RECORDS_PER_SHARD = 10_000
 
@@ -52,6 +63,9 @@ class ManifestReader:
         if names is not None and self.uri_column not in names:
             known = ", ".join(names)
             raise UserError(f"source.uri_column={self.uri_column!r} is no column of {urls[0]!r}, which has {known}")
+
+    def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
+        return common_types(schemas_of((shard.url for shard in shards), self.patience))
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [list(todo)] if is_compressed(shard.url) else [[chunk_index] for chunk_index in todo]

@@ -15,8 +15,9 @@ from conf.errors import UserError
 from conf.schema import RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
-from pipeline.readers.records import open_parquet, read_parquet_rows
+from pipeline.readers.records import open_parquet, read_parquet_rows, schemas_of
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
+from pipeline.source_types import common_types
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class ParquetReader:
         if self.image_column not in schema.names:
             names = ", ".join(schema.names)
             raise UserError(f"source.image_column={self.image_column!r} is no column of {url!r}, which has {names}")
+
+    def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
+        return common_types(schemas_of((shard.url for shard in shards), self.patience))
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         def group_of(chunk_index: int) -> int:

@@ -8,16 +8,19 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import smart_open
 from smart_open.compression import compression_wrapper
 
 from conf.errors import UserError
+from conf.schema import RetryConfig
 from pipeline.plan import Part, resolve
-from pipeline.retrying import Unavailable
+from pipeline.retrying import Exhausted, Unavailable, retry
+from pipeline.source_types import python_values
 
 FORMATS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
@@ -153,6 +156,20 @@ def open_parquet(url: str) -> pq.ParquetFile:
     return pq.ParquetFile(fs.open(inner, "rb"), pre_buffer=False, buffer_size=1 << 20)
 
 
+def schemas_of(urls: Iterable[str | None], patience: RetryConfig) -> Iterator[pa.Schema | None]:
+    """The Arrow schema of each file, None where it is no Parquet or none; a file that cannot be opened is left out,
+    because that is said where its rows are read."""
+    for url in dict.fromkeys(urls):
+        if url is None or _COMPRESSION.sub("", url).rsplit(".", 1)[-1].lower() in FORMATS[:-1]:
+            yield None
+            continue
+        try:
+            with retry(lambda url=url: open_parquet(url), f"opening {url}", patience) as table:  # type: ignore[misc]
+                yield table.schema_arrow
+        except (OSError, pa.ArrowException, Exhausted):
+            continue
+
+
 def read_parquet_rows(url: str, rows: Sequence[int], columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """The given rows, which must ascend; only the row groups they are in are touched, each once."""
     with open_parquet(url) as table:
@@ -166,7 +183,8 @@ def read_parquet_rows(url: str, rows: Sequence[int], columns: Sequence[str] | No
                 for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
                     end = position + batch.num_rows
                     while row is not None and row < end:
-                        yield batch.slice(row - position, 1).to_pylist()[0]
+                        one = batch.slice(row - position, 1)
+                        yield {name: python_values(one[name])[0] for name in one.schema.names}
                         row = next(wanted, None)
                     position = end
                     if row is None or row >= group_end:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from conf.schema import RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
@@ -32,6 +34,9 @@ class WebDatasetReader:
         files = find_files(self.paths, self.patience)
         names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
         return Listing(tuple(Shard(names[url], url, size) for url, size in files))
+
+    def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
+        return {}
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [list(todo)] if is_compressed(shard.url) else [[chunk_index] for chunk_index in todo]

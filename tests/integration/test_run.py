@@ -217,14 +217,14 @@ def test_a_chunk_that_killed_its_task_twice_is_decoded_in_processes_of_their_own
     config, reader = make_config(tmp_path), WebDatasetReader((str(path),))
     (tasks,) = IndexShard(reader, Storage(str(tmp_path / "out")), 4)(pa.Table.from_pylist([shard_task(shard, ())]))
     log = ray_module.remote(num_cpus=0)(CrashLog).remote()
-    (plain,) = PrepareChunk.from_config(config, reader, 32, log)(tasks)
+    (plain,) = PrepareChunk.from_config(config, reader, 32, log, ())(tasks)
     for _ in range(2):
         ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
-    (careful,) = PrepareChunk.from_config(config, reader, 32, log)(tasks)
+    (careful,) = PrepareChunk.from_config(config, reader, 32, log, ())(tasks)
     assert careful.equals(plain)
     for _ in range(MOST_DEATHS):
         ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
-    (given_up,) = PrepareChunk.from_config(config, WebDatasetReader(("gone",)), 32, log)(tasks)
+    (given_up,) = PrepareChunk.from_config(config, WebDatasetReader(("gone",)), 32, log, ())(tasks)
     rows = from_ipc(given_up["rows"][0].as_buffer()).to_pylist()
     assert [(row["key"], row["error_type"]) for row in rows] == [("000000", "worker_crash"), ("bad", "worker_crash")]
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > 0.05, "no process of its own was started"

@@ -134,3 +134,12 @@ def test_a_publication_that_was_told_nobody_is_not_done_again(storage: Storage) 
     stage(storage, index_of(2, 2), 0, [good_row(0), bad_row(1)])
     counts = publish_shard(storage, "s").counts
     assert publish_shard(storage, "s").counts == counts
+
+
+def test_no_text_of_a_row_can_fail_its_table() -> None:
+    half = chr(0xD83D)
+    rows = [{"row": n, "text": t, "token_texts": [t, "b"], "message": t, "key": t} for n, t in enumerate((half, "a"))]
+    table = rows_table([{**row, "src_note": row["text"]} for row in rows], ["note"])
+    for name in ("text", "message", "key", "src_note"):
+        assert table[name].to_pylist() == ["\\ud83d", "a"]
+    assert table["token_texts"].to_pylist() == [["\\ud83d", "b"], ["a", "b"]]

@@ -1,5 +1,6 @@
 """The CPU stages without Ray: shards become chunks, samples become pixels, prompts or error rows."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.sink import load_index
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
 from pipeline.storage import Storage
+from pipeline.text import original
 from tests.shards import image_bytes, sample_members, write_tar
 
 IMAGE_SIZE = 32
@@ -131,6 +133,19 @@ def test_prompts_ids_and_passthrough_come_from_the_samples_fields(tmp_path: Path
     ]
 
 
+def test_half_characters_in_prompts_ids_and_fields_cost_nothing(tmp_path: Path, storage: Storage) -> None:
+    half, quoted = chr(0xD83D), "C:\\ud83d"
+    members = [m for n, said in enumerate((half, quoted, "ä")) for m in sample_members(n, said=said, tags=[said])]
+    reader, shard = shard_with(tmp_path, members)
+    asked = {"prompt": PromptConfig(template="What is {said}?"), "id_column": "said", "passthrough": ("said", "tags")}
+    ((_, rows, _),) = prepare_all(reader, shard, storage, **asked)
+    assert [row["stage"] for row in rows] == [None] * 3
+    for row, said in zip(rows, (half, quoted, "ä"), strict=True):
+        assert original(row["sample_id"]) == original(row["src_said"]) == said
+        assert original(row["prompt"]) == f"What is {said}?"
+        assert [original(tag) for tag in json.loads(row["src_tags"])] == [said]
+
+
 def test_several_prompts_share_the_pixels_of_their_image(tmp_path: Path, storage: Storage) -> None:
     questions = [{"question": "a?", "answer": "1"}, {"question": "b?", "answer": "2"}]
     reader, shard = shard_with(tmp_path, sample_members(0, qa=questions) + sample_members(1))
@@ -187,6 +202,9 @@ class FailingReader:
 
     def shards(self, known: Iterable[Shard]) -> Listing:
         return Listing(())
+
+    def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
+        return {}
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]
