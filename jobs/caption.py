@@ -86,7 +86,8 @@ def run_job(
 
 def captioner_spec(config: "JobConfig") -> "CaptionerSpec":
     """The real actor class with the real model; UserError where its weights are not what its config says."""
-    from actors.captioner import Captioner, load_backend
+    from actors.backend import load_backend
+    from actors.captioner import Captioner
     from actors.model.checkpoint import check_checkpoint
     from pipeline.dataflow import CaptionerSpec
 

@@ -18,7 +18,7 @@ from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
 from pipeline.report.work import Work, layers_run, work_of
 
 if TYPE_CHECKING:
-    from actors.captioner import Backend
+    from actors.backend import Backend
     from actors.engine.request import Completion, Request
 
 PASSES = 3  # timed, of each engine
@@ -27,7 +27,7 @@ _COLUMNS = ("sample_id", "shard", "key", "prompt_index", "prompt", "text")
 
 def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[str, Any]:
     """Measure, store and return the sample; UserError where the run cannot be decoded again as it was."""
-    from actors.captioner import load_backend
+    from actors.backend import load_backend
     from conf.checkpoint_info import read_checkpoint_info
 
     folder = RunFolder(url)

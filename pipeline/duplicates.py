@@ -6,9 +6,11 @@ the row it was copied from in `duplicate_of`, has no times, and took none of the
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 Key = tuple[str, str, int | None]  # sha256, prompt, its own limit of tokens
 
@@ -56,22 +58,22 @@ def key_of(row: Mapping[str, Any]) -> Key | None:
     return None if row.get("sha256") is None else (row["sha256"], row["prompt"], row.get("max_new_tokens"))
 
 
-def leave_out_repeats(rows: Sequence[Mapping[str, Any]], requests: MutableMapping[int, Any]) -> dict[int, int]:
-    """Position -> the first one in this chunk with the same image and prompt; only that one stays in `requests`."""
+def repeats_of(prepared: pa.Table, positions: Sequence[int]) -> dict[int, int]:
+    """Position -> the first of these positions with the same image and prompt, for all but the first."""
+    columns = [prepared[name].to_pylist() for name in ("sha256", "prompt", "max_new_tokens")]
     first: dict[Key, int] = {}
     repeats: dict[int, int] = {}
-    for position in list(requests):
-        key = key_of(rows[position])
-        if key is not None and first.setdefault(key, position) != position:
-            repeats[position] = first[key]
-            del requests[position]
+    for position in positions:
+        sha256, prompt, limit = (column[position] for column in columns)
+        if sha256 is not None and first.setdefault((sha256, prompt, limit), position) != position:
+            repeats[position] = first[sha256, prompt, limit]
     return repeats
 
 
-def as_copy(columns: dict[str, Any], sample_id: str) -> dict[str, Any]:
+def as_copy(columns: Mapping[str, Any], sample_id: str) -> dict[str, Any]:
     """The columns a row gets from another one's outcome; a failure is everybody's own."""
     if columns.get("stage") is not None:
-        return columns
+        return dict(columns)
     copied = {name: columns.get(name) for name in _ANSWER}
     return {**copied, "duplicate_of": columns.get("duplicate_of") or sample_id, "device_s": 0.0}
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from actors.captioner import Backend
+from actors.backend import Backend
 from actors.engine.request import Completion, FinishReason, Request
 
 POISON_KILL = (255, 0, 1)
 POISON_RAISE = (255, 0, 2)
+KILLING_PROMPT = "a prompt that ends the process while it is tokenised"
 NUM_LAYERS = 8
 
 
@@ -120,6 +121,8 @@ def expected_tokens(prompt_ids: Sequence[int], pixels_HWC: np.ndarray[Any, Any])
 
 
 def encode_prompt(text: str) -> tuple[int, ...]:
+    if text == KILLING_PROMPT:
+        os._exit(9)
     return tuple(text.encode())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from conf.checkpoint_info import CheckpointInfo
 
 if TYPE_CHECKING:
-    from actors.captioner import Backend
+    from actors.backend import Backend
     from actors.engine.request import Completion, Request
 
 POISON_KILL, POISON_RAISE = (255, 0, 1), (255, 0, 2)
@@ -106,7 +106,7 @@ def _complete(request: "Request", enqueued_s: float) -> "Completion":
 
 def make_null_backend(image_size: int, step_s: float = 0.0, pid_folder: str | None = None) -> "Backend":
     """`pid_folder`: where each actor leaves a file named after its process."""
-    from actors.captioner import Backend
+    from actors.backend import Backend
 
     if pid_folder is not None:
         (Path(pid_folder) / str(os.getpid())).touch()

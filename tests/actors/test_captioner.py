@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.captioner import Backend, Captioner
+from actors.backend import Backend
+from actors.captioner import Captioner
 from actors.engine.request import Request
 from actors.room import Room
 from pipeline.crash_log import CrashLog

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from actors.captioner import load_backend
+from actors.backend import load_backend
 from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from actors.captioner import load_backend
+from actors.backend import load_backend
 from actors.engine.request import Request
 from actors.model.checkpoint import save_checkpoint
 from actors.model.tokenizer import train_tokenizer

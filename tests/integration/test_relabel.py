@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from actors.captioner import Backend, Captioner
+from actors.backend import Backend
+from actors.captioner import Captioner
 from actors.engine.request import Completion
 from conf.schema import JobConfig, Schedule
 from conf.vqa import VqaConfig

@@ -1,0 +1,53 @@
+"""A loaded model as the captioner needs it, and how the real one is loaded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from actors.engine_thread import EngineLike
+from conf.schema import EngineConfig, ModelSection
+
+
+@dataclass(frozen=True)
+class Backend:
+    """`make_engine` may be called again after an engine failure."""
+
+    make_engine: Callable[[], EngineLike]
+    encode_prompt: Callable[[str], tuple[int, ...]]  # ValueError for a prompt the model cannot take
+    decode_tokens: Callable[[Sequence[int]], str]
+    token_texts: Callable[[Sequence[int]], list[str]]  # what each token adds
+    image_size: int
+    device: str  # "cpu", or the GPU's name
+    encode_prefix: Callable[[str], tuple[int, ...] | None] = lambda prompt: None  # what its output begins with
+
+
+def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) -> Backend:
+    """The real thing: checkpoint and engine on the device this process has. Called inside the actor."""
+    import torch
+
+    from actors.engine_factory import make_engine
+    from actors.generation_texts import prefix_of
+    from actors.model.checkpoint import load_checkpoint
+    from actors.model.weights import with_weights
+
+    cuda = model.device == "cuda" or (model.device == "auto" and torch.cuda.is_available())
+    torch.set_num_threads(num_threads)
+    checkpoint = load_checkpoint(model.checkpoint, device="cuda" if cuda else "cpu", dtype=getattr(torch, model.dtype))
+    small = with_weights(checkpoint.model, engine.weights)  # once and here, so that the larger weights are let go
+    checkpoint = replace(checkpoint, model=small)
+    max_prompt_tokens = checkpoint.config.encoder.max_prompt_tokens
+
+    def encode_prompt(text: str) -> tuple[int, ...]:
+        token_ids = checkpoint.codec.encode_prompt(text)
+        if len(token_ids) > max_prompt_tokens:
+            raise ValueError(f"the prompt has {len(token_ids)} tokens, the model takes {max_prompt_tokens}")
+        return token_ids
+
+    return Backend(
+        make_engine=lambda: make_engine(checkpoint, engine),
+        encode_prompt=encode_prompt,
+        encode_prefix=lambda prompt: prefix_of(prompt, engine.generation, checkpoint.codec),
+        decode_tokens=checkpoint.codec.decode,
+        token_texts=checkpoint.codec.pieces,
+        image_size=checkpoint.config.image_size,
+        device=torch.cuda.get_device_name() if cuda else "cpu",
+    )
