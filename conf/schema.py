@@ -134,6 +134,11 @@ class SourceConfig(Section):
         description="Samples per chunk, the unit of work and retry. Smaller repeats less after a kill; larger costs "
         "less overhead.",
     )
+    image_suffix: tuple[str, ...] = Field(
+        (),
+        description="WebDataset: which image of a key is wanted where it has several, the first of these suffixes that "
+        "it has (left.jpg, jpg). None: key.jpg without its companions (key.mask.png); without it, each for itself.",
+    )
     image_column: str = Field("image", description="Parquet: column with bytes or a {bytes, path} struct.")
     id_column: str | None = Field(
         None, description="Column that identifies a sample; none: `shard/key` or `shard/row`."

@@ -18,7 +18,7 @@ SHIPPED_CHECKPOINT = Path(__file__).parent.parent / "assets" / "checkpoints" / "
 
 # suffix of a source -> source.kind; what has none of them is a folder of images
 _KINDS = {
-    "webdataset": (".tar", ".tgz"),
+    "webdataset": (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
     "parquet":    (".parquet",),
     "manifest":   (".csv", ".tsv", ".jsonl", ".ndjson"),
 }  # fmt: skip

@@ -190,7 +190,7 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
     from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
     from pipeline.storage import Storage
 
-    storage, reader = Storage(str(folder / "stages")), WebDatasetReader((str(path),), wants_fields=False)
+    storage, reader = Storage(str(folder / "stages")), WebDatasetReader((str(path),), fields=())
     shard = Shard("s", str(path), path.stat().st_size)
     task = pa.Table.from_pylist([shard_task(shard, ())])
     tasks, index_s = _timed(lambda: list(IndexShard(reader, storage, chunk_rows)(task)))

@@ -87,7 +87,8 @@ def make_reader(source: SourceConfig) -> Reader:
 
     fields = field_names(source)
     if source.kind is SourceKind.WEBDATASET:
-        return WebDatasetReader(source.paths, bool(fields), source.retry, source.max_bytes)
+        suffixes = tuple(suffix.lower().lstrip(".") for suffix in source.image_suffix)
+        return WebDatasetReader(source.paths, fields, source.retry, source.max_bytes, suffixes)
     if source.kind is SourceKind.IMAGES:
         return ImageFolderReader(source.paths, bool(fields), source.retry, source.max_bytes)
     if source.kind is SourceKind.PARQUET:

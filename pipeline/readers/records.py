@@ -6,7 +6,6 @@ parses nothing, so a manifest is cut at about the speed of its decompression; a 
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
@@ -19,6 +18,7 @@ from smart_open.compression import compression_wrapper
 from conf.errors import UserError
 from conf.schema import RetryConfig
 from pipeline.plan import Part, resolve
+from pipeline.readers.json_values import parse_json
 from pipeline.retrying import Exhausted, Unavailable, retry
 from pipeline.source_types import python_values
 
@@ -121,7 +121,7 @@ def _header(stream: IO[bytes], form: str) -> list[str]:
 def _parse(data: bytes, form: str, names: list[str] | None) -> dict[str, Any] | BadRecord:
     try:
         if names is None:
-            value = json.loads(data)
+            value = parse_json(data)
             return value if isinstance(value, dict) else BadRecord(f"a JSON {type(value).__name__}, not an object")
         cells = _cells(data, form)
     except (ValueError, csv.Error) as error:

@@ -1,89 +1,160 @@
-"""Tar archives, plain or compressed, read as a stream: where each member's bytes are, and the bytes themselves.
+"""Tar archives read as a stream: which files are in one, and where each one's bytes are.
 
 Nothing is trusted: an archive may be cut anywhere, claim any size, or be no archive at all. Headers are hopped over in
-the order they have; a plain archive is then read in byte ranges, a compressed one from its beginning.
+the order they have. Links stand for the file they lead to; what has no bytes of its own in one piece says why.
 """
 
-import gzip
+import posixpath
+import re
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import IO
 
-from pipeline.plan import Part, resolve
-from pipeline.retrying import Unavailable
+from pipeline.readers.compression import read_up_to
+from pipeline.text import storable
 
 _BLOCK = 512
-_MERGE_GAP_BYTES = 64 * 1024  # parts closer than this are fetched by one request: headers and unused members between
-_MAX_REQUEST_BYTES = 32 << 20  # unless one part alone is larger
-_HEADER_TYPES = frozenset({b"x", b"g", b"L", b"K"})  # pax and GNU headers that describe the next member
+_PAX, _GNU_LONG = (b"x", b"g", tarfile.SOLARIS_XHDTYPE), (b"L", b"K")  # headers that describe the next member
+_GNU_BOOKS = (b"D", b"M", b"N", b"V")  # lists of a folder, parts of files in other volumes, old long names, labels
 _MAX_HEADER_BYTES = 1 << 20
-_COMPRESSED = (".gz", ".tgz", ".zst")
+_MOST_LINKS = 40  # from one link to the next, as file systems have it
+HEAD_BYTES = 64  # kept of each file that is looked into
+_PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")
 
 
 class CutArchive(Exception):
     """The archive ended before its end marker."""
 
 
+class Kind(Enum):
+    FILE = "file"
+    HARD_LINK = "hard link"
+    SYMBOLIC_LINK = "symbolic link"
+    BROKEN_LINK = "broken_link"  # leads out of the archive, to nothing in it, or round in a circle
+    SPARSE = "sparse_file"  # its holes are left out, so that its bytes are in pieces
+    FOLDER = "folder"
+    SPECIAL = "special_file"  # a device, a pipe, a part of a file that began in another archive
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file in a tar: its name and the range of its bytes."""
+    """An entry of a tar: its name, and of a file the range of its bytes and its first ones where they were wanted."""
 
     name: str
     offset: int
     size: int
+    kind: Kind = Kind.FILE
+    target: str = ""  # of a link
+    head: bytes = b""
 
 
-def is_compressed(url: str) -> bool:
-    """Whether the archive can only be read from its beginning, by its name."""
-    return url.lower().endswith(_COMPRESSED)
+_KINDS = {
+    tarfile.LNKTYPE: Kind.HARD_LINK,
+    tarfile.SYMTYPE: Kind.SYMBOLIC_LINK,
+    tarfile.DIRTYPE: Kind.FOLDER,
+    tarfile.GNUTYPE_SPARSE: Kind.SPARSE,
+    **dict.fromkeys((tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, *_GNU_BOOKS), Kind.SPECIAL),
+}
 
 
-def iter_members(stream: IO[bytes]) -> Iterator[Member]:
-    """Regular files of a tar in archive order; raises CutArchive when the end marker is missing."""
-    overrides: dict[str, str] = {}  # from pax and GNU headers, for the next member only
-    global_overrides: dict[str, str] = {}
+def iter_members(stream: IO[bytes], wants_head: Callable[[str], bool] = lambda _: False) -> Iterator[Member]:
+    """Everything in a tar, in archive order; raises CutArchive when the end marker is missing.
+
+    `wants_head` says of which files, by name, the first 64 bytes are to be kept.
+    """
+    own: dict[str, str] = {}  # from pax and GNU headers, for the next member only
+    for_all: dict[str, str] = {}
     position = 0
+    peeked = b""
     while True:
-        block = read_exactly(stream, _BLOCK, position)
+        block = peeked or read_exactly(stream, _BLOCK, position)
+        peeked = b""
         if block.count(0) == _BLOCK:
             return
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         position += _BLOCK
-        if header.type in _HEADER_TYPES:
+        if header.type in (*_PAX, *_GNU_LONG):
             if _checked(header.size, position) > _MAX_HEADER_BYTES:
                 raise ValueError(f"a tar header at byte {position} claims {header.size} bytes")
             payload = read_exactly(stream, _padded(header.size), position)[: header.size]
             position += _padded(header.size)
-            if header.type == b"L":
-                overrides["path"] = payload.rstrip(b"\0").decode("utf-8", "surrogateescape")
-            elif header.type in b"xg":
-                (overrides if header.type == b"x" else global_overrides).update(_pax_records(payload))
+            if header.type in _GNU_LONG:
+                found = {"path" if header.type == b"L" else "linkpath": _text(payload.partition(b"\0")[0])}
+            else:
+                found = _pax_records(payload)
+            if header.type == b"g":
+                for_all.update(found)
+            else:
+                own = {**found, **own}  # the outer header holds, as for other readers
             continue
-        known = global_overrides | overrides
+        known = for_all | own
+        own = {}
+        name = storable(known.get("GNU.sparse.name", known.get("path", header.name)))
         size = _checked(int(known.get("size", header.size)), position)
-        if header.isreg():
-            _skip(stream, _padded(size), position)
-            name = known.get("path", header.name)
-            yield Member(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), position, size)
-        elif header.size:
-            _skip(stream, _padded(size), position)
-        position += _padded(size) if header.isreg() or header.size else 0  # always forward: no size is negative
-        overrides = {}
+        kind = _KINDS.get(header.type, Kind.FILE)  # types that nobody knows are files, by the standard
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            position += _skip_sparse_map(stream, block, position)
+        elif kind is Kind.FILE and any(key.startswith("GNU.sparse.") for key in known):
+            kind = Kind.SPARSE
+        if kind not in (Kind.FILE, Kind.SPARSE) and header.type not in _GNU_BOOKS and size:
+            # Headers of links, folders and devices may have a size, and mostly nothing follows it; links of pax
+            # archives may bring the file all the same. What follows tells: the next header, or something else.
+            peeked = read_exactly(stream, _BLOCK, position)
+            if _is_header(peeked):
+                size = 0
+            else:
+                kind = Kind.FILE if kind is Kind.HARD_LINK else kind
+        target = storable(known.get("linkpath", header.linkname))
+        head = b""
+        if kind is Kind.FILE and size and wants_head(name):
+            peeked = peeked or read_exactly(stream, _BLOCK, position)
+            head = peeked[: min(size, HEAD_BYTES)]
+        yield_at = position
+        if size:
+            _skip(stream, _padded(size) - len(peeked), position + len(peeked))
+            position += _padded(size)
+            peeked = b""
+        yield Member(name, yield_at, size, kind, target, head)
+
+
+def _is_header(block: bytes) -> bool:
+    if block.count(0) == _BLOCK:
+        return True  # the end of the archive
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _skip_sparse_map(stream: IO[bytes], header: bytes, position: int) -> int:
+    """How many bytes of the map of an old GNU sparse file follow its header."""
+    more, size = header[482], 0
+    while more:
+        block = read_exactly(stream, _BLOCK, position + size)
+        more, size = block[504], size + _BLOCK
+    return size
 
 
 def _pax_records(payload: bytes) -> dict[str, str]:
+    """Up to the first one that is malformed, as other readers do it."""
     records: dict[str, str] = {}
     position = 0
-    while position < len(payload) and payload[position : position + 1] != b"\0":
-        space = payload.index(b" ", position)
-        length = int(payload[position:space])
+    while match := _PAX_RECORD.match(payload, position):
+        length = int(match.group(1))
         if length < 5:
             raise ValueError("malformed pax header")
-        keyword, _, value = payload[space + 1 : position + length - 1].partition(b"=")
-        records[keyword.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        records[match.group(2).decode("utf-8", "replace")] = _text(payload[match.end() : position + length - 1])
         position += length
+    if "path" in records:
+        records["path"] = records["path"].rstrip("/")
     return records
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _checked(size: int, position: int) -> int:
@@ -98,12 +169,9 @@ def _padded(size: int) -> int:
 
 
 def read_exactly(stream: IO[bytes], size: int, position: int) -> bytes:
-    data = stream.read(size)
-    while len(data) < size:
-        more = stream.read(size - len(data))
-        if not more:
-            raise CutArchive(f"the archive ends at byte {position + len(data)} without an end marker")
-        data += more
+    data = read_up_to(stream, size)
+    if len(data) < size:
+        raise CutArchive(f"the archive ends at byte {position + len(data)} without an end marker")
     return data
 
 
@@ -114,76 +182,49 @@ def _skip(stream: IO[bytes], size: int, position: int) -> None:
     if stream.seekable():
         stream.seek(position + size - 1)
         read_exactly(stream, 1, position + size - 1)
-        return
+    else:
+        skip_forward(stream, size, position)
+
+
+def skip_forward(stream: IO[bytes], size: int, position: int) -> None:
     while size > 0:
         step = min(size, 1 << 20)
         read_exactly(stream, step, position)
         size, position = size - step, position + step
 
 
-def read_parts(url: str, parts: Sequence[Part]) -> Iterator[bytes]:
-    """The bytes of each part; parts must ascend. No more is held than one request and the part it ends with."""
-    if is_compressed(url):
-        position = 0
-        with open_stream(url) as stream:
-            for part in parts:
-                _skip(stream, part.offset - position, position)
-                yield read_exactly(stream, part.size, part.offset)
-                position = part.offset + part.size
-        return
-    fs, inner = resolve(url)
-    for start, end, together in _requests(parts):
-        data = fs.cat_file(inner, start=start, end=end) if end > start else b""
-        if len(data) < end - start:
-            raise Unavailable(f"{url} gave {len(data)} of {end - start} bytes at {start}")
-        for part in together:
-            yield bytes(data[part.offset - start : part.offset - start + part.size])
+def follow_links(members: Sequence[Member]) -> list[Member]:
+    """The same entries; a link has the bytes of the file it leads to, or is BROKEN_LINK, or FOLDER if it leads to one.
+
+    A hard link leads to the last file of that name before it, a symbolic one to the last in the archive.
+    """
+    if not any(member.kind in (Kind.HARD_LINK, Kind.SYMBOLIC_LINK) for member in members):
+        return list(members)
+    places: dict[str, list[int]] = {}
+    for n, member in enumerate(members):
+        places.setdefault(posixpath.normpath(member.name), []).append(n)
+    folders = {parent for name in places for parent in _parents(name)}
+
+    def end_of(n: int) -> Member:
+        for _ in range(_MOST_LINKS):
+            link = members[n]
+            if link.kind is Kind.HARD_LINK:
+                target = posixpath.normpath(link.target)
+                found = [place for place in places.get(target, ()) if place < n]
+            elif link.kind is Kind.SYMBOLIC_LINK:
+                target = posixpath.normpath(posixpath.join(posixpath.dirname(link.name), link.target))
+                found = places.get(target, [])
+            else:
+                return link
+            if not found:
+                to_folder = target in folders and link.kind is Kind.SYMBOLIC_LINK
+                return replace(link, kind=Kind.FOLDER if to_folder else Kind.BROKEN_LINK)
+            n = found[-1]
+        return replace(members[n], kind=Kind.BROKEN_LINK)
+
+    return [replace(end_of(n), name=member.name) for n, member in enumerate(members)]
 
 
-def _requests(parts: Sequence[Part]) -> Iterator[tuple[int, int, list[Part]]]:
-    """(first byte, end, parts in it): parts that are close to each other share a request."""
-    together: list[Part] = []
-    start = end = 0
-    for part in parts:
-        part_end = part.offset + part.size
-        if together and (part.offset - end > _MERGE_GAP_BYTES or part_end - start > _MAX_REQUEST_BYTES):
-            yield start, end, together
-            together = []
-        start, end = (start, max(end, part_end)) if together else (part.offset, part_end)
-        together.append(part)
-    if together:
-        yield start, end, together
-
-
-class _Decompressed:
-    """A forward-only stream: seeking is reading, which the callers do knowingly."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-
-    def read(self, size: int) -> bytes:
-        return self._raw.read(size)
-
-    def seekable(self) -> bool:
-        return False
-
-    def __enter__(self) -> "_Decompressed":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._raw.close()
-
-
-def open_stream(url: str) -> Any:
-    fs, inner = resolve(url)
-    raw = fs.open(inner, "rb")
-    suffix = url.lower().rsplit(".", 1)[-1]
-    if suffix in ("gz", "tgz"):
-        return _Decompressed(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
-    if suffix == "zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise ValueError("reading .zst shards needs the zstd extra: pip install deed-pipeline[zstd]") from None
-        return _Decompressed(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-    return raw
+def _parents(name: str) -> Iterator[str]:
+    while name := posixpath.dirname(name).rstrip("/"):
+        yield name

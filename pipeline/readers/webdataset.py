@@ -1,13 +1,10 @@
-"""WebDataset tar shards (plain, .gz, .zst): members grouped by key, byte ranges read per chunk.
+"""WebDataset tar shards, compressed or not: members grouped by key (pipeline.readers.keys), byte ranges read per chunk.
 
-A shard is listed once by hopping over its headers. A sample is every member with the same key (the path up to the
-first dot of the file name), wherever in the archive they are. If `key.jpg` occurs twice, the second one starts a second
-sample, `key~2`, or the next number that no file has. An archive without its end marker was cut: complete samples are
-kept, the cut is one ShardProblem.
+A shard is listed once by hopping over its headers. A sample is every member with the same key, wherever in the archive
+they are. An archive without its end marker was cut: complete samples are kept, the cut is one ShardProblem.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +13,31 @@ import pyarrow as pa
 from conf.schema import RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure
-from pipeline.readers.kinds import IMAGE_SUFFIXES
-from pipeline.readers.tar import CutArchive, Member, is_compressed, iter_members, open_stream, read_parts
+from pipeline.readers.byte_ranges import is_compressed, open_stream, read_parts
+from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson, parse_json
+from pipeline.readers.keys import Grouped, group_by_key, image_part, lost_by, part_suffix, wants_head
+from pipeline.readers.kinds import is_image_name
+from pipeline.readers.tar import CutArchive, Member, follow_links, iter_members
 from pipeline.retrying import USUAL_PATIENCE, retry
+
+_LOST = {
+    "broken_link": "a link to a file that the archive does not hold",
+    "sparse_file": "stored as a sparse file, in pieces; write the archive without --sparse",
+}
 
 
 @dataclass(frozen=True)
 class WebDatasetReader:
-    """Reads WebDataset shards; `wants_fields` says whether JSON and text members are needed beside the image."""
+    """Reads WebDataset shards; `fields` are wanted beside the image, of JSON and text members, "*" for all.
+
+    `image_suffix`: which image of a key is wanted, the first that it has; none: see pipeline.readers.keys.
+    """
 
     paths: tuple[str, ...]
-    wants_fields: bool = True
+    fields: tuple[str, ...] = ("*",)
     patience: RetryConfig = USUAL_PATIENCE
     max_bytes: int = 500_000_000
+    image_suffix: tuple[str, ...] = ()
 
     def shards(self, known: Iterable[Shard]) -> Listing:
         files = find_files(self.paths, self.patience)
@@ -39,7 +48,11 @@ class WebDatasetReader:
         return {}
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
-        return [list(todo)] if is_compressed(shard.url) else [[chunk_index] for chunk_index in todo]
+        try:
+            together = is_compressed(shard)
+        except Exception:  # storage fails just now: each chunk will wait for it
+            together = False
+        return [list(todo)] if together else [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> Contents:
         members: list[Member] = []
@@ -49,8 +62,7 @@ class WebDatasetReader:
         def list_members() -> None:
             members.clear()
             with open_stream(shard.url) as stream:
-                for member in iter_members(stream):  # one by one: what comes before a cut is kept
-                    members.append(member)
+                members.extend(iter_members(stream, wants_head))  # one by one: what comes before a cut is kept
 
         try:
             retry(list_members, f"listing {shard.url}", self.patience)
@@ -60,117 +72,109 @@ class WebDatasetReader:
         except Exception as error:  # storage back ends and decompressors have no common base class
             cut = bool(members)
             problem = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
-        samples = group_by_key(members)
+        grouped = group_by_key(follow_links(members), self.image_suffix)
         if problem is None:
-            return Contents(tuple(samples))
+            return Contents(grouped.samples, (), grouped.left_out)
+        samples = grouped.samples
         if cut and samples:
-            samples, dropped = _drop_incomplete(samples, members[-1])
+            samples, dropped = _drop_incomplete(grouped)
             kept = f"{len(samples)} complete samples kept"
-            detail = f"{kept}, incomplete sample {dropped!r} dropped" if dropped else kept
+            detail = f"{kept}, incomplete sample {dropped[0]!r} dropped" if dropped else kept
             problem = ShardProblem(problem.error_type, f"{problem.message} ({detail})")
-        return Contents(tuple(samples), (problem,))
+        return Contents(samples, (problem,), grouped.left_out)
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         try:
-            for sample, data in _collect(shard.url, samples, [self._needed_parts(sample) for sample in samples]):
-                yield self._assemble(shard, sample, data)
+            for sample, data in _collect(shard, samples, [self._needed_parts(sample) for sample in samples]):
+                yield self._checked(shard, sample, data)
         except Exception as error:  # storage and decompressor errors have no common base class
             raise ReadFailure(f"{type(error).__name__}: {error}") from error
 
-    def _needed_parts(self, sample: Sample) -> tuple[Part, ...]:
+    def _needed_parts(self, sample: Sample) -> list[Part]:
+        """The image and the members with fields that are asked for, unless something about one is wrong."""
         image = image_part(sample)
-        wanted = (part for part in sample.parts if part == image or (self.wants_fields and not _is_image(part.name)))
-        return tuple(part for part in wanted if part.size <= self.max_bytes)
+        return [
+            part
+            for part in sample.parts
+            if (part == image or self._has_fields(part)) and self._problem(part, part == image) is None
+        ]
 
-    def _assemble(self, shard: Shard, sample: Sample, data: dict[str, bytes]) -> RawSample:
-        image = image_part(sample)
+    def _has_fields(self, part: Part) -> bool:
+        suffix = part_suffix(part)
+        if not self.fields or is_image_name(f"x.{suffix}"):
+            return False
+        if "*" in self.fields:
+            return suffix == "json" or part.size <= MAX_JSON_BYTES
+        return suffix == "json" or suffix in self.fields
+
+    def _problem(self, part: Part, is_image: bool) -> tuple[str, str] | None:
+        """Why a member is not read."""
+        lost = lost_by(part)
+        if lost is not None:
+            return lost, _LOST[lost]
+        if part.size > (self.max_bytes if is_image else MAX_JSON_BYTES):
+            most = f"source.max_bytes={self.max_bytes}" if is_image else f"the {MAX_JSON_BYTES} a sidecar may have"
+            return "too_large", f"{part.size} bytes are more than {most}"
+        return None
+
+    def _checked(self, shard: Shard, sample: Sample, data: Mapping[Part, bytes]) -> RawSample:
+        """What is wrong with one sample's members is about this sample alone."""
+        try:
+            return self._assemble(shard, sample, data)
+        except Exception as error:
+            message = f"{shard.name}/{sample.key}: {type(error).__name__}: {error}"
+            return RawSample(sample, None, {}, "bad_record", message)
+
+    def _assemble(self, shard: Shard, sample: Sample, data: Mapping[Part, bytes]) -> RawSample:
+        name, image = f"{shard.name}/{sample.key}", image_part(sample)
         if image is None:
-            names = ", ".join("." + part.name for part in sample.parts)
-            return RawSample(
-                sample, None, {}, "no_image", f"{shard.name}/{sample.key} has no image member, only {names}"
-            )
-        if image.name not in data:
-            size = f"{image.size} bytes are more than source.max_bytes={self.max_bytes}"
-            return RawSample(sample, None, {}, "too_large", f"{shard.name}/{sample.key}.{image.name}: {size}")
-        fields: dict[str, Any] = {}
+            names = ", ".join("." + part_suffix(part) for part in sample.parts)
+            return RawSample(sample, None, {}, "no_image", f"{name} has no image member, only {names}")
+        own: dict[str, Any] = {}
+        texts: dict[str, Any] = {}
         for part in sample.parts:
-            if part.name not in data or part == image:
+            suffix = part_suffix(part)
+            if part == image or self._has_fields(part):
+                problem = self._problem(part, part == image)
+                if problem is not None:
+                    return RawSample(sample, None, {}, problem[0], f"{name}.{suffix}: {problem[1]}")
+            if part == image or part not in data:
                 continue
-            if part.name == "json":
-                try:
-                    value = json.loads(data["json"])
-                except ValueError as error:
-                    return RawSample(sample, None, {}, "bad_json", f"{shard.name}/{sample.key}.json: {error}")
-                fields.update(value if isinstance(value, dict) else {"json": value})
-            else:
-                fields.setdefault(part.name, data[part.name].decode("utf-8", errors="replace"))
-        return RawSample(sample, data[image.name], fields)
+            if suffix != "json":
+                texts[suffix] = data[part].decode("utf-8", errors="replace")
+                continue
+            try:
+                value = parse_json(data[part])
+            except BadJson as error:
+                return RawSample(sample, None, {}, "bad_json", f"{name}.json: {error}")
+            own.update(value if isinstance(value, dict) else {"json": value})
+        return RawSample(sample, data[image], {**texts, **own})
 
 
-def _is_image(part_name: str) -> bool:
-    return part_name.rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES
-
-
-def image_part(sample: Sample) -> Part | None:
-    """The sample's image: `key.jpg` rather than `key.mask.png`, else the first in the archive."""
-    images = [part for part in sample.parts if _is_image(part.name)]
-    return min(images, key=lambda part: part.name.count("."), default=None)
-
-
-def group_by_key(members: Sequence[Member]) -> list[Sample]:
-    """Members -> samples in order of first appearance; the n-th `key.ext` belongs to the n-th sample of that key."""
-    samples: dict[tuple[str, int], list[Part]] = {}
-    seen: dict[tuple[str, str], int] = {}
-    for member in members:
-        key, part_name = split_key(member.name)
-        if not key:
-            continue
-        seen[key, part_name] = repeat = seen.get((key, part_name), 0) + 1
-        samples.setdefault((key, repeat), []).append(Part(part_name, member.offset, member.size))
-    taken = {key for key, _ in samples}
-    names = [key if repeat == 1 else _free_name(key, repeat, taken) for key, repeat in samples]
-    return [
-        Sample(row, name, tuple(parts)) for row, (name, parts) in enumerate(zip(names, samples.values(), strict=True))
-    ]
-
-
-def _free_name(key: str, repeat: int, taken: set[str]) -> str:
-    """`key~2` for the second sample of a key, or the next number, where the archive has a file called `key~2.jpg`."""
-    while f"{key}~{repeat}" in taken:
-        repeat += 1
-    taken.add(f"{key}~{repeat}")
-    return f"{key}~{repeat}"
-
-
-def split_key(name: str) -> tuple[str, str]:
-    """`a/b.c.jpg` -> (`a/b`, `c.jpg`); files without a suffix and hidden files have no key."""
-    folder, _, base = name.removeprefix("./").rpartition("/")
-    stem, _, suffix = base.partition(".")
-    if not stem or not suffix:
-        return "", ""
-    return (f"{folder}/{stem}" if folder else stem), suffix.lower()
-
-
-def _drop_incomplete(samples: list[Sample], last: Member) -> tuple[list[Sample], str | None]:
-    """Drop the sample the cut ran through, unless it already has every member the first sample has."""
-    suspect = next(s for s in samples if any(part.offset == last.offset for part in s.parts) or s is samples[-1])
-    expected = {part.name for part in samples[0].parts}
-    if suspect is not samples[0] and expected <= {part.name for part in suspect.parts}:
-        return samples, None
-    kept = [sample for sample in samples if sample is not suspect]
-    return [Sample(row, sample.key, sample.parts) for row, sample in enumerate(kept)], suspect.key
+def _drop_incomplete(grouped: Grouped) -> tuple[tuple[Sample, ...], list[str]]:
+    """Drop the samples the cut ran through, unless they already have every member the first sample has."""
+    first = grouped.samples[0]
+    expected = {part.name for part in first.parts}
+    dropped = {
+        sample.row
+        for sample in (grouped.samples[row] for row in grouped.last)
+        if sample is first or not expected <= {part.name for part in sample.parts}
+    }
+    kept = [sample for sample in grouped.samples if sample.row not in dropped]
+    samples = tuple(Sample(row, sample.key, sample.parts) for row, sample in enumerate(kept))
+    return samples, [grouped.samples[row].key for row in sorted(dropped)]
 
 
 def _collect(
-    url: str, samples: Sequence[Sample], needed: Sequence[tuple[Part, ...]]
-) -> Iterator[tuple[Sample, dict[str, bytes]]]:
+    shard: Shard, samples: Sequence[Sample], needed: Sequence[Sequence[Part]]
+) -> Iterator[tuple[Sample, dict[Part, bytes]]]:
     """Samples in order, parts in the order of the archive; a sample is held until the ones before it are complete."""
     wanted = sorted(((part, n) for n, parts in enumerate(needed) for part in parts), key=lambda pair: pair[0].offset)
     missing = [len(parts) for parts in needed]
-    data: list[dict[str, bytes]] = [{} for _ in samples]
+    data: list[dict[Part, bytes]] = [{} for _ in samples]
     head = 0
-    for (part, n), content in zip(wanted, read_parts(url, [part for part, _ in wanted]), strict=True):
-        data[n][part.name] = content
+    for (part, n), content in zip(wanted, read_parts(shard, [part for part, _ in wanted]), strict=True):
+        data[n][part] = content
         missing[n] -= 1
         while head < len(samples) and not missing[head]:
             yield samples[head], data[head]

@@ -2,9 +2,12 @@
 
 import codecs
 import json
+from pathlib import Path
 
 import pytest
 
+from conf.schema import SourceConfig
+from pipeline.readers import make_reader
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson, parse_json
 
 
@@ -39,3 +42,18 @@ def test_odd_but_readable_json_is_read() -> None:
     assert parse_json(json.dumps([[n] for n in range(1000)]).encode())[-1] == [999]
     deep = b"[" * 150 + b"]" * 150
     assert json.dumps(parse_json(deep)).encode() == deep
+
+
+@pytest.mark.parametrize("bad", [b"[" * 50_000 + b"]" * 50_000, b'{"uri": ' * 50_000, b'{"n": ' + b"1" * 5000 + b"}"])
+def test_a_line_that_cannot_be_parsed_costs_its_own_record(tmp_path: Path, bad: bytes) -> None:
+    lines = [b'{"uri": "%d.png", "file_name": "%d.png", "q": %d}' % (n, n, n) for n in range(6)]
+    lines[3] = bad
+    (tmp_path / "metadata.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    for n in range(6):
+        (tmp_path / f"{n}.png").write_bytes(b"image %d" % n)
+    for kind, path in (("manifest", tmp_path / "metadata.jsonl"), ("images", tmp_path)):
+        reader = make_reader(SourceConfig(kind=kind, paths=(str(path),), passthrough=("q",)))
+        (shard,) = reader.shards(()).shards
+        found = list(reader.read(shard, reader.index(shard).samples))
+        assert [raw.image for n, raw in enumerate(found) if n != 3] == [b"image %d" % n for n in (0, 1, 2, 4, 5)]
+        assert [raw.fields["q"] for n, raw in enumerate(found) if n != 3] == [0, 1, 2, 4, 5]

@@ -1,0 +1,102 @@
+"""The bytes of the parts of a shard, in few requests: a plain file in ranges, a compressed one from its beginning."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import IO, Any
+
+from pipeline.plan import Part, Shard, resolve
+from pipeline.readers.compression import HEAD_BYTES, compression_of, decompressed
+from pipeline.readers.tar import read_exactly, skip_forward
+from pipeline.retrying import Unavailable
+
+_MERGE_GAP_BYTES = 64 * 1024  # parts closer than this are fetched by one request: headers and unused members between
+_MAX_REQUEST_BYTES = 32 << 20  # unless one part alone is larger
+
+
+class _Forward:
+    """A forward-only stream: seeking is reading, which the callers do knowingly."""
+
+    def __init__(self, stream: IO[bytes], raw: IO[bytes]) -> None:
+        self._stream, self._raw = stream, raw
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(size)
+
+    def seekable(self) -> bool:
+        return False
+
+    def __enter__(self) -> "_Forward":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+
+
+def open_stream(url: str) -> Any:
+    """The content from its beginning, decompressed; can be sought in where it is not compressed."""
+    fs, inner = resolve(url)
+    raw = fs.open(inner, "rb")
+    try:
+        stream, _ = decompressed(raw)
+    except BaseException:
+        raw.close()
+        raise
+    return raw if stream is raw else _Forward(stream, raw)
+
+
+def is_compressed(shard: Shard) -> bool:
+    """Whether the shard can only be read from its beginning."""
+    return _is_compressed(shard.url, shard.size_bytes)
+
+
+@lru_cache(maxsize=4096)
+def _is_compressed(url: str, size_bytes: int) -> bool:
+    fs, inner = resolve(url)
+    return compression_of(bytes(fs.cat_file(inner, start=0, end=HEAD_BYTES))) is not None
+
+
+def read_parts(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
+    """The bytes of each part; parts must ascend, and may be the same. No more is held than one request."""
+    if not parts:
+        return
+    read = _from_beginning if is_compressed(shard) else _in_ranges
+    yield from read(shard, parts)
+
+
+def _in_ranges(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
+    fs, inner = resolve(shard.url)
+    for start, end, together in _requests(parts):
+        data = fs.cat_file(inner, start=start, end=end) if end > start else b""
+        if len(data) > end - start:
+            raise OSError(f"{shard.url} gave {len(data)} bytes for {end - start}: its server gives no byte ranges")
+        if len(data) < end - start:
+            raise Unavailable(f"{shard.url} gave {len(data)} of {end - start} bytes at {start}")
+        for part in together:
+            yield bytes(data[part.offset - start : part.offset - start + part.size])
+
+
+def _from_beginning(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
+    position = 0
+    with open_stream(shard.url) as stream:
+        for start, end, together in _requests(parts):
+            skip_forward(stream, start - position, position)
+            data = read_exactly(stream, end - start, start)
+            position = end
+            for part in together:
+                yield bytes(data[part.offset - start : part.offset - start + part.size])
+
+
+def _requests(parts: Sequence[Part]) -> Iterator[tuple[int, int, list[Part]]]:
+    """(first byte, end, parts in it): parts that are close to each other share a request."""
+    together: list[Part] = []
+    start = end = 0
+    for part in parts:
+        part_end = part.offset + part.size
+        far = part.offset - end > _MERGE_GAP_BYTES or part_end - start > _MAX_REQUEST_BYTES
+        if together and far and part_end > end:  # a part may come twice, by links
+            yield start, end, together
+            together = []
+        start, end = (start, max(end, part_end)) if together else (part.offset, part_end)
+        together.append(part)
+    if together:
+        yield start, end, together
