@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
-from pipeline.text import storable
+from pipeline.text import storable, storable_value
 
 TEXT = pa.string()
 
@@ -149,22 +149,23 @@ def _same(given: Any, found: Any) -> bool:
 
 def to_text(value: Any) -> str:
     """A value in a column of text: texts as they are, times in ISO 8601, bytes in base64, everything else as JSON."""
-    plain = to_json(value)
+    plain = to_json(storable_value(value))
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
 
 def to_json(value: Any) -> Any:
-    """A value in JSON's types: times and durations in ISO 8601, decimals as text, bytes in base64, NaN as its name."""
-    if value is None or isinstance(value, bool | int):
+    """A value in JSON's types: times and durations in ISO 8601, decimals as text, bytes in base64, NaN as its name.
+
+    Texts stay as they are: those of a table are storable already.
+    """
+    if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else json.dumps(value)
-    if isinstance(value, str):
-        return storable(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, Mapping):
-        return {storable(str(key)): to_json(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     if isinstance(value, timedelta):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pipeline.exports.rows import Published
+from pipeline.plan import LeftOut
 
 
 class Form(str, Enum):
@@ -25,13 +26,23 @@ class Options:
     id_column: str | None = None  # coco and vqa: the results column with the image's number
     question_id_column: str | None = None  # vqa
     suffix: str = "deed"  # webdataset: in front of txt and json in the members' names
+    neutralise_formulas: bool = False  # csv: a ' in front of what a spreadsheet would run
 
 
-Export = Callable[[Published, str, Options], int]  # (results, where to, options) -> rows written
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What came of an export: result rows written, what could not be, by reason, and what else is worth saying."""
+
+    rows: int
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def export(published: Published, form: Form, out: str, options: Options) -> int:
-    """Write one export; gives the number of result rows in it."""
+Export = Callable[[Published, str, Options], Exported]  # (results, where to, options)
+
+
+def export(published: Published, form: Form, out: str, options: Options) -> Exported:
+    """Write one export; a file appears whole or not at all."""
     from pipeline.exports import coco, imagefolder, text_files, vqa, webdataset
 
     exports: dict[Form, Export] = {
@@ -46,4 +57,4 @@ def export(published: Published, form: Form, out: str, options: Options) -> int:
     return exports[form](published, out, options)
 
 
-__all__ = ["Export", "Form", "Options", "Published", "export"]
+__all__ = ["Export", "Exported", "Form", "Options", "Published", "export"]

@@ -1,78 +1,97 @@
 """A Hugging Face image folder: the images of a run copied from its source, with metadata.jsonl beside them.
 
-An image that has several prompts has one line for each; `file_name` is then the same in all of them.
+An image that has several prompts has one line for each; `file_name` is then the same in all of them. metadata.jsonl
+comes last: a folder without it is not finished.
 """
 
-import io
-import itertools
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
-
-from PIL import Image
 
 from conf.errors import UserError
 from conf.schema import SourceConfig
-from pipeline.exports import Options
-from pipeline.exports.rows import Published, whole_file
+from pipeline.exports import Exported, Options
+from pipeline.exports.names import flat, numbered, plain_path
+from pipeline.exports.rows import Published, as_users_mistake, whole_file
 from pipeline.ledger import known_shards
-from pipeline.plan import Shard
-from pipeline.readers import Reader, make_reader
+from pipeline.plan import LeftOut, Shard, sum_left_out
+from pipeline.readers import Reader, ReadFailure, make_reader
+from pipeline.readers.kinds import SNIFF_BYTES, image_format, is_image_name
+from pipeline.source_types import to_json
 from pipeline.storage import Storage
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9._/-]+")
-_KNOWN_SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif)$", re.IGNORECASE)
+_STEPS_NOT_COPIED = ("exit_layers", "confidences", "token_texts")
 
 
-def write(published: Published, out: str, options: Options) -> int:
-    record = published.record()
-    if record is None:
-        raise UserError(f"{published.storage.url!r} has no run.json, which says where the images are")
-    reader = make_reader(SourceConfig.model_validate(record["config"]["source"]))
+def write(published: Published, out: str, options: Options) -> Exported:
+    reader = make_reader(SourceConfig.model_validate(published.source()))
     known = known_shards(published.storage).values()
     shards = {shard.name: shard for shard in reader.shards(known).shards}
-    target, count = Storage(out), 0
-    columns = [name for name in published.columns if name not in ("exit_layers", "confidences", "token_texts")]
-    with whole_file(f"{target.url}/metadata.jsonl") as metadata:
+    folder, count, left_out = _Folder(Storage(out)), 0, list[LeftOut]()
+    columns = [name for name in published.columns if name not in _STEPS_NOT_COPIED]
+    with whole_file(f"{folder.storage.url}/metadata.jsonl") as metadata:
         for name in published.shards:
-            if name not in shards:
-                raise UserError(f"shard {name!r} of this run is no longer in its source")
-            by_key: dict[str, list[dict[str, Any]]] = {}
+            rows: dict[str, list[dict[str, Any]]] = {}
             for row in published.rows(name, columns):
-                by_key.setdefault(row["key"], []).append(row)
-            taken: set[str] = set()
-            for key, data in _images(reader, shards[name], by_key.keys()):
-                file_name = f"{name}/{_file_name(key, data, taken)}"
-                target.write(file_name, data)
-                for row in by_key.pop(key):
-                    metadata.write(json.dumps({"file_name": file_name, **row}, ensure_ascii=False).encode() + b"\n")
+                rows.setdefault(row["key"], []).append(row)
+            if name not in shards:
+                if rows:
+                    left_out.append(LeftOut("images_of_shards_gone", len(rows), (name,)))
+                continue
+            for key, found in _images(reader, shards[name], rows.keys()):
+                own = rows.pop(key)
+                if isinstance(found, str):
+                    left_out.append(LeftOut(found, 1, (f"{name}/{key}",)))
+                    continue
+                file_name = folder.add(name, key, found)
+                for row in own:
+                    line = {"file_name": file_name, **to_json(row)}
+                    metadata.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                     count += 1
-            if by_key:
-                raise UserError(
-                    f"{len(by_key)} images of shard {name!r} can no longer be read, {next(iter(by_key))} first"
-                )
-    return count
+            if rows:
+                left_out.append(LeftOut("images_gone", len(rows), (f"{name}/{next(iter(rows))}",)))
+        if left_out and not count:
+            raise UserError(f"none of the images of {published.storage.url!r} can be read from its source any more")
+    return Exported(count, sum_left_out(left_out))
 
 
-def _images(reader: Reader, shard: Shard, keys: Any) -> Iterator[tuple[str, bytes]]:
+def _images(reader: Reader, shard: Shard, keys: Container[str]) -> Iterator[tuple[str, bytes | str]]:
+    """Key and image of each sample, or the reason why the image cannot be read: a short fixed word."""
     samples = [sample for sample in reader.index(shard).samples if sample.key in keys]
-    for raw in reader.read(shard, samples):
-        if raw.image is not None:
-            yield raw.sample.key, raw.image
+    done = 0
+    try:
+        for raw in reader.read(shard, samples):
+            done += 1
+            yield raw.sample.key, raw.image if raw.image is not None else raw.error_type or "no_image"
+    except ReadFailure:
+        yield from ((sample.key, "storage_error") for sample in samples[done:])
 
 
-def _file_name(key: str, data: bytes, taken: set[str]) -> str:
-    """The key as a file name that every system can hold, with the suffix of what the bytes are; each given out once."""
-    stem, dot, suffix = _UNSAFE.sub("_", key).replace("../", "_").lstrip("/.").rpartition(".")
-    if not _KNOWN_SUFFIX.search(dot + suffix):
-        stem = f"{stem}{dot}{suffix}"
-        with Image.open(io.BytesIO(data)) as image:
-            suffix = (image.format or "img").lower()
-    name = f"{stem}.{suffix}"
-    for number in itertools.count(2):
-        if name not in taken:
-            break
-        name = f"{stem}~{number}.{suffix}"
-    taken.add(name)
-    return name
+class _Folder:
+    """The images written so far, each under a name of its own."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._taken: set[str] = set()  # in one case: there are systems on which A.png is a.png
+
+    def add(self, shard_name: str, key: str, data: bytes) -> str:
+        """Write one image; its name, like the key but with the suffix of what the bytes are."""
+        stem, dot, suffix = plain_path(key).rpartition(".")
+        if not is_image_name(f"x.{suffix}"):
+            form = image_format(data[:SNIFF_BYTES]) or "img"
+            stem, suffix = f"{stem}{dot}{suffix}", {"JPEG2000": "jp2"}.get(form, form.lower())
+        for path in (f"{shard_name}/{stem}", f"{shard_name}/{flat(stem)}"):
+            name = self._free(path, f".{suffix}")
+            try:
+                with as_users_mistake(self.storage.url):
+                    self.storage.write(name, data)
+                return name
+            except OSError:  # a name that this system does not take, or that is a folder's; the second one is neither
+                if path != f"{shard_name}/{stem}":
+                    raise
+        raise AssertionError("unreachable")
+
+    def _free(self, stem: str, suffix: str) -> str:
+        name = next(name for name in numbered(stem, suffix) if name.casefold() not in self._taken)
+        self._taken.add(name.casefold())
+        return name

@@ -23,6 +23,9 @@ class Numbers:
 
     def _parse(self, value: Any, key: str) -> int:
         try:
-            return int(value)
-        except (TypeError, ValueError):
+            number = int(value)
+            if not isinstance(value, str) and number != value:
+                raise ValueError(value)
+            return number
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"column {self._column!r} of {key} is {value!r}, not a whole number") from None

@@ -1,6 +1,7 @@
 """The published results of a run, shard by shard, and whole files written beside or on any storage."""
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -8,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import UserError
 from pipeline.ledger import RUN_NAME
-from pipeline.plan import resolve
+from pipeline.plan import is_local, resolve
 from pipeline.run_record import Status
 from pipeline.sink import RESULTS, published_name
 from pipeline.storage import Storage
+from pipeline.text import storable
 
 _BATCH_ROWS = 2048
 
@@ -39,6 +40,14 @@ class Published:
             content: dict[str, Any] = json.loads(self.storage.read(RUN_NAME))
             return content
         return None
+
+    def source(self) -> dict[str, Any]:
+        """The configuration of the run's source."""
+        try:
+            source: dict[str, Any] = (self.record() or {})["config"]["source"]
+            return source
+        except KeyError:
+            raise UserError(f"{self.storage.url!r} has no run.json, which says where the images are") from None
 
     @property
     def is_complete(self) -> bool:
@@ -66,29 +75,43 @@ class Published:
             return pq.ParquetFile(stream).schema_arrow
 
 
+# What the user can mend: no space, no permission, a folder where a file should be. Other errors of files are odd names.
+_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
+
+
+@contextmanager
+def as_users_mistake(place: str) -> Iterator[None]:
+    """A place that cannot be written to is one sentence, not a crash."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _USERS:
+            raise UserError(f"cannot write {storable(place)!r}: {os.strerror(error.errno)}") from None
+        raise
+
+
 @contextmanager
 def whole_file(url: str) -> Iterator[IO[bytes]]:
     """A file for writing that appears when the context ends well, and not at all when it does not."""
     fs, inner = resolve(url)
-    if _is_local(fs):
-        os.makedirs(os.path.dirname(inner) or ".", exist_ok=True)
-        temporary = f"{inner}.{uuid.uuid4().hex[:8]}.partial"
+    if not is_local(fs):
+        stream = fs.open(inner, "wb")
         try:
+            yield stream
+        except BaseException:
+            stream.discard()
+            raise
+        stream.close()  # an upload in parts becomes an object here
+        return
+    if os.path.isdir(inner):
+        raise UserError(f"cannot write {storable(url)!r}: it is a folder")
+    temporary = os.path.join(os.path.dirname(inner), f".tmp-{uuid.uuid4().hex}")
+    try:
+        with as_users_mistake(url):
+            os.makedirs(os.path.dirname(inner) or ".", exist_ok=True)
             with open(temporary, "wb") as stream:
                 yield stream
             os.replace(temporary, inner)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-        return
-    stream = fs.open(inner, "wb")
-    try:
-        yield stream
-    except BaseException:
-        stream.discard()
-        raise
-    stream.close()  # an upload in parts becomes an object here
-
-
-def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
-    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol))
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)

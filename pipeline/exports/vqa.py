@@ -6,12 +6,12 @@ Questions are numbered by `question_id_column`, images by `id_column`; without t
 import json
 import posixpath
 
-from pipeline.exports import Options
+from pipeline.exports import Exported, Options
 from pipeline.exports.numbers import Numbers
 from pipeline.exports.rows import Published, whole_file
 
 
-def write(published: Published, out: str, options: Options) -> int:
+def write(published: Published, out: str, options: Options) -> Exported:
     given = tuple(name for name in (options.id_column, options.question_id_column) if name)
     columns = ("sample_id", "prompt_index", "prompt", "text", *given)
     published.check_columns(columns)
@@ -30,7 +30,7 @@ def write(published: Published, out: str, options: Options) -> int:
             count += 1
         answers_file.write(b"\n]\n")
         questions_file.write(b"\n]}\n")
-    return count
+    return Exported(count)
 
 
 def questions_path(out: str) -> str:

@@ -1,7 +1,8 @@
 """WebDataset sidecars: for each input shard a tar with the same keys in the same order, to be read beside the original.
 
 A sample has `key.deed.txt` (the text of its first prompt) and `key.deed.json` (all its prompts, texts and confidences);
-the suffix keeps them apart from the original's members when both are put together.
+the suffix keeps them apart from the original's members when both are put together. A key that would lead out of a
+folder when the tar is unpacked is percent-encoded.
 """
 
 import io
@@ -12,17 +13,19 @@ import tarfile
 from typing import Any
 
 from conf.errors import UserError
-from pipeline.exports import Options
+from pipeline.exports import Exported, Options
+from pipeline.exports.names import member_name
 from pipeline.exports.rows import Published, whole_file
+from pipeline.text import original
 
 _COLUMNS = ("key", "sample_id", "prompt_index", "prompt", "text", "mean_confidence", "mean_depth", "num_tokens")
 
 
-def write(published: Published, out: str, options: Options) -> int:
+def write(published: Published, out: str, options: Options) -> Exported:
     if "/" in options.suffix or options.suffix.startswith("."):
         raise UserError(f"a suffix goes between key and type, like deed in key.deed.txt; got {options.suffix!r}")
     infix = f".{options.suffix}" if options.suffix else ""
-    count = 0
+    count, renamed = 0, 0
     for shard in published.shards:
         with (
             whole_file(posixpath.join(out, f"{shard}.tar")) as stream,
@@ -34,11 +37,14 @@ def write(published: Published, out: str, options: Options) -> int:
                 sample_id = answers[0]["sample_id"]
                 for answer in answers:
                     del answer["key"], answer["sample_id"]
-                _add(tar, f"{key}{infix}.txt", answers[0]["text"].encode())
+                member = member_name(key)
+                renamed += member != original(key)
+                _add(tar, f"{member}{infix}.txt", answers[0]["text"].encode())
                 content = {"sample_id": sample_id, "answers": answers}
-                _add(tar, f"{key}{infix}.json", json.dumps(content, ensure_ascii=False).encode())
+                _add(tar, f"{member}{infix}.json", json.dumps(content, ensure_ascii=False).encode())
                 count += len(answers)
-    return count
+    notes = (f"{renamed} keys that no archive should hold are percent-encoded",) if renamed else ()
+    return Exported(count, notes=notes)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -11,7 +11,7 @@ import pytest
 from conf.errors import UserError
 from conf.schema import SourceConfig
 from jobs import cli
-from pipeline.exports import Form, Options, Published, export
+from pipeline.exports import Exported, Form, Options, Published, export
 from pipeline.ledger import RUN_NAME, save_plan
 from pipeline.plan import ShardIndex
 from pipeline.readers import make_reader
@@ -68,12 +68,12 @@ KEYS = [
 EXPECTED = [(f"{shard}/{key}", n, f'text "{key}",\n{n} ä') for shard, key in KEYS for n in range(2)]
 
 
-def write(run: Path, form: Form, out: Path, **options: Any) -> int:
+def write(run: Path, form: Form, out: Path, **options: Any) -> Exported:
     return export(Published(str(run)), form, str(out), Options(**options))
 
 
 def test_jsonl_and_csv_give_every_row_back(run: Path, tmp_path: Path) -> None:
-    assert write(run, Form.JSONL, tmp_path / "a.jsonl") == len(EXPECTED) == 12
+    assert write(run, Form.JSONL, tmp_path / "a.jsonl").rows == len(EXPECTED) == 12
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()]
     assert [(row["sample_id"], row["prompt_index"], row["text"]) for row in rows] == EXPECTED
     assert tuple(rows[0]) == Published(str(run)).columns
@@ -88,7 +88,7 @@ def test_jsonl_and_csv_give_every_row_back(run: Path, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # webdataset leaves its files to the garbage collector
 def test_webdataset_sidecars_pair_with_the_original_keys(run: Path, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset", exc_type=ImportError)
-    assert write(run, Form.WEBDATASET, tmp_path) == 12
+    assert write(run, Form.WEBDATASET, tmp_path).rows == 12
     urls = [f"{tmp_path}/part-{shard}.tar" for shard in range(2)]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     assert [(Path(s["__url__"]).stem, s["__key__"]) for s in samples] == KEYS
@@ -103,8 +103,8 @@ def test_webdataset_sidecars_pair_with_the_original_keys(run: Path, tmp_path: Pa
 def test_coco_files_load_in_pycocotools(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pycocotools.coco import COCO
 
-    assert write(run, Form.COCO, tmp_path / "truth.json") == 12
-    assert write(run, Form.COCO_RESULTS, tmp_path / "results.json") == 12
+    assert write(run, Form.COCO, tmp_path / "truth.json").rows == 12
+    assert write(run, Form.COCO_RESULTS, tmp_path / "results.json").rows == 12
     coco = COCO(str(tmp_path / "truth.json"))
     names = {image["id"]: image["file_name"] for image in coco.loadImgs(coco.getImgIds())}
     found = [(names[a["image_id"]], a["caption"]) for a in coco.loadAnns(coco.getAnnIds())]
@@ -121,7 +121,7 @@ def test_coco_files_load_in_pycocotools(run: Path, tmp_path: Path, capsys: pytes
 
 def test_vqa_results_answer_their_questions(run: Path, tmp_path: Path) -> None:
     """Read by hand: the reader of VQA v2 is not a package. It pairs the two files by question_id."""
-    assert write(run, Form.VQA, tmp_path / "a.json") == 12
+    assert write(run, Form.VQA, tmp_path / "a.json").rows == 12
     answers = json.loads((tmp_path / "a.json").read_text())
     questions = json.loads((tmp_path / "a_questions.json").read_text())["questions"]
     assert [set(answer) for answer in answers] == [{"question_id", "answer"}] * 12
@@ -144,7 +144,7 @@ def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("hf_home")
 def test_an_image_folder_loads_in_datasets(run: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", exc_type=ImportError)
-    assert write(run, Form.IMAGEFOLDER, tmp_path / "folder") == 12
+    assert write(run, Form.IMAGEFOLDER, tmp_path / "folder").rows == 12
     loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "folder"), cache_dir=str(tmp_path / "cache"))
     rows = sorted(loaded["train"], key=lambda row: (row["sample_id"], row["prompt_index"]))
     assert [(r["sample_id"], r["prompt_index"], r["text"]) for r in rows] == sorted(EXPECTED)
