@@ -139,7 +139,11 @@ class SourceConfig(Section):
         description="WebDataset: which image of a key is wanted where it has several, the first of these suffixes that "
         "it has (left.jpg, jpg). None: key.jpg without its companions (key.mask.png); without it, each for itself.",
     )
-    image_column: str = Field("image", description="Parquet: column with bytes or a {bytes, path} struct.")
+    image_column: str = Field(
+        "image",
+        description="Parquet: column with bytes or {bytes, path} structs, or with lists of either: then each image "
+        "is a row of its own.",
+    )
     id_column: str | None = Field(
         None, description="Column that identifies a sample; none: `shard/key` or `shard/row`."
     )

@@ -36,6 +36,10 @@ class Part:
     size: int
 
 
+# A part whose offset is the record's row in its file and whose size is the number of the image, -1 where it has none.
+NTH_IMAGE = "/nth"
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One input row: its position in the shard, its key, its pieces."""
@@ -43,6 +47,11 @@ class Sample:
     row: int
     key: str
     parts: tuple[Part, ...]
+
+    @property
+    def nth(self) -> int | None:
+        """Which image of its record it is, from 0, where one record may have several."""
+        return next((part.size for part in self.parts if part.name == NTH_IMAGE and part.size >= 0), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,11 @@ class ShardIndex:
 
 def sample_id(shard_name: str, key: str) -> str:
     return f"{shard_name}/{key}"
+
+
+def given_id(value: object, sample: Sample) -> str:
+    """The identity that a field gives: of a record with several images, with the number of the image behind it."""
+    return str(value) if sample.nth is None else f"{value}.{sample.nth}"
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from conf.schema import PromptConfig
-from pipeline.plan import Shard, sample_id
+from pipeline.plan import Shard, given_id, sample_id
 from pipeline.preprocess import ImageProblem, Pixels
 from pipeline.prompts import limit_of, make_prompts
 from pipeline.readers import RawSample
@@ -80,7 +80,7 @@ class SampleProblem(Exception):
 def identify(wanted: Wanted, draft: Draft) -> None:
     given = draft.raw.fields.get(wanted.id_column) if wanted.id_column is not None else None
     if given is not None:
-        draft.shared["sample_id"] = storable(str(given))
+        draft.shared["sample_id"] = storable(given_id(given, draft.raw.sample))
 
 
 def copy_fields(wanted: Wanted, draft: Draft) -> None:

@@ -20,7 +20,7 @@ from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, Sour
 from conf.vqa import VqaConfig
 from pipeline.left_out import from_dicts
 from pipeline.passthrough import without_items
-from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, name_shards
+from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, given_id, name_shards
 from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, make_reader, read_patiently
 from pipeline.readers.images import FILES_PER_SHARD
@@ -203,8 +203,9 @@ class TickReader:
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         entry = self._entry(shard)
-        for sample, raw in zip(samples, self.base.read(shard, [_original(s) for s in samples]), strict=True):
-            fields = {**raw.fields, _ID: self._identity(entry, sample, raw.fields)}
+        for asked, raw in zip(samples, self.base.read(shard, [_original(s) for s in samples]), strict=True):
+            fields = {**raw.fields, _ID: self._identity(entry, asked, raw.fields)}
+            sample = Sample(asked.row, asked.key, ())  # its parts have had their say
             if raw.image is None:
                 yield replace(raw, sample=sample, fields=fields)
                 continue
@@ -213,13 +214,13 @@ class TickReader:
             except LookupError as error:
                 yield RawSample(sample, None, fields, "no_prompt", f"{fields[_ID]}: {error.args[0]}")
                 continue
-            chosen = _chosen(sample, len(prompts))
+            chosen = _chosen(asked, len(prompts))
             fields[_ASK] = [{**prompts[n][1], _PROMPT: prompts[n][0]} for n in chosen]
             yield RawSample(sample, raw.image, fields)
 
     def _identity(self, entry: TickShard, sample: Sample, fields: Mapping[str, Any]) -> str:
         given = None if self.id_column is None else fields.get(self.id_column)
-        return f"{entry.container}/{original(sample.key)}" if given is None else str(given)
+        return f"{entry.container}/{original(sample.key)}" if given is None else given_id(given, sample)
 
 
 def answered(root: Storage, earlier: Sequence[str]) -> tuple[set[tuple[str, str]], set[str]]:

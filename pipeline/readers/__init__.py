@@ -92,7 +92,7 @@ def make_reader(source: SourceConfig) -> Reader:
     if source.kind is SourceKind.IMAGES:
         return ImageFolderReader(source.paths, bool(fields), source.retry, source.max_bytes)
     if source.kind is SourceKind.PARQUET:
-        return ParquetReader(source.paths, source.image_column, fields, source.retry, source.max_bytes)
+        return ParquetReader(source.paths, source.image_column, fields, source.retry, source.max_bytes, source.fetch)
     return ManifestReader(source.paths, source.uri_column, fields, source.fetch, source.retry)
 
 

@@ -1,23 +1,49 @@
-"""Parquet shards with the images inside: a bytes column, or the {bytes, path} struct of Hugging Face data sets.
+"""Parquet shards with the images inside: a column of bytes, of {bytes, path} structs as Hugging Face has them, or of
+lists of either.
 
-A sample's key is its row number. Only the columns that are asked for are read. Row groups are the split points: chunks
-that lie in one row group are read by one task, so that no group is decompressed twice.
+A sample's key is its row number, and the number of the image behind it where the column holds lists. Only the columns
+that are asked for are read. Row groups are the split points: chunks that lie in one row group are read by one task, so
+that no group is decompressed twice.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 from conf.errors import UserError
-from conf.schema import RetryConfig
-from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
+from conf.schema import FetchConfig, RetryConfig
+from pipeline.plan import (
+    NTH_IMAGE,
+    Contents,
+    Listing,
+    Part,
+    Sample,
+    Shard,
+    ShardIndex,
+    ShardProblem,
+    find_files,
+    name_shards,
+)
 from pipeline.readers import RawSample, ReadFailure
-from pipeline.readers.records import open_parquet, read_parquet_rows, schemas_of
+from pipeline.readers.fetch import fetch_all
+from pipeline.readers.image_columns import holds_lists, images_per_row, why_no_images
+from pipeline.readers.records import BadRecord, DamagedRow, open_parquet, read_parquet_rows, schemas_of
+from pipeline.readers.uris import absolute
+from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
 from pipeline.source_types import common_types
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """A sample whose image is in a file that the row names."""
+
+    sample: Sample
+    fields: dict[str, Any]
+    uri: str
 
 
 @dataclass(frozen=True)
@@ -29,6 +55,7 @@ class ParquetReader:
     fields: tuple[str, ...] = ()
     patience: RetryConfig = USUAL_PATIENCE
     max_bytes: int = 500_000_000
+    fetch: FetchConfig = field(default_factory=FetchConfig)
 
     def shards(self, known: Iterable[Shard]) -> Listing:
         files = find_files(self.paths, self.patience)
@@ -37,7 +64,7 @@ class ParquetReader:
         return Listing(tuple(Shard(names[url], url, size) for url, size in files))
 
     def _check_columns(self, url: str) -> None:
-        """A wrong column name is a user's mistake and shows in the first file; a broken first file is only bad data."""
+        """A wrong column is a user's mistake and shows in the first file; a broken first file is only bad data."""
         try:
             with retry(lambda: open_parquet(url), f"opening {url}", self.patience) as table:
                 schema = table.schema_arrow
@@ -46,6 +73,9 @@ class ParquetReader:
         if self.image_column not in schema.names:
             names = ", ".join(schema.names)
             raise UserError(f"source.image_column={self.image_column!r} is no column of {url!r}, which has {names}")
+        problem = why_no_images(schema.field(self.image_column).type)
+        if problem is not None:
+            raise UserError(f"source.image_column={self.image_column!r} of {url!r} holds {problem}")
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return common_types(schemas_of((shard.url for shard in shards), self.patience))
@@ -59,44 +89,98 @@ class ParquetReader:
 
     def index(self, shard: Shard) -> Contents:
         try:
-            with retry(lambda: open_parquet(shard.url), f"opening {shard.url}", self.patience) as table:
-                if self.image_column not in table.schema_arrow.names:
-                    problem = f"{shard.name}: no column {self.image_column!r} among {table.schema_arrow.names}"
-                    return Contents(problems=(ShardProblem("no_image_column", problem),))
-                groups = [table.metadata.row_group(n).num_rows for n in range(table.metadata.num_row_groups)]
+            return retry(lambda: self._index(shard), f"listing {shard.url}", self.patience)
         except (OSError, pa.ArrowException, Exhausted) as error:
             broken = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
             return Contents(problems=(broken,))
-        rows = ((group, position) for group, num_rows in enumerate(groups) for position in range(num_rows))
-        samples = (
-            Sample(row, f"{row:08d}", (Part("row_group", group, position),))
-            for row, (group, position) in enumerate(rows)
-        )
+
+    def _index(self, shard: Shard) -> Contents:
+        samples: list[Sample] = []
+        with open_parquet(shard.url) as table:
+            schema, first = table.schema_arrow, 0
+            if self.image_column not in schema.names:
+                problem = f"{shard.name}: no column {self.image_column!r} among {schema.names}"
+                return Contents(problems=(ShardProblem("no_image_column", problem),))
+            lists = holds_lists(schema.field(self.image_column).type)
+            for group in range(table.metadata.num_row_groups):
+                num_rows = table.metadata.row_group(group).num_rows
+                counts = images_per_row(table, group, self.image_column) if lists else [0] * num_rows
+                for position, count in enumerate(counts):
+                    place, file_row = Part("row_group", group, position), first + position
+                    for n in range(count):
+                        nth = Part(NTH_IMAGE, file_row, n)
+                        samples.append(Sample(len(samples), f"{file_row:08d}.{n}", (place, nth)))
+                    if not count:  # not a list, an empty one, or one that cannot be read
+                        parts = (place, Part(NTH_IMAGE, file_row, -1)) if lists else (place,)
+                        samples.append(Sample(len(samples), f"{file_row:08d}", parts))
+                first += num_rows
         return Contents(tuple(samples))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
+        waiting: list[
+            RawSample | _Elsewhere
+        ] = []  # from the first image elsewhere, so that several are fetched at once
         try:
-            with open_parquet(shard.url) as table:
-                names = table.schema_arrow.names
-            wanted = [name for name in names if name == self.image_column or name in self.fields or "*" in self.fields]
-            rows = read_parquet_rows(shard.url, [sample.row for sample in samples], wanted)
-            for sample, values in zip(samples, rows, strict=True):
-                yield self._raw(shard, sample, values)
+            for raw in self._from_rows(shard, samples):
+                if isinstance(raw, RawSample) and not waiting:
+                    yield raw
+                    continue
+                waiting.append(raw)
+                if len(waiting) == self.fetch.max_concurrent:
+                    yield from self._fetched(shard, waiting)
+                    waiting = []
         except Exception as error:  # storage back ends and decompressors have no common base class
+            yield from self._fetched(shard, waiting)
             raise ReadFailure(f"{type(error).__name__}: {error}") from error
+        yield from self._fetched(shard, waiting)
 
-    def _raw(self, shard: Shard, sample: Sample, values: dict[str, Any]) -> RawSample:
+    def _from_rows(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample | _Elsewhere]:
+        with open_parquet(shard.url) as table:
+            names = table.schema_arrow.names
+        wanted = [name for name in names if name == self.image_column or name in self.fields or "*" in self.fields]
+        by_row = [(row, list(own)) for row, own in groupby(samples, _file_row)]
+        records = read_parquet_rows(shard.url, [row for row, _ in by_row], wanted)
+        for (_, own), record in zip(by_row, records, strict=True):
+            for sample in own:
+                yield self._raw(shard, sample, record)
+
+    def _raw(self, shard: Shard, sample: Sample, record: dict[str, Any] | BadRecord) -> RawSample | _Elsewhere:
+        place = f"{shard.name}/{sample.key}"
+        if isinstance(record, BadRecord):
+            error_type = "damaged_row_group" if isinstance(record, DamagedRow) else "bad_record"
+            return RawSample(sample, None, {}, error_type, f"{place}: {record}")
+        values = dict(record)
         image: Any = values.pop(self.image_column)
+        if any(part.name == NTH_IMAGE for part in sample.parts):
+            if sample.nth is None and image:
+                return RawSample(sample, None, values, "damaged_row_group", f"{place}: its images could not be counted")
+            image = image[sample.nth] if image and sample.nth is not None else None
         path = None
         if isinstance(image, dict):
             image, path = image.get("bytes"), image.get("path")
         if isinstance(image, bytes | bytearray | memoryview) and len(image) > self.max_bytes:
             size = f"{len(image)} bytes are more than source.max_bytes={self.max_bytes}"
-            return RawSample(sample, None, values, "too_large", f"{shard.name}/{sample.key}: {size}")
+            return RawSample(sample, None, values, "too_large", f"{place}: {size}")
         if isinstance(image, bytes | bytearray | memoryview):
             return RawSample(sample, bytes(image), values)
-        if image is not None:
-            found = f"{self.image_column!r} holds {type(image).__name__}, not bytes"
-        else:
-            found = f"{self.image_column!r} is null" + (f", only its path {path!r} is known" if path else "")
-        return RawSample(sample, None, values, "no_image", f"{shard.name}/{sample.key}: {found}")
+        if image is None and isinstance(path, str) and path:
+            return _Elsewhere(sample, values, absolute(path, shard.url))
+        found = "is null" if image is None else f"holds {type(image).__name__}, not bytes"
+        return RawSample(sample, None, values, "no_image", f"{place}: {self.image_column!r} {found}")
+
+    def _fetched(self, shard: Shard, waiting: Sequence[RawSample | _Elsewhere]) -> Iterator[RawSample]:
+        images = fetch_all((one.uri for one in waiting if isinstance(one, _Elsewhere)), self.fetch, self.patience)
+        for one in waiting:
+            if isinstance(one, RawSample):
+                yield one
+                continue
+            image = next(images)
+            if isinstance(image, FetchProblem):
+                message = f"{shard.name}/{one.sample.key}: {image.message}"
+                yield RawSample(one.sample, None, one.fields, image.error_type, message, image.attempts)
+            else:
+                yield RawSample(one.sample, image, one.fields)
+
+
+def _file_row(sample: Sample) -> int:
+    return next((part.offset for part in sample.parts if part.name == NTH_IMAGE), sample.row)

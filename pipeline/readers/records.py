@@ -7,6 +7,7 @@ parses nothing, so a manifest is cut at about the speed of its decompression; a 
 import csv
 import io
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
@@ -30,6 +31,10 @@ _BATCH_ROWS = 32  # of a row group at once: with images in them, more is a lot o
 
 class BadRecord(Exception):
     """A record that cannot be parsed; the ones around it can."""
+
+
+class DamagedRow(BadRecord):
+    """A row of a Parquet file whose row group is damaged; those of other groups can be read."""
 
 
 def format_of(url: str) -> str:
@@ -170,25 +175,54 @@ def schemas_of(urls: Iterable[str | None], patience: RetryConfig) -> Iterator[pa
             continue
 
 
-def read_parquet_rows(url: str, rows: Sequence[int], columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
-    """The given rows, which must ascend; only the row groups they are in are touched, each once."""
+def read_parquet_rows(
+    url: str, rows: Sequence[int], columns: Sequence[str] | None
+) -> Iterator[dict[str, Any] | BadRecord]:
+    """The given rows, which must ascend; only the row groups they are in are touched, each once.
+
+    A damaged row group costs the rows from the damage to its end, which are DamagedRow; no other group.
+    """
     with open_parquet(url) as table:
-        wanted = iter(rows)
-        row = next(wanted, None)
-        group_first = 0
+        wanted = list(rows)
+        done = group_first = 0
         for group in range(table.metadata.num_row_groups):
             group_end = group_first + table.metadata.row_group(group).num_rows
-            if row is not None and row < group_end:
-                position = group_first
-                for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
-                    end = position + batch.num_rows
-                    while row is not None and row < end:
-                        one = batch.slice(row - position, 1)
-                        yield {name: python_values(one[name])[0] for name in one.schema.names}
-                        row = next(wanted, None)
-                    position = end
-                    if row is None or row >= group_end:
-                        break
+            own = wanted[done : bisect_left(wanted, group_end)]
+            done += len(own)
+            given = 0
+            try:
+                for record in _rows_of_group(table, group, [row - group_first for row in own], columns):
+                    given += 1
+                    yield record
+            except Exception as error:
+                if not is_damage(error):
+                    raise
+                for _ in own[given:]:
+                    yield DamagedRow(f"row group {group} cannot be read: {type(error).__name__}: {error}")
             group_first = group_end
-        if row is not None:
-            raise OSError(f"{url} has no row {row}")
+        if done < len(wanted):
+            raise OSError(f"{url} has no row {wanted[done]}")
+
+
+def _rows_of_group(
+    table: pq.ParquetFile, group: int, positions: Sequence[int], columns: Sequence[str] | None
+) -> Iterator[dict[str, Any]]:
+    first = done = 0
+    if not positions:
+        return
+    for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+        while done < len(positions) and positions[done] < first + batch.num_rows:
+            one = batch.slice(positions[done] - first, 1)
+            yield {name: python_values(one[name])[0] for name in one.schema.names}
+            done += 1
+        if done == len(positions):
+            return
+        first += batch.num_rows
+    raise OSError(f"it ends after {first} rows")
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether it is what is in the file that cannot be read, and not the file: Arrow says both by an OSError."""
+    if isinstance(error, pa.ArrowException | UnicodeDecodeError):
+        return True
+    return type(error) is OSError and error.errno is None and error.__cause__ is None

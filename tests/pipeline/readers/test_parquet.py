@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import UserError
-from conf.schema import SourceConfig
-from pipeline.plan import Shard, ShardIndex
+from conf.schema import FetchConfig, SourceConfig
+from pipeline.plan import Shard, ShardIndex, given_id
 from pipeline.readers import ReadFailure, field_names, make_reader
 from pipeline.readers.parquet import ParquetReader
 
@@ -54,7 +54,7 @@ def test_all_columns_by_a_star_and_lists_stay_lists(tmp_path: Path) -> None:
 
 
 def test_rows_without_bytes_say_so(tmp_path: Path) -> None:
-    images = [{"bytes": None, "path": "x.jpg"}, None]
+    images = [{"bytes": None, "path": ""}, None]
     pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"image": ["text"]}), tmp_path / "b.parquet")
     reader = ParquetReader((f"{tmp_path}/*.parquet",))
@@ -64,23 +64,119 @@ def test_rows_without_bytes_say_so(tmp_path: Path) -> None:
         for raw in reader.read(shard, reader.index(shard).samples)
     ]
     assert messages == [
-        ("no_image", "a/00000000: 'image' is null, only its path 'x.jpg' is known"),
+        ("no_image", "a/00000000: 'image' is null"),
         ("no_image", "a/00000001: 'image' is null"),
         ("no_image", "b/00000000: 'image' holds str, not bytes"),
     ]
 
 
-def test_a_cut_file_is_one_shard_problem_and_a_damaged_page_a_read_failure(tmp_path: Path) -> None:
+def test_images_in_files_that_the_rows_name_lie_beside_the_shard(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.jpg").write_bytes(b"x")
+    (tmp_path / "y.jpg").write_bytes(b"y" * 50)
+    images = [
+        {"bytes": None, "path": "d/x.jpg"},
+        {"bytes": b"own", "path": "d/x.jpg"},
+        {"bytes": None, "path": str(tmp_path / "y.jpg")},
+        {"bytes": None, "path": "gone.jpg"},
+        {"bytes": None, "path": "ftp://h/x.jpg"},
+    ]
+    pq.write_table(pa.table({"image": images * 9, "n": list(range(45))}), tmp_path / "a.parquet")
+    shard = Shard("a", str(tmp_path / "a.parquet"), 1)
+    reader = ParquetReader((shard.url,), fields=("n",), fetch=FetchConfig(max_concurrent=4))
+    found = list(reader.read(shard, reader.index(shard).samples))
+    assert [raw.image or raw.error_type for raw in found] == [
+        b"x", b"own", b"y" * 50, "missing_file", "forbidden_scheme",
+    ] * 9  # fmt: skip
+    assert [raw.fields["n"] for raw in found] == list(range(45))
+    small = ParquetReader((shard.url,), fetch=FetchConfig(max_bytes=10, schemes=("s3",)))
+    assert next(small.read(shard, reader.index(shard).samples)).error_type == "forbidden_scheme"
+
+
+LISTS: list[list[bytes | None] | None] = [[b"a", b"b"], [], None, [b"c", None], *[[b"%d" % n] for n in range(40)]]
+
+
+@pytest.mark.parametrize("form", ["bytes", "struct", "large", "struct of bytes"])
+def test_each_image_of_a_list_is_a_row_with_the_number_of_the_image(tmp_path: Path, form: str) -> None:
+    columns: dict[str, Any] = {
+        "bytes": pa.array(LISTS, pa.list_(pa.binary())),
+        "large": pa.array(LISTS, pa.large_list(pa.large_binary())),
+        "struct": [own and [{"bytes": b, "path": "p" * 5} if b else None for b in own] for own in LISTS],
+        "struct of bytes": [own and [{"bytes": b} for b in own] for own in LISTS],
+    }
+    table = pa.table({"images": columns[form], "id": [f"i{n}" for n in range(len(LISTS))]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    shard = Shard("a", str(tmp_path / "a.parquet"), 1)
+    reader = ParquetReader((shard.url,), "images", fields=("id",))
+    assert [s.name for s in reader.shards(()).shards] == ["a"]
+    samples = reader.index(shard).samples
+    expected = [
+        ("00000000.0", "i0.0", b"a"), ("00000000.1", "i0.1", b"b"), ("00000001", "i1", "no_image"),
+        ("00000002", "i2", "no_image"), ("00000003.0", "i3.0", b"c"), ("00000003.1", "i3.1", "no_image"),
+        *((f"{n + 4:08d}.0", f"i{n + 4}.0", b"%d" % n) for n in range(40)),
+    ]  # fmt: skip
+    for part in (slice(None), slice(1, 6), slice(3, None, 7)):
+        found = list(reader.read(shard, samples[part]))
+        assert [
+            (raw.sample.key, given_id(raw.fields["id"], raw.sample), raw.image or raw.error_type) for raw in found
+        ] == expected[part]
+    assert [sample.row for sample in samples] == list(range(46))
+    index = ShardIndex.of(reader.index(shard), 10)
+    assert ShardIndex.from_table(index.to_table()) == index
+
+
+def test_columns_that_hold_no_images_are_one_sentence(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uri": ["a.jpg"], "n": [1], "none": pa.nulls(1)}), tmp_path / "a.parquet")
+    path = str(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"holds text; of paths and URIs make it a manifest: source\.kind=manifest"):
+        ParquetReader((path,), "uri").shards(())
+    with pytest.raises(UserError, match="holds int64, not image bytes"):
+        ParquetReader((path,), "n").shards(())
+    ParquetReader((path,), "none").shards(())
+
+
+def damage(path: Path, group: int, column: str) -> None:
+    chunk = pq.ParquetFile(path).metadata.row_group(group)
+    own = next(chunk.column(n) for n in range(chunk.num_columns) if chunk.column(n).path_in_schema.startswith(column))
+    data = bytearray(path.read_bytes())
+    middle = own.dictionary_page_offset or own.data_page_offset
+    data[middle : middle + own.total_compressed_size] = b"\xff" * own.total_compressed_size
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_damaged_row_group_costs_its_rows_and_no_other(tmp_path: Path, lists: bool) -> None:
+    images = [[f"image {n}".encode()] if lists else f"image {n}".encode() for n in range(500)]
+    table = pa.table({"image": images, "question": [f"q{n}" for n in range(500)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    shard = Shard("a", str(tmp_path / "a.parquet"), 1)
+    damage(tmp_path / "a.parquet", 1, "image")
+    damage(tmp_path / "a.parquet", 3, "question")
+    reader = ParquetReader((shard.url,), fields=("question",))
+    contents = reader.index(shard)
+    assert (len(contents.samples), contents.problems) == (500, ())
+    found = list(reader.read(shard, contents.samples))
+    assert [raw.error_type or raw.image for raw in found] == [
+        "damaged_row_group" if n // 100 in (1, 3) else b"image %d" % n for n in range(500)
+    ]
+    assert [raw.image for raw in reader.read(shard, contents.samples[200:300])] == [
+        b"image %d" % n for n in range(200, 300)
+    ]
+    lazy = ParquetReader((shard.url,))
+    assert [raw.image is None for raw in lazy.read(shard, contents.samples[300:400])] == [False] * 100
+
+
+def test_a_file_that_is_gone_or_cut_is_a_failure_of_storage(tmp_path: Path) -> None:
     shard = write_parquet(tmp_path / "a.parquet", 2000, 1000)
     reader, path = ParquetReader((shard.url,)), tmp_path / "a.parquet"
     samples, whole = reader.index(shard).samples, path.read_bytes()
-    path.write_bytes(whole[:100] + bytes(200) + whole[300:])
-    with pytest.raises(ReadFailure):
-        list(reader.read(shard, samples))
     path.write_bytes(whole[: len(whole) // 2])
     contents = reader.index(shard)
-    found, (problem,) = contents.samples, contents.problems
-    assert (found, problem.error_type) == ((), "unreadable_shard")
+    (problem,) = contents.problems
+    assert (contents.samples, problem.error_type) == ((), "unreadable_shard")
+    path.unlink()
+    with pytest.raises(ReadFailure):
+        list(reader.read(shard, samples))
 
 
 def test_a_wrong_column_is_one_sentence_with_the_right_ones(tmp_path: Path) -> None:
