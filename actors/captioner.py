@@ -54,6 +54,7 @@ class Captioner:
             self._thread = EngineThread(self._backend.make_engine)
         self._model_load_s: float | None = time.perf_counter() - start_s
         self._storage = storage
+        self._staging = storage.permitted_by(None)  # a chunk is the same whoever of this generation commits it
         self._guard = CrashGuard(crash_log)
         self._passthrough = passthrough
         self._answers = answers
@@ -89,7 +90,7 @@ class Captioner:
         crash = RequestFailure("worker_crash", "the worker dies whenever it runs this row", attempt.number)
         for position, row in zip(condemned, rows.prepared(condemned), strict=True):
             rows.finish(position, row, failed_columns(row, crash))
-        await asyncio.to_thread(stage_chunk, self._storage, shard_name, chunk_index, rows.table())
+        await asyncio.to_thread(stage_chunk, self._staging, shard_name, chunk_index, rows.table())
         if self._answers is not None:
             await self._answers.add.remote(rows.answers)
         await self._save_engine_stats()

@@ -1,7 +1,25 @@
-"""The one exception type that means "you, the user, can fix this"."""
+"""Ends of a command that one sentence explains; everything else is a programmer's mistake and shows a traceback."""
 
 
-class UserError(ValueError):
-    """A mistake in configuration or input; the command line prints it as one sentence and exits so."""
+class Explained(Exception):
+    """The command line prints it as one sentence, without a traceback, and ends with its exit code."""
+
+    exit_code = 1
+
+
+class UserError(Explained, ValueError):
+    """A mistake in configuration or input."""
 
     exit_code = 2
+
+
+class OutputFailed(Explained):
+    """The output's storage takes no more: full, over quota, read-only, or away for too long."""
+
+    exit_code = 5
+
+
+class OutputLost(Explained):
+    """Another run has the output now; this one must write nothing more into it."""
+
+    exit_code = 6

@@ -1,4 +1,4 @@
-"""`deed COMMAND ...`: finds the command, turns a user's mistake into one sentence and exit code 2.
+"""`deed COMMAND ...`: finds the command, turns what one sentence explains into that sentence and its exit code.
 
 Commands are imported only when they are called, so that every --help answers at once.
 """
@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from conf.errors import UserError
+from conf.errors import Explained
 
 # command -> (module:function(arguments) -> exit code, one line for the list)
 COMMANDS = {
@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 success, 1 crash, 2 a user's mistake, 3 too many errors, 4 another run holds the output."""
+    """Run one command; the exit codes are those of conf.errors and jobs.caption, 0 for success and 1 for a crash."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module_name, _, function = COMMANDS[name][0].partition(":")
     try:
         return int(getattr(importlib.import_module(module_name), function)(rest) or 0)
-    except UserError as error:
+    except Explained as error:
         print(f"deed {name}: {error}", file=sys.stderr)
         return error.exit_code
 

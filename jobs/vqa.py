@@ -42,15 +42,19 @@ def run_ticks(
     """Finish the tick that was interrupted, if one was, then do a new one if anything is new; gives the exit code."""
     from conf.checkpoint_info import read_checkpoint_info
     from pipeline.lease import Lease
+    from pipeline.ledger import STATE, remove_temporaries
     from pipeline.questions import Questions
     from pipeline.settings import check_settings, content_settings, save_settings
     from pipeline.storage import Storage
-    from pipeline.ticks import load_ticks, plan_tick
+    from pipeline.ticks import TICKS, load_ticks, plan_tick
 
     root, questions = Storage(config.output.path), Questions.resolve(config.questions)
     settings = content_settings(config, read_checkpoint_info(config.model.checkpoint))
-    check_settings(root, settings)
+    check_settings(root, settings)  # early, so that a mistake is told at once; what counts is checked under the lease
     with Lease(root) as lease:
+        root = lease.storage
+        remove_temporaries(root, (STATE, TICKS))
+        check_settings(root, settings)
         save_settings(root, settings)
         ticks = load_ticks(root)
         for interrupted in (tick for tick in ticks if not tick.is_complete(root)):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from conf.errors import UserError
+from conf.errors import Explained, OutputFailed, UserError
 from conf.schema import ActorsConfig, JobConfig
 
 _ACCELERATOR = "accelerator_type:"
@@ -71,6 +71,34 @@ def ray_cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a task or an actor raised and one sentence explains, without the wrapping that Ray puts around it."""
+    try:
+        yield
+    except Exception as error:
+        plain = _explanation(error)
+        if plain is None or plain is error:
+            raise
+        raise plain from None
+
+
+def _explanation(error: BaseException | None) -> Explained | None:
+    """The sentence in an exception, or in what it was raised from; Ray keeps that in `cause`."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "cause", None)
+        if isinstance(error, Explained) and not isinstance(inner, BaseException):
+            return error
+        if type(error).__name__ == "OutOfDiskError":
+            return OutputFailed(
+                f"Ray has no room left for its own files: {str(error).splitlines()[0]}; make room there"
+            )
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return None
 
 
 def check_outlives_job(url: str) -> None:

@@ -23,25 +23,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.checkpoint_info import CheckpointInfo
-from conf.errors import UserError
 from conf.schema import JobConfig
-from pipeline import generation, left_out
-from pipeline.cluster import Fit, check_outlives_job, fit_cluster, ray_cluster
+from pipeline import left_out
+from pipeline.cluster import Fit, check_outlives_job, fit_cluster, plain_errors, ray_cluster
 from pipeline.crash_log import CrashLog
 from pipeline.driver import Driver, Progress
 from pipeline.duplicates import AnswerBook
 from pipeline.energy import EnergyMeter
 from pipeline.lease import Lease
-from pipeline.ledger import RUN_NAME, Ledger, check_plan, clear_output, known_shards, save_plan
-from pipeline.passthrough import settle
-from pipeline.plan import Shard
+from pipeline.ledger import Ledger, remove_temporaries
 from pipeline.prometheus import DriverMeter
 from pipeline.publisher import RayPublisher
 from pipeline.readers import Reader, make_reader
-from pipeline.run_record import RunRecord, Status
-from pipeline.second_chance import open_again, shards_to_retry
-from pipeline.settings import CONFIG_NAME, check_settings, content_settings, save_settings
-from pipeline.sink import RESULTS, STAGING
+from pipeline.resume import begin, decide
+from pipeline.run_record import RunRecord
+from pipeline.settings import content_settings
 from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
 
@@ -74,50 +70,37 @@ def run(
     `reader`: another one than the source's kind has.
     """
     start_s = time.time()  # listing the source and starting Ray are paid for too
-    storage, reader = generation.current(Storage(config.output.path)), reader or make_reader(config.source)
-    check_outlives_job(storage.url)
+    output, reader = Storage(config.output.path), reader or make_reader(config.source)
+    check_outlives_job(output.url)
     settings = content_settings(config, info)
-    overwrite = config.output.on_existing == "overwrite"
-    known = {} if overwrite else known_shards(storage)
-    listing = reader.shards(known.values())
-    shards = listing.shards
-    if listing.left_out:
-        _LOG.info("%s", left_out.sentence(listing.left_out))
-    if not overwrite:
-        if config.output.on_existing == "fail" and storage.exists(CONFIG_NAME):
-            raise UserError(f"output {storage.url!r} holds a run already and output.on_existing=fail")
-        check_settings(storage, settings)
-        check_plan(known, shards)
-    retried = [] if overwrite else shards_to_retry(storage, shards, config.output.retry_errors)
-    if not overwrite and not retried and (finished := finished_record(storage, shards)) is not None:
-        return finished
+    early = decide(output, config, settings, reader)
+    if early.listing.left_out:
+        _LOG.info("%s", left_out.sentence(early.listing.left_out))
+    if early.finished is not None:
+        return early.finished
     with ray_cluster():
         import ray
 
         fit = fit_cluster(config)
-        with Lease(storage) as lease:
-            if overwrite or not storage.exists(CONFIG_NAME):
-                storage = generation.renew(storage)
-            if overwrite:
-                clear_output(storage)
-            begun = storage.exists(CONFIG_NAME)
-            passthrough = settle(storage, reader, config.source, shards, begun=begun)
-            save_settings(storage, settings)
-            save_plan(storage, known, shards)
-            left_out.save_listing(storage, listing.left_out)
-            which, chunk_rows = config.output.retry_errors, config.source.chunk_rows
-            left = open_again(storage, reader, retried, which, chunk_rows, passthrough)
+        with Lease(output) as lease:
+            remove_temporaries(lease.storage)  # first: a writer that lost the output may be just before its rename
+            decision = decide(lease.storage, config, settings, reader, early)
+            if decision.finished is not None:  # by another run, meanwhile
+                return decision.finished
+            begun, shards = begin(decision, config, settings, reader), decision.shards
+            storage, passthrough = begun.storage, begun.passthrough
             ledger = Ledger.from_storage(storage, [shard.name for shard in shards])
             energy = EnergyMeter() if len(ray.nodes()) == 1 else None  # type: ignore[no-untyped-call]
-            with RunRecord(storage, config, info, settings, fit, ledger, start_s, energy) as record:
-                for why in left:
+            with RunRecord(storage, config, info, settings, fit, ledger, start_s, energy) as record, plain_errors():
+                for why in begun.warnings:
                     record.warn(why)
                 # It may die with its node; a new one has forgotten everything, which costs deaths but no rows.
                 crash_log = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(CrashLog).remote()
                 remembered = config.preprocess.duplicates_remembered
                 book = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AnswerBook) if remembered else None
                 answers = book.remote(remembered) if book is not None else None
-                index = IndexShard(reader, storage, config.source.chunk_rows)
+                # What is staged is the same whoever of this generation stages it, so that needs no permit.
+                index = IndexShard(reader, storage.permitted_by(None), config.source.chunk_rows)
                 prepare = PrepareChunk.from_config(config, reader, info.image_size, crash_log, passthrough)
                 actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough, answers)
                 publisher = RayPublisher(storage, passthrough)
@@ -181,13 +164,3 @@ def summaries(
         )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()  # type: ignore[union-attr,operator]
-
-
-def finished_record(storage: Storage, shards: Sequence[Shard]) -> dict[str, Any] | None:
-    """The content of run.json if it closed a run over at least these shards; None if there is anything left to do."""
-    record: dict[str, Any] | None = storage.read_json(RUN_NAME)
-    if record is None:
-        return None
-    published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
-    done = record["status"] == Status.COMPLETE.value and all(shard.name in published for shard in shards)
-    return record if done and not storage.walk(STAGING) else None

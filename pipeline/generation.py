@@ -7,31 +7,35 @@ those of an older one are never looked for.
 
 import uuid
 
+from conf.errors import OutputLost
 from pipeline.storage import Storage
 
 GENERATION_NAME = "_state/generation"
 
 
-class Superseded(Exception):
+class Superseded(OutputLost):
     """The output was begun anew since; nothing of this generation may be published."""
 
 
 def current(storage: Storage) -> Storage:
     """The storage with the generation of the output there; "" if no run was begun."""
-    return Storage(storage.url, _read(storage))
+    return storage.of_generation(_read(storage))
 
 
 def renew(storage: Storage) -> Storage:
     """Begin a new generation: from here on no worker of an older one publishes anything."""
     generation = uuid.uuid4().hex[:8]
     storage.write(GENERATION_NAME, generation.encode())
-    return Storage(storage.url, generation)
+    return storage.of_generation(generation)
 
 
 def check(storage: Storage) -> None:
     """Superseded if this is no longer the output's generation."""
     if _read(storage) != storage.generation:
-        raise Superseded(f"{storage.url} was begun anew")
+        raise Superseded(
+            f"another run has begun {storage.url!r} anew; this one has stopped and writes nothing more, and what it "
+            "had committed is given up"
+        )
 
 
 def _read(storage: Storage) -> str:

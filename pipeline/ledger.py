@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from pipeline.generation import GENERATION_NAME
-from pipeline.lease import LEASE_NAME
+from pipeline.lease import FORMER_NAME, LEASE_FOLDER
 from pipeline.plan import Shard
 from pipeline.sink import (
     ENGINE_STATS,
@@ -39,14 +39,17 @@ def clear_output(storage: Storage) -> None:
     """Remove what runs write, and nothing else. Who holds the output, and which generation it is, stays."""
     for folder in (RESULTS, ERRORS, ENGINE_STATS, STAGING):
         storage.remove_folder(folder)
-    keep = {LEASE_NAME, GENERATION_NAME}
-    storage.remove(name for name in (f"{STATE}/{own}" for own in storage.walk(STATE)) if name not in keep)
+    own = [f"{STATE}/{name}" for name in storage.walk(STATE)]
+    keep = {FORMER_NAME, GENERATION_NAME, *(name for name in own if name.startswith(f"{LEASE_FOLDER}/"))}
+    storage.remove(name for name in own if name not in keep)
     storage.remove([RUN_NAME])
 
 
-def remove_temporaries(storage: Storage) -> None:
+def remove_temporaries(
+    storage: Storage, folders: Sequence[str] = (RESULTS, ERRORS, ENGINE_STATS, STATE, STAGING)
+) -> None:
     """Delete what killed writers left half-written."""
-    for folder in (RESULTS, ERRORS, ENGINE_STATS, STATE, STAGING):
+    for folder in folders:
         storage.remove(f"{folder}/{name}" for name in storage.walk(folder) if is_temporary(name))
 
 

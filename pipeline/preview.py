@@ -8,7 +8,7 @@ from conf.checkpoint_info import CheckpointInfo
 from conf.schema import JobConfig
 from pipeline import generation
 from pipeline.cluster import Fit
-from pipeline.lease import Lease
+from pipeline.lease import look
 from pipeline.ledger import check_plan, known_shards
 from pipeline.plan import LeftOut, Shard, sum_left_out
 from pipeline.readers import Reader, make_reader
@@ -93,10 +93,10 @@ def preview(
     speed = measured_speed(like if like is not None else storage.url)
     left, price = None if estimated is None else max(0.0, estimated - done), config.cost.price_per_hour
     time_s = None if speed is None or left is None else left / (speed.samples_per_actor_s * fit.num_actors)
-    held = Lease(storage).look()
+    held = look(storage)
     return Preview(
         output=storage.url,
-        held_by=f"process {held[0]['pid']} on {held[0]['host']}" if held is not None and held[2] else None,
+        held_by=held[0].who if held is not None and held[2] else None,
         shards=len(shards),
         size_bytes=sum(shard.size_bytes for shard in shards),
         shards_published=len(published),

@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Any
 
 from conf.checkpoint_info import CheckpointInfo, untrained_exits_warning
+from conf.errors import OutputFailed, OutputLost
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
 from pipeline.energy import EnergyMeter
-from pipeline.lease import LeaseLost
 from pipeline.ledger import RUN_NAME, STATE, Ledger
 from pipeline.left_out import as_dicts, load_listing
 from pipeline.plan import sum_left_out
@@ -82,7 +82,7 @@ class RunRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, LeaseLost):  # the output and its run.json are another run's now
+        if isinstance(error, OutputLost):  # the output and its run.json are another run's now
             return
         if error is None:
             self.status = Status.COMPLETE
@@ -92,9 +92,13 @@ class RunRecord:
             self.status = Status.FAILED if isinstance(error, Exception) else Status.INTERRUPTED
         if error is not None:
             self.message = f"{type(error).__name__}: {error}"
-        self._save_invocation(ended=True)
-        self.content = self._make_content()
-        self._storage.write(RUN_NAME, json.dumps(self.content, indent=2, ensure_ascii=False).encode())
+        try:
+            self._save_invocation(ended=True)
+            self.content = self._make_content()
+            self._storage.write(RUN_NAME, json.dumps(self.content, indent=2, ensure_ascii=False).encode())
+        except (OutputFailed, OutputLost):
+            if error is None:
+                raise  # otherwise what ended the run is told, very likely the same thing
 
     def _reopen_record(self) -> None:
         """What an earlier invocation wrote when it was complete holds no longer."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from conf.errors import UserError
 from pipeline import generation
-from pipeline.lease import Lease
+from pipeline.lease import look
 from pipeline.ledger import RUN_NAME, STATE, known_shards
 from pipeline.left_out import load_listing
 from pipeline.plan import LeftOut, sum_left_out
@@ -76,8 +76,8 @@ def read_status(url: str) -> RunStatus:
     storage = generation.current(Storage(url))
     if not storage.exists(CONFIG_NAME):
         raise UserError(f"no run was begun in {storage.url!r}")
-    held, notes, record = Lease(storage).look(), _invocations(storage), _run_record(storage)
-    owner = None if held is None else Owner(held[0]["host"], int(held[0]["pid"]), held[1], held[2])
+    held, notes, record = look(storage), _invocations(storage), _run_record(storage)
+    owner = None if held is None else Owner(held[0].content["host"], int(held[0].content["pid"]), held[1], held[2])
     published = {name.removesuffix(".parquet") for name in storage.names(RESULTS) if name.endswith(".parquet")}
     staged = staged_samples(storage, published)
     known = {shard.name for shard in known_shards(storage).values()}

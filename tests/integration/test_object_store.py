@@ -1,5 +1,6 @@
 """Sources and outputs on an S3-compatible server, through a proxy that delays, refuses, resets and cuts answers."""
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from jobs.bench.faults import Faults
 from jobs.bench.s3 import BUCKET, Server, s3_server
 from pipeline.cluster import ray_cluster
 from pipeline.dataflow import run
-from pipeline.lease import Lease
+from pipeline.lease import Lease, LeaseLost, OutputBusy, claim_name, here
 from pipeline.readers import make_reader, read_patiently
 from pipeline.storage import Storage
 from tests.integration.corpus import fake_spec, make_config
@@ -71,6 +72,26 @@ def test_one_of_many_creators_wins_and_one_run_holds_the_output(server: Server) 
         pass
     with Lease(storage):
         pass
+    dead = json.dumps({"owner": "x", **here(), "pid": 2**22 + 1, "process_start": "1", "beat_s": 1.0}).encode()
+
+    def contend(url: str) -> Lease | None:
+        try:
+            return Lease(Storage(url)).__enter__()
+        except OutputBusy:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        for turn in range(10):
+            output = Storage(f"{server.url}/lease-{turn}")
+            output.write(claim_name(1), dead)
+            winners = [lease for lease in pool.map(contend, [output.url] * 4) if lease is not None]
+            assert len(winners) == 1, f"round {turn}"
+            winners[0].storage.write("x", b"1")
+            output.write(claim_name(3), dead)
+            with pytest.raises(LeaseLost):
+                winners[0].storage.write("x", b"2")
+            assert output.read("x") == b"1"
+            winners[0].__exit__(None, None, None)
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "images", "manifest"])

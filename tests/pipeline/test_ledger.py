@@ -62,7 +62,7 @@ def test_clearing_removes_only_what_runs_write_and_keeps_the_lease(storage: Stor
     storage = generation.renew(storage)
     with Lease(storage) as lease:
         clear_output(storage)
-        assert storage.walk("") == ["_state/generation", "_state/lease.json", "mine/notes.txt"]
+        assert storage.walk("") == ["_state/generation", "_state/lease/00000001.json", "mine/notes.txt"]
         lease.check()
 
 

@@ -1,6 +1,7 @@
 """The status of an output, from files made by the pipeline's own functions."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -58,8 +59,12 @@ def test_running_killed_and_ended(storage: Storage) -> None:
 
 
 def test_a_dead_lease_is_said_to_be_dead(storage: Storage) -> None:
-    dead = Lease(storage, clock=lambda: time.time() - 3600)
-    storage.create("_state/lease.json", dead._content())
+    with Lease(storage):
+        claim = json.loads(storage.read("_state/lease/00000001.json"))
+    storage.write("_state/lease/00000001.json", json.dumps({**claim, "host": "elsewhere", "released": False}).encode())
+    assert read_status(storage.url).state == RUNNING, "written a moment ago"
+    long_ago_s = time.time() - 3600
+    os.utime(f"{storage.url}/_state/lease/00000001.json", (long_ago_s, long_ago_s))
     status = read_status(storage.url)
     assert status.state == KILLED
     assert status.owner is not None

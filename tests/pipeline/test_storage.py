@@ -1,5 +1,6 @@
 """Files appear whole or not at all, on local disk and on an object store."""
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from conf.errors import UserError
+from conf.errors import OutputFailed, UserError
 from pipeline.storage import Storage, is_temporary
 
 
@@ -65,10 +66,73 @@ def test_a_writer_killed_half_way_leaves_only_a_hidden_file(tmp_path: Path, monk
         raise SystemExit
 
     monkeypatch.setattr(os, "replace", die)
+    monkeypatch.setattr(os, "unlink", lambda path: None)
     with pytest.raises(SystemExit):
         storage.write("d/x", b"after")
     assert storage.read("d/x") == b"before"
     assert [is_temporary(name) for name in storage.walk("d")] == [True, False]
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO"])
+@pytest.mark.parametrize("call", ["makedirs", "fsync", "replace", "link"])
+def test_a_file_system_that_takes_no_more_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, call: str
+) -> None:
+    """Also no temporary files, which would eat up the rest of a full disk."""
+    storage = Storage(str(tmp_path))
+    storage.write("d/x", b"before")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(getattr(errno, code), "said in some other way")
+
+    monkeypatch.setattr(os, call, fail)
+    write = (lambda: storage.create("d/new", b"1")) if call == "link" else (lambda: storage.write("d/x", b"after"))
+    with pytest.raises(OutputFailed, match=r"^cannot write to '.*': .*; nothing is half-written") as no:
+        write()
+    assert no.value.exit_code == 5
+    assert os.strerror(getattr(errno, code)) in str(no.value)
+    assert storage.read("d/x") == b"before"
+    assert storage.walk("") == ["d/x"]
+
+
+def test_where_there_are_no_hard_links_a_file_is_created_once_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", fail)
+    storage = Storage(str(tmp_path))
+    assert storage.create("x", b"mine")
+    assert not storage.create("x", b"yours")
+    assert (storage.walk(""), storage.read("x")) == (["x"], b"mine")
+
+
+@pytest.mark.parametrize("call", ["link", "replace"])
+def test_another_run_may_clear_temporaries_at_that_very_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    storage = Storage(str(tmp_path))
+    place, cleared = getattr(os, call), []
+
+    def late(temporary: str, path: str) -> None:
+        if not cleared:
+            cleared.extend(f"d/{name}" for name in storage.names("d") if is_temporary(name))
+            storage.remove(cleared)
+        place(temporary, path)
+
+    monkeypatch.setattr(os, call, late)
+    if call == "link":
+        assert storage.create("d/x", b"1")
+    else:
+        storage.write("d/x", b"1")
+    assert (storage.walk(""), storage.read("d/x")) == (["d/x"], b"1")
+
+
+def test_an_output_below_a_file_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is below a file"):
+        Storage(f"{tmp_path}/file/out").write("x", b"1")
 
 
 def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,96 @@
+"""Where a run takes its output up: what is there, whether it may be continued, and what is left to do.
+
+It is decided twice. Early, so that mistakes are told before Ray starts, and once more under the lease, because another
+run may have had the output in between: only what is decided under the lease is done.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from conf.errors import UserError
+from conf.schema import JobConfig
+from pipeline import generation, left_out
+from pipeline.ledger import RUN_NAME, check_plan, clear_output, known_shards, save_plan
+from pipeline.passthrough import settle
+from pipeline.plan import Listing, Shard
+from pipeline.readers import Reader
+from pipeline.run_record import Status
+from pipeline.second_chance import open_again, shards_to_retry
+from pipeline.settings import CONFIG_NAME, check_settings, save_settings
+from pipeline.sink import RESULTS, STAGING
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a run is to do. `finished`: the content of run.json if that is nothing."""
+
+    storage: Storage  # of the generation that is there
+    overwrite: bool
+    known: dict[str, Shard]  # those the output was begun with
+    listing: Listing
+    retried: list[Shard]  # published, to be opened again
+    finished: dict[str, Any] | None
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return self.listing.shards
+
+
+def decide(
+    output: Storage, config: JobConfig, settings: Mapping[str, Any], reader: Reader, early: Decision | None = None
+) -> Decision:
+    """Look at the output and list the source; UserError if they do not go together. Changes nothing.
+
+    `early`: what was decided before; its listing holds while the output has the same names for its shards.
+    """
+    storage, overwrite = generation.current(output), config.output.on_existing == "overwrite"
+    known = {} if overwrite else known_shards(storage)
+    listing = early.listing if early is not None and early.known == known else reader.shards(known.values())
+    if overwrite:
+        return Decision(storage, overwrite, known, listing, [], None)
+    if config.output.on_existing == "fail" and storage.exists(CONFIG_NAME):
+        raise UserError(f"output {storage.url!r} holds a run already and output.on_existing=fail")
+    check_settings(storage, settings)
+    check_plan(known, listing.shards)
+    retried = shards_to_retry(storage, listing.shards, config.output.retry_errors)
+    finished = None if retried else finished_record(storage, listing.shards)
+    return Decision(storage, overwrite, known, listing, retried, finished)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An output that is ready for its run. `warnings`: what a retry had to leave as it was."""
+
+    storage: Storage
+    passthrough: tuple[pa.Field, ...]
+    warnings: list[str]
+
+
+def begin(decision: Decision, config: JobConfig, settings: Mapping[str, Any], reader: Reader) -> Begun:
+    """Prepare the output for what was decided under the lease."""
+    storage = decision.storage
+    if decision.overwrite or not storage.exists(CONFIG_NAME):
+        storage = generation.renew(storage)
+    if decision.overwrite:
+        clear_output(storage)
+    begun = storage.exists(CONFIG_NAME)
+    passthrough = settle(storage, reader, config.source, decision.shards, begun=begun)
+    save_settings(storage, settings)
+    save_plan(storage, decision.known, decision.shards)
+    left_out.save_listing(storage, decision.listing.left_out)
+    which, chunk_rows = config.output.retry_errors, config.source.chunk_rows
+    return Begun(storage, passthrough, open_again(storage, reader, decision.retried, which, chunk_rows, passthrough))
+
+
+def finished_record(storage: Storage, shards: Sequence[Shard]) -> dict[str, Any] | None:
+    """The content of run.json if it closed a run over at least these shards; None if there is anything left to do."""
+    record: dict[str, Any] | None = storage.read_json(RUN_NAME)
+    if record is None:
+        return None
+    published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
+    done = record["status"] == Status.COMPLETE.value and all(shard.name in published for shard in shards)
+    return record if done and not storage.walk(STAGING) else None
