@@ -1,6 +1,6 @@
 """Incremental labelling: each scheduled run is a tick, a run directory of its own that is never changed afterwards.
 
-    ROOT/_state/lease.json     one writer
+    ROOT/_state/lease/         one writer
     ROOT/_state/config.json    settings every tick shares
     ROOT/ticks/000001/         what `deed caption` writes, and tick.json: its shards and questions, fixed beforehand
 
