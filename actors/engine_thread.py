@@ -6,6 +6,8 @@ alone: the engine is rebuilt and the requests that were in it are run again one 
 
 import asyncio
 import contextlib
+import gc
+import math
 import os
 import sys
 import threading
@@ -96,10 +98,13 @@ class EngineThread:
         try:
             while (arrivals := self._next_arrivals()) is not None:
                 done = self._admit(arrivals)
+                failure: str | None = None
                 try:
                     done += self._settle(self._engine.step()) if self._engine.has_work() else []
                 except Exception as error:
-                    print(f"engine failed, running its requests one at a time: {error!r}", file=sys.stderr)
+                    failure = repr(error)
+                if failure is not None:  # after the except: the error's frames hold the engine and its caches
+                    print(f"engine failed, running its requests one at a time: {failure}", file=sys.stderr)
                     done += self._run_one_at_a_time()
                 self._close_window_if_due()
                 _resolve(done)
@@ -131,7 +136,7 @@ class EngineThread:
         return refused
 
     def _settle(self, completions: Iterable[Completion]) -> list[tuple["asyncio.Future[Outcome]", Outcome]]:
-        return [(self._in_flight.pop(done.request_id)[1], done) for done in completions]
+        return [(self._in_flight.pop(done.request_id)[1], _checked(done)) for done in completions]
 
     def _run_one_at_a_time(self) -> list[tuple["asyncio.Future[Outcome]", Outcome]]:
         suspects = list(self._in_flight.values())
@@ -139,23 +144,33 @@ class EngineThread:
         done: list[tuple[asyncio.Future[Outcome], Outcome]] = []
         self._rebuild()
         for request, future in suspects:
-            try:
-                self._engine.add(request)
-                completions: list[Completion] = []
-                while not completions:
-                    completions = self._engine.step()
-                done.append((future, completions[0]))
-            except Exception as error:
-                done.append((future, RequestFailure(type(error).__name__, str(error), attempts=2)))
+            outcome = self._run_alone(request)
+            done.append((future, outcome))
+            if isinstance(outcome, RequestFailure):
                 self._rebuild()
         return done
 
+    def _run_alone(self, request: Request) -> Outcome:
+        try:
+            self._engine.add(request)
+            completions: list[Completion] = []
+            while not completions:
+                completions = self._engine.step()
+            return _checked(completions[0], attempts=2)
+        except Exception as error:
+            return RequestFailure(type(error).__name__, str(error), attempts=2)
+
     def _rebuild(self) -> None:
-        """A new engine; the time that the broken one spent was spent all the same."""
+        """A new engine; the time that the broken one spent was spent all the same.
+
+        The broken one goes first: there may be no memory for two of them.
+        """
         with contextlib.suppress(Exception):
             stats = self._engine.take_stats()
             with self._wakeup:
                 self._windows.append(stats)
+        del self._engine
+        gc.collect()
         self._engine = self._make_engine()
 
     def _close_window_if_due(self) -> None:
@@ -167,6 +182,17 @@ class EngineThread:
             if idle or now_s - self._window_start_s >= self._window_s:
                 self._windows.append(self._engine.take_stats())
                 self._window_start_s = now_s
+
+
+def _checked(done: Completion, attempts: int = 1) -> Outcome:
+    """The completion, or a failure where the model's numbers were not finite: its text means nothing."""
+    if all(map(math.isfinite, done.confidences)):
+        return done
+    step = next(number for number, value in enumerate(done.confidences) if not math.isfinite(value))
+    message = (
+        f"the model's numbers were not finite at step {step}: they overflowed, or the checkpoint holds such weights"
+    )
+    return RequestFailure("not_finite", message, attempts)
 
 
 def _resolve(done: Sequence[tuple["asyncio.Future[Outcome]", Outcome]]) -> None:

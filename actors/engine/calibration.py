@@ -25,7 +25,7 @@ def measure_costs(
     exit_layers = runner.exit_layers
     points: list[list[tuple[int, float]]] = [[] for _ in exit_layers]
     sizes = sorted({1, max(1, max_rows // 4), max_rows})
-    with runner.cache.lent(max_rows):
+    with runner.cache.lent(max_rows), runner.cross.not_learning():
         for size in (sizes[0], sizes[-1], *sizes[1:-1]):
             rows = _sequences(size, len(exit_layers), runner.max_positions // 2, runner.model.max_context)
             for segment in range(len(exit_layers)):

@@ -8,6 +8,9 @@ pays earlier where a visit brings many positions of a sequence, and later where 
 memory layer by layer for a single product each, while the states are the same for all layers and stay in the caches.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from actors.engine.scheduler import Batch
 from conf.model import DecoderConfig
 from conf.schema import CrossAttention
@@ -31,15 +34,25 @@ class CrossSource:
         )
         self._absorbs_first = absorbs_first
         self._positions, self._sequences = [0] * len(exit_layers), [0] * len(exit_layers)
+        self._learning = True
         # The first layer that may need K/V; all of them from there on have room for them.
         self.first_kv_layer = 0 if not absorbs_first else exit_layers[0] if self._projects_deep else config.num_layers
         self.num_kv_layers = config.num_layers - self.first_kv_layer
+
+    @contextmanager
+    def not_learning(self) -> Iterator[None]:
+        """Visits of a measurement say nothing of real sequences; they run as the first real ones will."""
+        self._learning = False
+        try:
+            yield
+        finally:
+            self._learning = True
 
     def absorbed(self, batch: Batch) -> bool:
         """Whether the visit reads encoder states; otherwise K/V of all its sequences must be there."""
         if not self._absorbs_first:
             return False
-        if batch.segment == 0 or not self._projects_deep:
+        if batch.segment == 0 or not self._projects_deep or not self._learning:
             return True
         segment = batch.segment
         self._positions[segment] += batch.num_positions

@@ -34,6 +34,7 @@ class Engine:
     def __init__(
         self, model: MultiExitModel, config: EngineConfig, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
+        torch.set_flush_denormal(True)  # of this thread and those it starts; numbers so small cost ten times the time
         self.model = model = with_weights(model, config.weights)
         exit_layers, thresholds = resolve_exits(model, config)
         if config.gate is Gate.CLASSIFIER and len(exit_layers) > 1 and not model.config.gates:
@@ -160,6 +161,7 @@ class Engine:
         if self.runner.kv is not KvPolicy.JIT and segment < self.scheduler.num_segments - 1 and any(leaves):
             self.runner.fill_skipped(batch, states.h_BD, leaves)
         finished = self.scheduler.commit(batch, decision, leaves)
+        self._clear_broken(finished)
         end_s = self._clock()
         window.decode_s += gate_s - run_s
         window.gate_s += decided_s - gate_s
@@ -172,6 +174,15 @@ class Engine:
         window.num_completed += len(finished)
         self._attribute(batch.sequences, weights, end_s - start_s)
         return [sequence.completion(end_s) for sequence in finished]
+
+    def _clear_broken(self, finished: list[Sequence]) -> None:
+        """Numbers that are not finite leave their slots with their sequence: a zero weight does not silence them.
+
+        Whatever is not finite in a cache has been attended to by a current token, whose confidence it made NaN.
+        """
+        broken = [s.slot for s in finished if s.slot is not None and not all(map(math.isfinite, s.confidences))]
+        if broken:
+            self.runner.cache.clear(broken)
 
     @staticmethod
     def _attribute(sequences: tuple[Sequence, ...], weights: list[int], spent_s: float) -> None:
@@ -214,13 +225,18 @@ def resolve_exits(model: MultiExitModel, config: EngineConfig) -> tuple[tuple[in
         raise UserError(f"exits {strangers} are not among the checkpoint's exits {list(trained)}")
     if exits[-1] != trained[-1]:
         raise UserError(f"exits must end with the full depth {trained[-1]}, got {list(exits)}")
+    if len(exits) == 1 and config.thresholds is None:  # full depth by another name
+        return tuple(exits), ()
     thresholds = config.thresholds
     own = model.config.gate_thresholds if config.gate is Gate.CLASSIFIER else model.config.thresholds
     if thresholds is None and own is not None:
         calibrated = dict(zip(trained, own, strict=False))
         thresholds = tuple(calibrated[layer] for layer in exits[:-1])
     if thresholds is None or len(thresholds) != len(exits) - 1:
-        raise UserError(f"exits {list(exits)} need {len(exits) - 1} thresholds; give engine.thresholds or calibrate")
+        given = "none" if thresholds is None else str(len(thresholds))
+        raise UserError(
+            f"exits {list(exits)} need {len(exits) - 1} thresholds, got {given}; give engine.thresholds or calibrate"
+        )
     return reachable(tuple(exits), tuple(thresholds))
 
 

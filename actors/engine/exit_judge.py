@@ -138,8 +138,8 @@ class ExitJudge:
 
     def _learned(self, segment: int, h_BD: Tensor, last: bool) -> Tensor:
         """The learned gate's confidence [B]; full depth has none and needs none."""
-        if last:
-            return h_BD.new_ones(len(h_BD))
+        if last:  # but what is not finite must show
+            return torch.where(h_BD.isfinite().all(-1), 1.0, float("nan"))
         return self.decoder.gate_logit(self.exit_layers[segment], h_BD).float().sigmoid()
 
     def _logits(self, batch: Batch, h_BD: Tensor, sequences: Sequence[Running]) -> Tensor:

@@ -6,7 +6,7 @@ batch names. K and V of a position lie side by side, so that one copy writes the
 Shape suffixes: L layers, S slots, T positions, C encoder positions, I inner width of attention, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -51,6 +51,16 @@ class SlotCache:
             self.token_ST,
         )  # fmt: skip
         return sum(tensor.nbytes for tensor in tensors)
+
+    def clear(self, slots: Sequence[int]) -> None:
+        """Make free slots as new."""
+        for slot in slots:
+            self.self_kv_LST2I[:, slot] = 0
+            self.cross_kv_LSC2I[:, slot] = 0
+            self.context_SCD[slot] = 0
+            self.context_bias_SC[slot] = float("-inf")
+            self.hidden_STD[slot] = 0
+            self.token_ST[slot] = 0
 
     @contextmanager
     def lent(self, num_slots: int) -> Iterator[None]:

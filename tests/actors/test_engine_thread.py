@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -116,3 +117,23 @@ def test_a_cancelled_future_is_no_trouble() -> None:
 
     outcome, _ = run(lambda: FakeEngine(step_s=0.05), work)
     assert text(outcome)
+
+
+def test_the_broken_engine_is_gone_before_the_next_is_made() -> None:
+    """Its caches are as large as the next one's, and there may be no memory for both."""
+    built: list[weakref.ref[FakeEngine]] = []
+    alive: list[int] = []
+
+    def make_engine() -> FakeEngine:
+        alive.append(sum(reference() is not None for reference in built))
+        engine = FakeEngine(4)
+        built.append(weakref.ref(engine))
+        return engine
+
+    async def work(thread: EngineThread) -> Any:
+        requests = [request(number, POISON_RAISE if number in (3, 6) else None) for number in range(9)]
+        return await asyncio.gather(*thread.submit(requests))
+
+    run(make_engine, work)
+    assert alive == [0] * len(built)
+    assert len(built) == 4
