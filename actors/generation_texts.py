@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
-from actors.model.tokenizer import TextCodec
+from actors.model.tokenizer import TextCodec, load_tokenizer
 from actors.model.words import split_words
 from conf.engine import PROMPT_PLACE, GenerationConfig
 from conf.errors import UserError
@@ -15,7 +13,7 @@ from conf.model import TOKENIZER_FILE, read_model_config
 def check_texts(generation: GenerationConfig, checkpoint: str | Path) -> None:
     """UserError if the checkpoint cannot do what the texts ask for."""
     config = read_model_config(checkpoint)
-    tokenizer = Tokenizer.from_file(str(Path(checkpoint) / TOKENIZER_FILE))
+    tokenizer = load_tokenizer(Path(checkpoint) / TOKENIZER_FILE)
     codec = TextCodec(tokenizer, config.text, config.decoder.vocab_size, config.encoder.max_prompt_tokens)
     ids = tokenized(generation, codec)
     limit, positions = ids.max_new_tokens, config.decoder.max_positions

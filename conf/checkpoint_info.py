@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.errors import UserError
+from conf.json_file import parse_json, read_json
 from conf.model import TOKENIZER_FILE, WEIGHTS_FILE, read_model_config, weights_sha256
 from conf.schema import EngineConfig, Gate, Schedule
 
@@ -54,7 +55,7 @@ def _check_files(path: Path) -> None:
     try:
         with open(weights, "rb") as stream:
             header_bytes = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(header_bytes, _MAX_HEADER_BYTES)))
+            header = parse_json(stream.read(min(header_bytes, _MAX_HEADER_BYTES)))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         expected_bytes = 8 + header_bytes + max(ends, default=0)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -64,10 +65,7 @@ def _check_files(path: Path) -> None:
             f"weights {str(weights)!r} have {weights.stat().st_size} bytes instead of {expected_bytes}; "
             "the file was cut or damaged"
         )
-    try:
-        json.loads((path / TOKENIZER_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"tokenizer {str(path / TOKENIZER_FILE)!r} is not readable JSON") from None
+    read_json(path / TOKENIZER_FILE, "tokenizer")
 
 
 def resolve_engine(engine: EngineConfig, info: CheckpointInfo) -> EngineConfig:

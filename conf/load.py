@@ -1,6 +1,7 @@
 """A YAML file and `--set key=value` overrides -> one frozen configuration, or one clear sentence about the mistake."""
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from conf.errors import UserError
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -18,11 +21,13 @@ def load_config(path: str | Path | None, overrides: Sequence[str], schema: type[
     values = {} if path is None else _read_yaml(Path(path))
     for override in overrides:
         _apply(values, override)
+    place = "" if path is None else f"{path}: "
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        place = "" if path is None else f"{path}: "
         raise UserError(place + explain(error, schema)) from None
+    except RecursionError:
+        raise UserError(f"{place}the configuration is nested too deeply") from None
 
 
 def read_mode(path: str | Path, overrides: Sequence[str]) -> object:
@@ -35,18 +40,28 @@ def read_mode(path: str | Path, overrides: Sequence[str]) -> object:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"configuration file not found: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read configuration file {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold keys and values, not a {type(values).__name__}")
     return values
+
+
+def _parse_yaml(text: str) -> Any:
+    """ValueError, in one line, for whatever is wrong with the text: the library leaves some of it to others."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # dates and numbers that cannot be
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -56,9 +71,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not all(names):
         raise UserError(f"--set takes key=value, for example --set source.chunk_rows=64, got {override!r}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {key}: the value is not valid YAML: {_one_line(error)}") from None
+        value = _parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"--set {key}: the value is not valid YAML: {error}") from None
     section = values
     for name in names[:-1]:
         section = section.setdefault(name, {})
@@ -101,9 +116,6 @@ def _is_branch(part: str) -> bool:
 
 
 def _short(value: object) -> str:
-    text = repr(dict(value) if isinstance(value, Mapping) else value)
+    """At most 60 characters, made without the rest: a few lines of YAML can stand for gigabytes."""
+    text = _REPR.repr(dict(value) if isinstance(value, Mapping) else value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

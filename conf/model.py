@@ -5,13 +5,13 @@ family is a set of values and not a class.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from conf.errors import UserError
+from conf.json_file import read_json
 from conf.schema import Section
 
 WEIGHTS_FILE = "model.safetensors"
@@ -230,20 +230,18 @@ def read_model_config(checkpoint: str | Path) -> ModelConfig:
                     "when it is loaded; only safetensors are read"
                 )
             raise UserError(f"checkpoint {str(checkpoint)!r} has no {name}")
+    values = read_json(path, "checkpoint config")
+    if isinstance(values, dict) and "model_type" in values:
+        raise UserError(
+            f"checkpoint {str(checkpoint)!r} is a model directory of transformers; "
+            "deed convert makes a checkpoint of it"
+        )
     try:
-        values = json.loads(path.read_text())
-        if isinstance(values, dict) and "model_type" in values:
-            raise UserError(
-                f"checkpoint {str(checkpoint)!r} is a model directory of transformers; "
-                "deed convert makes a checkpoint of it"
-            )
         return ModelConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"
         raise UserError(f"checkpoint config {str(path)!r} is not valid: {where}: {first['msg']}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"checkpoint config {str(path)!r} is not readable: {error}") from None
 
 
 def pickled_weights(directory: str | Path) -> str | None:

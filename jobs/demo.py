@@ -21,8 +21,10 @@ def main(arguments: Sequence[str]) -> int:
 
     from conf.load import load_config
     from conf.schema import JobConfig
+    from jobs.job_arguments import SHIPPED_CHECKPOINT
 
-    config = load_config(options.config, options.set, JobConfig)
+    own = [f"model.checkpoint={SHIPPED_CHECKPOINT}"] if options.config == str(CONFIG) else []  # wherever it is typed
+    config = load_config(options.config, [*own, *options.set], JobConfig)
     folder = Path(config.source.paths[0]).parent
     log_mode = LogMode(options.log)
     made = make_demo_shards(folder)

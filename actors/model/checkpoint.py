@@ -1,6 +1,7 @@
 """Checkpoint directories: config.json + model.safetensors + tokenizer.json. No pickle is ever read."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from actors.model.encoders import tie, tied_names
 from actors.model.model import MultiExitModel
-from actors.model.tokenizer import TextCodec
+from actors.model.tokenizer import TextCodec, load_tokenizer
 from conf.errors import UserError
 from conf.model import (
     CONFIG_FILE,
@@ -26,6 +27,8 @@ from conf.model import (
     read_model_config,
     weights_sha256,
 )
+
+_COUNTS_LAYERS = re.compile(r"(^|\.)(num_(hidden_|encoder_|decoder_)?layers|(encoder|decoder)_layers|depths?)$")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> Checkpoint:
     """Load a checkpoint directory in eval mode; UserError with one sentence on anything wrong with it."""
     config = read_model_config(path)
+    with _opened(Path(path) / WEIGHTS_FILE) as file:
+        _check_num_layers(config, len(file.keys()), path)
     model = _without_storage(config)
     expected = dict(model.state_dict())
     weights = _read_weights(Path(path) / WEIGHTS_FILE, expected, tied_names(config))
@@ -73,10 +78,7 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype
     tie(model, config)
     model.encoder.set_pixel_statistics(config)
     model = model.to(device).eval().requires_grad_(False)
-    try:
-        tokenizer = Tokenizer.from_file(str(Path(path) / TOKENIZER_FILE))
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"tokenizer of checkpoint {str(path)!r} is not readable: {error}") from None
+    tokenizer = load_tokenizer(Path(path) / TOKENIZER_FILE)
     from_scratch = isinstance(config.encoder, ScenesEncoderConfig)  # others bring image tokens that no text has
     if from_scratch and tokenizer.get_vocab_size() > config.decoder.vocab_size:
         raise UserError(
@@ -88,16 +90,44 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype
 
 
 def check_checkpoint(path: str | Path) -> None:
-    """UserError in one sentence where `load_checkpoint` would have one about the weights; only their header is read."""
+    """UserError in one sentence where `load_checkpoint` would have one; of the weights only the header is read."""
     config = read_model_config(path)
-    expected = _without_storage(config).state_dict()
+    load_tokenizer(Path(path) / TOKENIZER_FILE)
     with _opened(Path(path) / WEIGHTS_FILE) as file:
+        _check_num_layers(config, len(file.keys()), path)
+        expected = _without_storage(config).state_dict()
         _check_header(Path(path) / WEIGHTS_FILE, file, expected, tied_names(config))
 
 
+def _check_num_layers(config: ModelConfig, num_tensors: int, path: str | Path) -> None:
+    """UserError where a number of layers cannot be true: building such a model may take for ever.
+
+    Every layer of a decoder, and of every encoder, has tensors of its own.
+    """
+    for name, count in _layer_counts(config.model_dump(mode="json"), ""):
+        if count > num_tensors:
+            raise UserError(
+                f"checkpoint {str(path)!r} cannot have {name}={count}: its weights are {num_tensors} tensors"
+            )
+
+
+def _layer_counts(values: Any, name: str) -> Iterator[tuple[str, int]]:
+    """Every setting of a configuration that counts layers, by its dotted name."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _layer_counts(value, f"{name}.{key}" if name else key)
+    elif _COUNTS_LAYERS.search(name):
+        counts = values if isinstance(values, list) else [values]
+        yield from ((name, count) for count in counts if isinstance(count, int) and not isinstance(count, bool))
+
+
 def _without_storage(config: ModelConfig) -> MultiExitModel:
-    with torch.device("meta"):
-        return MultiExitModel(config)
+    try:
+        with torch.device("meta"):
+            return MultiExitModel(config)
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor can have
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"no model can be built from the checkpoint's config.json: {reason}") from None
 
 
 @contextmanager

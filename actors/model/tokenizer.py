@@ -1,10 +1,12 @@
 """Text <-> token ids by a BPE tokenizer of the `tokenizers` library."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from actors.model.words import pack, split_words
+from conf.errors import UserError
 from conf.model import TextRules
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
@@ -28,6 +30,17 @@ def train_tokenizer(texts: Iterable[str] | Iterator[str], vocab_size: int) -> To
     )
     tokenizer.train_from_iterator((" " + text for text in texts), trainer)
     return tokenizer
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json; UserError in one sentence where the library cannot make one of it."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # bare Exception, and what a panic of the library becomes
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"tokenizer {str(path)!r} cannot be read: {reason}") from None
 
 
 class TextCodec:

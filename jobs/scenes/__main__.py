@@ -6,10 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
-from conf.errors import UserError
+from conf.load import load_config
 from jobs.scenes.config import ScenesConfig
 
 
@@ -18,31 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="YAML file with the fields of ScenesConfig")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
     options = parser.parse_args(arguments)
-    try:
-        run(load_config(options.config, options.set))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    run(load_config(options.config, options.set, ScenesConfig))
     return 0
-
-
-def load_config(path: Path | None, overrides: list[str]) -> ScenesConfig:
-    """The file's fields, then the overrides, checked; a mistake is one sentence."""
-    fields: dict[str, object] = {}
-    if path is not None:
-        if not path.is_file():
-            raise UserError(f"config file {path} does not exist")
-        fields |= yaml.safe_load(path.read_text()) or {}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise UserError(f"--set takes KEY=VALUE, got {override!r}")
-        fields[key] = yaml.safe_load(value)
-    try:
-        return ScenesConfig.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"scenes: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
 
 
 def run(config: ScenesConfig) -> None:
@@ -59,4 +33,6 @@ def run(config: ScenesConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from jobs.cli import main as deed
+
+    sys.exit(deed(["scenes", *sys.argv[1:]]))

@@ -39,13 +39,18 @@ def test_a_checkpoint_is_read_without_loading_it(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("config.json", b"{", "is not readable"),
+        ("config.json", b"[" * 200_000, "nested too deeply"),
+        ("config.json", b'{"image_size": ' + b"9" * 5000 + b"}", "not readable JSON: Exceeds the limit"),
+        ("config.json", b"\xff{}", "not readable JSON"),
         ("config.json", b"{}", "is not valid"),
         ("config.json", None, "has no config.json"),
         ("model.safetensors", None, "has no model.safetensors"),
         ("model.safetensors", b"", "not readable safetensors"),
         ("model.safetensors", b"\xff" * 100, "not readable safetensors"),
         ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}extra", "have 15 bytes instead of 10"),
+        ("model.safetensors", (200_000).to_bytes(8, "little") + b"[" * 200_000, "not readable safetensors"),
         ("tokenizer.json", b"not json", "not readable JSON"),
+        ("tokenizer.json", b'{"a":' * 100_000, "nested too deeply"),
     ],
 )
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

@@ -1,5 +1,6 @@
 """One clear sentence for every mistake in a configuration, naming the key."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,12 @@ def test_a_wrong_value_is_one_sentence_with_the_key(good_file: Path, override: s
     assert "\n" not in str(caught.value)
 
 
+# Nine lines that stand for a billion words: whatever copies or prints them whole takes gigabytes.
+BILLION_LAUGHS = "a: &a [lol,lol,lol,lol,lol,lol,lol,lol,lol,lol]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+
+
 @pytest.mark.parametrize("override", ["engine", "=3", "a..b=1", "source.paths.x=1", "engine.exits=[1"])
 def test_a_malformed_override_is_one_sentence(good_file: Path, override: str) -> None:
     with pytest.raises(UserError, match=r"^--set "):
@@ -70,7 +77,18 @@ def test_a_malformed_override_is_one_sentence(good_file: Path, override: str) ->
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[1, 2]", "must hold keys and values"), ("a: [1", "is not valid YAML"), ("", "missing key 'source'")],
+    [
+        ("[1, 2]", "must hold keys and values"),
+        ("a: [1", "is not valid YAML"),
+        ("", "missing key 'source'"),
+        ("source: " + "[" * 50_000, "is not valid YAML: it is nested too deeply"),
+        ("source: " + "{a: " * 50_000, "is not valid YAML: it is nested too deeply"),
+        ("cost: {date: 2026-99-99}", "is not valid YAML: month must be in"),
+        ("source: {chunk_rows: " + "9" * 5000 + "}", "is not valid YAML: Exceeds the limit"),
+        ("source: &a [*a]", "source: "),
+        (BILLION_LAUGHS, "unknown key 'a'"),
+        (f"{BILLION_LAUGHS}source: *i", "unknown key 'a'"),
+    ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "job.yaml"

@@ -31,6 +31,18 @@ def _configure(path: Path, **changes: Any) -> None:
     (path / "config.json").write_text(json.dumps({**config, **changes}))
 
 
+def _configure_part(path: Path, part: str, *, exits: list[int] | None = None, **changes: Any) -> None:
+    config = json.loads((path / "config.json").read_text())
+    config[part].update(changes)
+    if exits is not None:
+        config.update(exits=exits, thresholds=None, gate_thresholds=None)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def _nested_header(path: Path) -> None:
+    (path / "model.safetensors").write_bytes((300_000).to_bytes(8, "little") + b'{"a":' * 60_000)
+
+
 def _only_a_pickle(path: Path) -> None:
     (path / "model.safetensors").unlink()
     (path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(path / "exploded")))
@@ -57,6 +69,17 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown family": (lambda p: _configure(p, family="evil"), "is not valid: family: Input should be"),
     "an unknown encoder": (lambda p: _configure(p, encoder={"kind": "evil"}), "encoder: Input tag 'evil'"),
     "a model of transformers": (_of_transformers, "is a model directory of transformers; deed convert makes"),
+    "a million layers": (
+        lambda p: _configure_part(p, "decoder", num_layers=10**6, exits=[10**6]),
+        "cannot have decoder.num_layers=1000000: its weights are"),
+    "an encoder of a million layers": (
+        lambda p: _configure_part(p, "encoder", num_layers=10**6), "cannot have encoder.num_layers=1000000"),
+    "a size no tensor can have": (
+        lambda p: _configure_part(p, "decoder", vocab_size=10**30), "no model can be built"),
+    "a nested configuration": (lambda p: (p / "config.json").write_text('{"a":' * 100_000), "nested too deeply"),
+    "a nested header": (_nested_header, "are not readable safetensors"),
+    "a nested tokenizer": (lambda p: (p / "tokenizer.json").write_text('{"a":' * 100_000), "tokenizer '"),
+    "a tokenizer of another kind": (lambda p: (p / "tokenizer.json").write_text("{}"), "tokenizer '"),
     "no configuration": (lambda p: (p / "config.json").unlink(), "has no config.json"),
     "no directory": (lambda p: p.rename(p.with_name("moved")), "has no config.json"),
 }  # fmt: skip

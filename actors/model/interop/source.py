@@ -1,6 +1,5 @@
 """Read a `transformers` model directory without running any of its code: JSON, safetensors, tokenizer.json."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from actors.model.tokenizer import load_tokenizer
 from conf.errors import UserError
+from conf.json_file import read_json
 from conf.model import pickled_weights
 
 _INDEX = "model.safetensors.index.json"
@@ -49,10 +50,7 @@ def read_source(path: str | Path) -> Source:
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is not readable JSON: {error}") from None
+    content = read_json(path, "file")
     if not isinstance(content, dict):
         raise UserError(f"{str(path)!r} is not a JSON object")
     return content
@@ -113,11 +111,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
     file = path / "tokenizer.json"
     try:
         if file.is_file():
-            return Tokenizer.from_file(str(file))
+            return load_tokenizer(file)
         from transformers import AutoTokenizer
 
         loaded = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True)
         return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-    except Exception as error:  # both libraries raise whatever they like
+    except UserError:
+        raise
+    except Exception as error:  # the library raises whatever it likes
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"source {str(path)!r} has no tokenizer that can be read: {reason}") from None

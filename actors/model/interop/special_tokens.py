@@ -6,7 +6,6 @@ tokenizer names no token that starts an output, and a decoder's part of config.j
 what starts it in the whole: that comes last.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from tokenizers import Tokenizer
 
 from actors.model.interop.source import Source
 from conf.errors import UserError
+from conf.json_file import read_json
 from conf.model import GenerationDefaults
 
 
@@ -117,8 +117,10 @@ def _named_by_tokenizer(source: Source, tokenizer: Tokenizer | None) -> dict[str
     if tokenizer is None or not path.is_file():
         return {}
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = read_json(path, "file")
+    except UserError:
+        return {}
+    if not isinstance(settings, dict):
         return {}
     found = {}
     for name in ("bos", "eos", "pad"):
