@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.job_arguments import add_job_arguments, job_config
 from jobs.log_modes import JobLog, LogMode, add_log_argument
+from jobs.sidecars import add_sidecar_arguments, say_what_is_missing, sidecar_options
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig
     from pipeline.dataflow import CaptionerSpec
+    from pipeline.exports import SidecarOptions
     from pipeline.readers import Reader
 
 SUCCESS, TOO_MANY_ERRORS = 0, 3
@@ -32,18 +34,45 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed caption", description=__doc__)
     add_job_arguments(parser)
     add_log_argument(parser)
+    parser.add_argument(
+        "--sidecar", metavar="SUFFIX", help="when all is done, write a caption file beside each image: .txt or .caption"
+    )
+    add_sidecar_arguments(parser, only_if="--sidecar")
     options = parser.parse_args(arguments)
-    return run_and_summarise(job_config(options), LogMode(options.log), references=False)
+    config, sidecars = job_config(options), sidecar_options(options, options.sidecar)
+    return run_and_summarise(config, LogMode(options.log), references=False, sidecars=sidecars)
 
 
-def run_and_summarise(config: "JobConfig", log_mode: LogMode, *, references: bool = True) -> int:
-    """Run the job, then print its summary; with `references`, scored against those in the source, if it has any."""
+def run_and_summarise(
+    config: "JobConfig",
+    log_mode: LogMode,
+    *,
+    references: bool = True,
+    sidecars: "SidecarOptions | None" = None,
+) -> int:
+    """Run the job, then print its summary; with `references`, scored against those in the source, if it has any; with
+    `sidecars`, captions are written beside the images."""
+    if sidecars is not None:
+        from pipeline.exports.sidecars import check
+
+        check(config.source, sidecars, None)
     code, record = run_job(config, log_mode=log_mode)
+    if record is not None and sidecars is not None:
+        write_sidecars(config, sidecars, log_mode)
     if record is not None and log_mode is LogMode.PROGRESS:
         from jobs.summary import show_summary
 
         show_summary(config.output.path, references=references)
     return code
+
+
+def write_sidecars(config: "JobConfig", sidecars: "SidecarOptions", log_mode: LogMode) -> None:
+    from pipeline.exports import Form, Options, export
+    from pipeline.exports.rows import Published
+
+    exported = export(Published(config.output.path), Form.TXT, None, Options(sidecars=sidecars))
+    say_what_is_missing(exported, "deed caption")
+    JobLog(log_mode, config.cost, config.output.path).say(f"deed caption: {exported.summary}")
 
 
 def run_job(

@@ -22,7 +22,7 @@ COMMANDS = {
     "plan":      ("jobs.plan:main",      "what a run would do, how long and at what price; starts nothing"),
     "submit":    ("jobs.submit:main",    "run one of these commands on a Ray cluster and end with its exit code"),
     "status":    ("jobs.status:main",    "how far a running, dead or finished run is, and what to do next"),
-    "export":    ("jobs.export:main",    "write results as WebDataset, COCO, VQA v2, JSONL, CSV or image folder"),
+    "export":    ("jobs.export:main",    "write results as caption files, WebDataset, COCO, VQA, JSONL, CSV, images"),
     "report":    ("jobs.report:main",    "turn the tables of a run into a report"),
     "scenes":    ("jobs.scenes.__main__:main", "make the synthetic corpus that the shipped checkpoint is trained on"),
 }  # fmt: skip

@@ -1,21 +1,28 @@
-"""`deed export RUN --to FORM --out PATH`: the results of a run in the form another tool reads, each row once."""
+"""`deed export RUN --to FORM --out PATH`: the results of a run in the form another tool reads, each row once.
+
+`--to txt` writes a caption file beside each image; with --out, into another folder.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-FORMS = ("webdataset", "coco", "coco-results", "vqa", "jsonl", "csv", "imagefolder")
+from conf.errors import UserError
+from jobs.sidecars import add_sidecar_arguments, say_what_is_missing, sidecar_options
+
+FORMS = ("webdataset", "coco", "coco-results", "vqa", "jsonl", "csv", "imagefolder", "txt")
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed export", description=__doc__)
     parser.add_argument("run", help="output directory or URL of a run")
     parser.add_argument("--to", required=True, choices=FORMS, help="form of the export")
-    parser.add_argument("--out", required=True, help="file (webdataset, imagefolder: folder) or URL to write")
+    parser.add_argument("--out", help="file (webdataset, imagefolder: folder) or URL to write; txt: another folder")
     parser.add_argument("--columns", help="jsonl, csv: columns, separated by commas (default: all)")
     parser.add_argument("--id-column", help="coco, vqa: column with the image's number, e.g. src_image_id")
     parser.add_argument("--question-id-column", help="vqa: column with the question's number, e.g. src_question_id")
-    parser.add_argument("--suffix", default="deed", help="webdataset: key.SUFFIX.txt (default: %(default)s)")
+    parser.add_argument("--extension", default=".txt", help="txt: suffix of the files (default: %(default)s)")
+    add_sidecar_arguments(parser, only_if="txt", suffix_help="webdataset: key.SUFFIX.txt (default: deed); ")
     parser.add_argument(
         "--neutralise-formulas",
         action="store_true",
@@ -23,21 +30,25 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from pipeline.exports import Form, Options, export
+    if options.out is None and options.to != "txt":
+        raise UserError(f"say where the export goes, for example --out exports/{options.to}")
+
+    from pipeline.exports import Form, Options, SidecarOptions, export
     from pipeline.exports.rows import Published
-    from pipeline.left_out import in_words
 
     published = Published(options.run)
     if not published.is_complete:
         print("deed export: this run is not complete; only what is published so far is exported", file=sys.stderr)
     columns = tuple(options.columns.split(",")) if options.columns else None
     chosen = Options(
-        columns, options.id_column, options.question_id_column, options.suffix, options.neutralise_formulas
+        columns,
+        options.id_column,
+        options.question_id_column,
+        "deed" if options.suffix is None else options.suffix,
+        options.neutralise_formulas,
+        sidecar_options(options, options.extension) or SidecarOptions(),
     )
     exported = export(published, Form(options.to), options.out, chosen)
-    for part in exported.left_out:
-        print(f"deed export: not exported: {in_words(part)}", file=sys.stderr)
-    for note in exported.notes:
-        print(f"deed export: {note}", file=sys.stderr)
-    print(f"{exported.rows} rows of {len(published.shards)} shards written to {options.out}")
+    say_what_is_missing(exported, "deed export")
+    print(exported.summary or f"{exported.rows} rows of {len(published.shards)} shards written to {options.out}")
     return 0

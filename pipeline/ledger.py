@@ -29,6 +29,7 @@ from pipeline.sink import (
 from pipeline.storage import Storage, is_temporary
 
 STATE, PLAN_NAME, RUN_NAME = "_state", "_state/plan.parquet", "run.json"
+SIDECARS = "_state/sidecars"  # pipeline.exports.sidecars
 _THREADS = 16
 _PLAN_SCHEMA = pa.schema(
     [("name", pa.string()), ("url", pa.string()), ("size_bytes", pa.int64()), ("files", pa.int64())]
@@ -36,11 +37,13 @@ _PLAN_SCHEMA = pa.schema(
 
 
 def clear_output(storage: Storage) -> None:
-    """Remove what runs write, and nothing else. Who holds the output, and which generation it is, stays."""
+    """Remove what runs write, and nothing else. Who holds the output, which generation it is, and what was written into
+    the caption files of the source, stays."""
     for folder in (RESULTS, ERRORS, ENGINE_STATS, STAGING):
         storage.remove_folder(folder)
     own = [f"{STATE}/{name}" for name in storage.walk(STATE)]
-    keep = {FORMER_NAME, GENERATION_NAME, *(name for name in own if name.startswith(f"{LEASE_FOLDER}/"))}
+    folders = (f"{LEASE_FOLDER}/", f"{SIDECARS}/")
+    keep = {FORMER_NAME, GENERATION_NAME, *(name for name in own if name.startswith(folders))}
     storage.remove(name for name in own if name not in keep)
     storage.remove([RUN_NAME])
 

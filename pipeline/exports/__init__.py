@@ -1,8 +1,9 @@
 """Published results in the forms other tools read. Every row of results/ is in an export exactly once, in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from pipeline.exports.rows import Published
 from pipeline.plan import LeftOut
@@ -16,6 +17,33 @@ class Form(str, Enum):
     JSONL = "jsonl"
     CSV = "csv"
     IMAGEFOLDER = "imagefolder"
+    TXT = "txt"
+
+
+class Existing(str, Enum):
+    """What becomes of a caption file that is there already."""
+
+    SKIP = "skip"
+    OVERWRITE = "overwrite"
+    APPEND = "append"
+    PREPEND = "prepend"
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarOptions:
+    """How a caption file is called and what is in it. Prefix, suffix and join are taken as they are."""
+
+    extension: str = ".txt"
+    existing: Existing = Existing.SKIP
+    prefix: str = ""  # words in front of the captions of an image
+    suffix: str = ""  # and behind them
+    join: str = ", "  # between several captions of an image, and between them and what was there
+
+    def piece(self, texts: Sequence[str]) -> str:
+        """What is written for an image: one line. Nothing if the model said nothing."""
+        lines = (" ".join(text.splitlines()).strip() for text in texts)
+        said = self.join.join(line for line in lines if line)
+        return f"{self.prefix}{said}{self.suffix}" if said else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +55,7 @@ class Options:
     question_id_column: str | None = None  # vqa
     suffix: str = "deed"  # webdataset: in front of txt and json in the members' names
     neutralise_formulas: bool = False  # csv: a ' in front of what a spreadsheet would run
+    sidecars: SidecarOptions = SidecarOptions()  # txt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +65,15 @@ class Exported:
     rows: int
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    summary: str | None = None  # of exports that are not one file or folder
 
 
-Export = Callable[[Published, str, Options], Exported]  # (results, where to, options)
+Export = Callable[[Published, Any, Options], Exported]  # (results, where to, options)
 
 
-def export(published: Published, form: Form, out: str, options: Options) -> Exported:
-    """Write one export; a file appears whole or not at all."""
-    from pipeline.exports import coco, imagefolder, text_files, vqa, webdataset
+def export(published: Published, form: Form, out: str | None, options: Options) -> Exported:
+    """Write one export; a file appears whole or not at all. `out` may be None for txt."""
+    from pipeline.exports import coco, imagefolder, sidecars, text_files, vqa, webdataset
 
     exports: dict[Form, Export] = {
         Form.WEBDATASET: webdataset.write,
@@ -53,6 +83,7 @@ def export(published: Published, form: Form, out: str, options: Options) -> Expo
         Form.JSONL: text_files.write_jsonl,
         Form.CSV: text_files.write_csv,
         Form.IMAGEFOLDER: imagefolder.write,
+        Form.TXT: sidecars.write,
     }
     return exports[form](published, out, options)
 

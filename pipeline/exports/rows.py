@@ -105,13 +105,19 @@ def whole_file(url: str) -> Iterator[IO[bytes]]:
         return
     if os.path.isdir(inner):
         raise UserError(f"cannot write {storable(url)!r}: it is a folder")
-    temporary = os.path.join(os.path.dirname(inner), f".tmp-{uuid.uuid4().hex}")
+    with as_users_mistake(url), whole_local_file(inner) as stream:
+        yield stream
+
+
+@contextmanager
+def whole_local_file(path: str) -> Iterator[IO[bytes]]:
+    """As `whole_file`, for a plain path, with the system's own errors."""
+    temporary = os.path.join(os.path.dirname(path), f".tmp-{uuid.uuid4().hex}")
     try:
-        with as_users_mistake(url):
-            os.makedirs(os.path.dirname(inner) or ".", exist_ok=True)
-            with open(temporary, "wb") as stream:
-                yield stream
-            os.replace(temporary, inner)
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(temporary, "wb") as stream:
+            yield stream
+        os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

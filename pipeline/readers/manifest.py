@@ -4,7 +4,7 @@ A manifest is cut into shards of a fixed number of records. A sample's key is it
 without a scheme is one beside the manifest.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +91,14 @@ class ManifestReader:
         images = fetch_all(uris, self.fetch, self.patience)
         for sample, record in zip(samples, records, strict=True):
             yield self._raw(shard, sample, record, images)
+
+    def uris(self, shard: Shard, keys: Collection[str]) -> Iterator[tuple[str, str | None]]:
+        """Key and URI of these samples, in order; the URI as it is in the manifest, None where there is none."""
+        samples = [sample for sample in self.index(shard).samples if sample.key in keys]
+        records = read_records(shard.url, [sample.parts[0] for sample in samples], [self.uri_column])
+        for sample, record in zip(samples, records, strict=True):
+            uri = None if isinstance(record, BadRecord) else self._uri(record)
+            yield sample.key, None if uri is None else str(uri)
 
     def _raw(self, shard: Shard, sample: Sample, record: Any, images: Iterator[bytes | FetchProblem]) -> RawSample:
         place = f"{shard.name}/{sample.key}"
