@@ -1,7 +1,6 @@
 """Checkpoint directories: config.json + model.safetensors + tokenizer.json. No pickle is ever read."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from actors.model.encoders import tie, tied_names
+from actors.model.layer_counts import check_layer_counts
 from actors.model.model import MultiExitModel
 from actors.model.tokenizer import TextCodec, load_tokenizer
 from conf.errors import UserError
@@ -27,8 +27,6 @@ from conf.model import (
     read_model_config,
     weights_sha256,
 )
-
-_COUNTS_LAYERS = re.compile(r"(^|\.)(num_(hidden_|encoder_|decoder_)?layers|(encoder|decoder)_layers|depths?)$")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype
     """Load a checkpoint directory in eval mode; UserError with one sentence on anything wrong with it."""
     config = read_model_config(path)
     with _opened(Path(path) / WEIGHTS_FILE) as file:
-        _check_num_layers(config, len(file.keys()), path)
+        check_layer_counts(config.model_dump(mode="json"), len(file.keys()), f"checkpoint {str(path)!r}")
     model = _without_storage(config)
     expected = dict(model.state_dict())
     weights = _read_weights(Path(path) / WEIGHTS_FILE, expected, tied_names(config))
@@ -94,31 +92,9 @@ def check_checkpoint(path: str | Path) -> None:
     config = read_model_config(path)
     load_tokenizer(Path(path) / TOKENIZER_FILE)
     with _opened(Path(path) / WEIGHTS_FILE) as file:
-        _check_num_layers(config, len(file.keys()), path)
+        check_layer_counts(config.model_dump(mode="json"), len(file.keys()), f"checkpoint {str(path)!r}")
         expected = _without_storage(config).state_dict()
         _check_header(Path(path) / WEIGHTS_FILE, file, expected, tied_names(config))
-
-
-def _check_num_layers(config: ModelConfig, num_tensors: int, path: str | Path) -> None:
-    """UserError where a number of layers cannot be true: building such a model may take for ever.
-
-    Every layer of a decoder, and of every encoder, has tensors of its own.
-    """
-    for name, count in _layer_counts(config.model_dump(mode="json"), ""):
-        if count > num_tensors:
-            raise UserError(
-                f"checkpoint {str(path)!r} cannot have {name}={count}: its weights are {num_tensors} tensors"
-            )
-
-
-def _layer_counts(values: Any, name: str) -> Iterator[tuple[str, int]]:
-    """Every setting of a configuration that counts layers, by its dotted name."""
-    if isinstance(values, dict):
-        for key, value in values.items():
-            yield from _layer_counts(value, f"{name}.{key}" if name else key)
-    elif _COUNTS_LAYERS.search(name):
-        counts = values if isinstance(values, list) else [values]
-        yield from ((name, count) for count in counts if isinstance(count, int) and not isinstance(count, bool))
 
 
 def _without_storage(config: ModelConfig) -> MultiExitModel:

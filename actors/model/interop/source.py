@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from actors.model.layer_counts import check_layer_counts
 from actors.model.tokenizer import load_tokenizer
 from conf.errors import UserError
 from conf.json_file import read_json
@@ -44,7 +45,9 @@ def read_source(path: str | Path) -> Source:
     processor = _json(path / "preprocessor_config.json") or {}
     combined = _json(path / "processor_config.json") or {}
     processor = {**combined.get("image_processor", {}), **processor}
-    return Source(path, config, _json(path / "generation_config.json"), processor, _weight_files(path))
+    weight_files, num_tensors = _weight_files(path)
+    check_layer_counts(config, num_tensors, f"source {str(path)!r}")
+    return Source(path, config, _json(path / "generation_config.json"), processor, weight_files)
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -56,8 +59,10 @@ def _json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _weight_files(path: Path) -> tuple[str, ...]:
-    """The safetensors files of the directory, checked to be readable; UserError where there are none."""
+def _weight_files(path: Path) -> tuple[tuple[str, ...], int]:
+    """The safetensors files of the directory, checked to be readable, and how many tensors they hold; UserError where
+    there are none."""
+    num_tensors = 0
     index = _json(path / _INDEX)
     if index is not None:
         files = sorted(set(index.get("weight_map", {}).values()))
@@ -74,11 +79,11 @@ def _weight_files(path: Path) -> tuple[str, ...]:
         if Path(name).name != name:
             raise UserError(f"source {str(path)!r} names a weights file outside itself: {name!r}")
         try:
-            with safe_open(path / name, framework="pt"):
-                pass
+            with safe_open(path / name, framework="pt") as file:
+                num_tensors += len(file.keys())
         except (SafetensorError, OSError) as error:
             raise UserError(f"weights {str(path / name)!r} are not readable safetensors: {error}") from None
-    return tuple(files)
+    return tuple(files), num_tensors
 
 
 def load_tensors(source: Source, model_class: str, hf: Any) -> dict[str, Tensor]:

@@ -226,6 +226,10 @@ MISTAKES = {
         "are not readable safetensors"),
     "no configuration": (lambda p: (p / "config.json").unlink(), "has no config.json"),
     "broken configuration": (lambda p: (p / "config.json").write_text("{"), "is not readable JSON"),
+    "a nested configuration": (lambda p: (p / "config.json").write_text('{"a":' * 100_000), "nested too deeply"),
+    "a million layers": (
+        lambda p: _configure(p, text_config={"num_layers": 10**6}), "cannot have text_config.num_layers=1000000"),
+    "a nested tokenizer": (lambda p: (p / "tokenizer.json").write_text('{"a":' * 100_000), "tokenizer '"),
     "invalid configuration": (lambda p: _configure(p, text_config={"num_heads": "many"}), "config.json is not valid"),
     "no tokenizer": (lambda p: (p / "tokenizer.json").unlink(), "has no tokenizer that can be read"),
     "a start token that is no token": (
