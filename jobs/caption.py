@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.exports import SidecarOptions
     from pipeline.readers import Reader
 
-SUCCESS, TOO_MANY_ERRORS = 0, 3
+SUCCESS, TOO_MANY_ERRORS, SHARDS_MISSING = 0, 3, 3
 
 
 class Stopped(BaseException):
@@ -102,8 +102,11 @@ def run_job(
     try:
         with raise_on_signals(), log.session() as on_progress:
             record = run(config, info, spec, on_progress, reader)
-        log.finished(SUCCESS, record)
-        return SUCCESS, record
+        code, message = (SUCCESS, None) if record["status"] == "complete" else (SHARDS_MISSING, record["message"])
+        log.finished(code, record, message)
+        if message is not None:
+            print(f"{command}: {message}", file=sys.stderr)
+        return code, record
     except TooManyErrors as error:
         code, message = TOO_MANY_ERRORS, f"stopped, {error}"
     except Stopped as stop:

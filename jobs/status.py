@@ -44,6 +44,8 @@ def describe(status: "RunStatus") -> list[str]:
         f"  shards  {status.shards_published:,} of {status.shards:,} published, {status.shards_started:,} begun "
         f"({status.chunks_staged:,} chunks, {status.samples_staged:,} samples staged), {status.shards_open:,} open"
     )
+    if status.shards_missing:
+        lines.append(f"          {status.shards_missing:>8,} of them missing: planned, and gone when they were read")
     lines.append(f"  rows    {status.rows_ok:,} results, {status.rows_error:,} errors in the published shards")
     for name, count in status.errors_by_type.items():
         lines.append(f"          {count:>8,} x {name}")

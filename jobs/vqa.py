@@ -56,19 +56,21 @@ def run_ticks(
         remove_temporaries(root, (STATE, TICKS))
         check_settings(root, settings)
         save_settings(root, settings)
-        ticks = load_ticks(root)
+        ticks, worst = load_ticks(root), SUCCESS
         for interrupted in (tick for tick in ticks if not tick.is_complete(root)):
-            if (code := run_tick(config, root, interrupted, make_spec, log_mode)) != SUCCESS:
-                return code
+            worst = max(worst, run_tick(config, root, interrupted, make_spec, log_mode))
+            if not interrupted.is_complete(root):
+                return worst
         lease.check()
         if (tick := plan_tick(config, questions, ticks)) is None:
             JobLog(log_mode, config.cost, config.output.path).say("deed vqa: nothing new")
         else:
             tick.save(root)
-            if (code := run_tick(config, root, tick, make_spec, log_mode)) != SUCCESS:
-                return code
+            worst = max(worst, run_tick(config, root, tick, make_spec, log_mode))
+            if not tick.is_complete(root):
+                return worst
             ticks.append(tick)
-        return relabel_ticks(config, root, ticks, make_spec, log_mode, lease)
+        return max(worst, relabel_ticks(config, root, ticks, make_spec, log_mode, lease))
 
 
 def run_tick(

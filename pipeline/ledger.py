@@ -27,12 +27,19 @@ from pipeline.sink import (
     staging,
 )
 from pipeline.storage import Storage, is_temporary
+from pipeline.text import original, storable
 
 STATE, PLAN_NAME, RUN_NAME = "_state", "_state/plan.parquet", "run.json"
 SIDECARS = "_state/sidecars"  # pipeline.exports.sidecars
 _THREADS = 16
 _PLAN_SCHEMA = pa.schema(
-    [("name", pa.string()), ("url", pa.string()), ("size_bytes", pa.int64()), ("files", pa.int64())]
+    [
+        ("name", pa.string()),
+        ("url", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("files", pa.int64()),
+        ("members", pa.list_(pa.string())),  # plans of older versions do not have them
+    ]
 )
 
 
@@ -57,12 +64,23 @@ def remove_temporaries(
 
 
 def known_shards(storage: Storage) -> dict[str, Shard]:
-    """url and first file -> shard as it was when the output was begun."""
+    """name -> shard as it was when it was planned."""
     try:
         rows = storage.read_table(PLAN_NAME).to_pylist()
     except FileNotFoundError:
         return {}
-    return {row["name"]: Shard(row["name"], row["url"], row["size_bytes"]) for row in rows}
+    return {
+        row["name"]: Shard(
+            row["name"], original(row["url"]), row["size_bytes"], tuple(map(original, row.get("members") or ()))
+        )
+        for row in rows
+    }
+
+
+def with_planned(known: Mapping[str, Shard], shards: Sequence[Shard]) -> tuple[Shard, ...]:
+    """The shards of the source, and those planned before that it has no longer: what was planned stays planned."""
+    names = {shard.name for shard in shards}
+    return (*shards, *(shard for name, shard in sorted(known.items()) if name not in names))
 
 
 def check_plan(known: Mapping[str, Shard], shards: Sequence[Shard]) -> None:
@@ -87,7 +105,13 @@ def check_plan(known: Mapping[str, Shard], shards: Sequence[Shard]) -> None:
 def save_plan(storage: Storage, known: Mapping[str, Shard], shards: Iterable[Shard]) -> None:
     together = {**known, **{shard.name: shard for shard in shards}}
     rows = [
-        {"name": shard.name, "url": shard.url, "size_bytes": shard.size_bytes, "files": len(shard.members)}
+        {
+            "name": shard.name,
+            "url": storable(shard.url),
+            "size_bytes": shard.size_bytes,
+            "files": len(shard.members),
+            "members": [storable(member) for member in shard.members],
+        }
         for _, shard in sorted(together.items())
     ]
     storage.write_table(PLAN_NAME, pa.Table.from_pylist(rows, schema=_PLAN_SCHEMA))

@@ -66,6 +66,9 @@ class Shard:
     ] = ()  # image folders: its files, relative to url; manifests: where its records begin and end
 
 
+MISSING_SHARD = "missing_shard"  # the error type of rows and shards that were planned and are gone
+
+
 @dataclass(frozen=True, slots=True)
 class ShardProblem:
     """Something wrong with a shard as a whole; becomes one errors row without a key."""
@@ -205,24 +208,37 @@ def expand_braces(pattern: str) -> list[str]:
     return list(itertools.chain.from_iterable(expand_braces(head + choice + tail) for choice in choices))
 
 
-def find_files(paths: Sequence[str], patience: RetryConfig) -> list[tuple[str, int]]:
-    """(url, size in bytes) of every file the paths stand for, sorted, each once; a path without a file is an error."""
+def find_files(paths: Sequence[str], patience: RetryConfig, known: Iterable[Shard] = ()) -> list[tuple[str, int]]:
+    """(url, size in bytes) of every file the paths stand for, sorted, each once; a path without a file is an error.
+
+    A path whose shards are all gone is none if an earlier run planned them (`known`), but a source of which nothing is
+    there any more is one all the same.
+    """
+    planned = sorted(shard.url for shard in known)
     files: dict[str, int] = {}
     expanded = [path for pattern in paths for path in expand_braces(pattern)]
     with ThreadPoolExecutor(max_workers=min(_LISTING_THREADS, max(1, len(expanded)))) as pool:
-        for found in pool.map(lambda path: _files_of_path(path, patience), expanded):
+        for found in pool.map(lambda path: _files_of_path(path, patience, planned), expanded):
             files.update(found)
+    if not files:
+        raise UserError(f"nothing is left of the source, which had {len(planned)} shards when this output was begun")
     return sorted(files.items())
 
 
-def _files_of_path(path: str, patience: RetryConfig) -> list[tuple[str, int]]:
+def _files_of_path(path: str, patience: RetryConfig, planned: Sequence[str]) -> list[tuple[str, int]]:
     fs, inner = resolve(path)
+    fixed = unresolve(fs, re.split(r"[*?[]", inner)[0])
+    is_planned = any(url == fixed or (fixed != inner and url.startswith(fixed)) for url in planned)
     try:
         found = retry(lambda: _list(fs, inner, path), f"listing {path}", patience)
+        if not found and not is_planned:
+            raise UserError(f"no shard matches {path!r}")
         return [(unresolve(fs, name), int(info.get("size") or 0)) for name, info in found]
     except UserError:
         raise
     except FileNotFoundError:
+        if is_planned:
+            return []
         raise UserError(f"shard not found: {path!r}") from None
     except PermissionError as error:
         raise UserError(f"not allowed to read {path!r}: {error}") from None
@@ -235,10 +251,7 @@ def _files_of_path(path: str, patience: RetryConfig) -> list[tuple[str, int]]:
 def _list(fs: fsspec.AbstractFileSystem, inner: str, path: str) -> list[tuple[str, dict[str, Any]]]:
     if any(character in inner for character in "*?["):
         details: dict[str, dict[str, Any]] = fs.glob(inner, detail=True)
-        found = [(name, info) for name, info in details.items() if info["type"] != "directory"]
-        if not found:
-            raise UserError(f"no shard matches {path!r}")
-        return found
+        return [(name, info) for name, info in details.items() if info["type"] != "directory"]
     info = fs.info(inner)
     if info["type"] == "directory":
         raise UserError(f"{path!r} is a folder; name the shards in it, for example {path.rstrip('/')}/*.tar")

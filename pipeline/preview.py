@@ -9,7 +9,7 @@ from conf.schema import JobConfig
 from pipeline import generation
 from pipeline.cluster import Fit
 from pipeline.lease import look
-from pipeline.ledger import check_plan, known_shards
+from pipeline.ledger import check_plan, known_shards, with_planned
 from pipeline.plan import LeftOut, Shard, sum_left_out
 from pipeline.readers import Reader, make_reader
 from pipeline.second_chance import shards_to_retry
@@ -76,10 +76,10 @@ def preview(
     overwrite = config.output.on_existing == "overwrite"
     known = {} if overwrite else known_shards(storage)
     listing = reader.shards(known.values())
-    shards = listing.shards
+    shards = with_planned(known, listing.shards)
     if not overwrite:
         check_settings(storage, content_settings(config, info))
-        check_plan(known, shards)
+        check_plan(known, listing.shards)
     names = {shard.name for shard in shards}
     retried = [] if overwrite else shards_to_retry(storage, shards, config.output.retry_errors)
     published = set() if overwrite else names & (published_shards(storage) - open_shards(storage))

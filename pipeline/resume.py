@@ -13,11 +13,11 @@ import pyarrow as pa
 from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline import generation, left_out
-from pipeline.ledger import RUN_NAME, check_plan, clear_output, known_shards, save_plan
+from pipeline.ledger import RUN_NAME, check_plan, clear_output, known_shards, save_plan, with_planned
 from pipeline.passthrough import settle
 from pipeline.plan import Listing, Shard
 from pipeline.readers import Reader
-from pipeline.run_record import Status
+from pipeline.run_record import FINISHED
 from pipeline.second_chance import open_again, shards_to_retry
 from pipeline.settings import CONFIG_NAME, check_settings, save_settings
 from pipeline.sink import RESULTS, STAGING
@@ -37,7 +37,7 @@ class Decision:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        return self.listing.shards
+        return with_planned(self.known, self.listing.shards)
 
 
 def decide(
@@ -56,8 +56,9 @@ def decide(
         raise UserError(f"output {storage.url!r} holds a run already and output.on_existing=fail")
     check_settings(storage, settings)
     check_plan(known, listing.shards)
-    retried = shards_to_retry(storage, listing.shards, config.output.retry_errors)
-    finished = None if retried else finished_record(storage, listing.shards)
+    shards = with_planned(known, listing.shards)
+    retried = shards_to_retry(storage, shards, config.output.retry_errors)
+    finished = None if retried else finished_record(storage, shards)
     return Decision(storage, overwrite, known, listing, retried, finished)
 
 
@@ -92,5 +93,5 @@ def finished_record(storage: Storage, shards: Sequence[Shard]) -> dict[str, Any]
     if record is None:
         return None
     published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
-    done = record["status"] == Status.COMPLETE.value and all(shard.name in published for shard in shards)
+    done = record["status"] in FINISHED and all(shard.name in published for shard in shards)
     return record if done and not storage.walk(STAGING) else None

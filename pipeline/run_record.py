@@ -40,9 +40,13 @@ _PACKAGES = ("deed-pipeline", "ray", "pyarrow", "numpy", "pillow", "torch", "tra
 class Status(str, Enum):
     RUNNING = "running"
     COMPLETE = "complete"
+    SHARDS_MISSING = "shards_missing"  # complete but for shards that were planned and are gone
     TOO_MANY_ERRORS = "too_many_errors"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
+
+
+FINISHED = frozenset({Status.COMPLETE.value, Status.SHARDS_MISSING.value})  # nothing is left to do
 
 
 class TooManyErrors(Exception):
@@ -86,6 +90,8 @@ class RunRecord:
             return
         if error is None:
             self.status = Status.COMPLETE
+            if missing := self._total_counts().num_missing:
+                self.status, self.message = Status.SHARDS_MISSING, missing_message(missing)
         elif isinstance(error, TooManyErrors):
             self.status = Status.TOO_MANY_ERRORS
         else:
@@ -151,6 +157,7 @@ class RunRecord:
             "counts": {
                 "shards": len(self._ledger.published) + len(self._ledger.open),
                 "shards_published": len(self._ledger.published),
+                "shards_missing": counts.num_missing,
                 "samples": counts.num_samples,
                 "rows_read": counts.num_rows,
                 "rows_ok": counts.num_ok,
@@ -198,6 +205,17 @@ class RunRecord:
         with ThreadPoolExecutor(16) as pool:
             read: Iterable[Counts] = pool.map(lambda name: read_counts(self._storage, name), earlier)
             return sum([*self._counts.values(), *read], NO_ROWS)
+
+
+def missing_message(num_missing: int) -> str:
+    """What it means that shards are missing, and what to do."""
+    what = (
+        "a shard that was planned is gone" if num_missing == 1 else f"{num_missing} shards that were planned are gone"
+    )
+    return (
+        f"{what}, errors/ names them (missing_shard); bring them back and run the same command with "
+        "--set output.retry_errors=transient"
+    )
 
 
 def read_engine_stats(storage: Storage) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from conf.schema import RetryErrors
-from pipeline.plan import Shard, ShardIndex
+from pipeline.plan import MISSING_SHARD, Shard, ShardIndex
 from pipeline.readers import Reader
 from pipeline.sink import (
     ERRORS,
@@ -38,6 +38,7 @@ _THREADS = 8
 # What another day may mend: storage and networks that were down, objects that arrive late, workers that died.
 _TRANSIENT = frozenset(
     {
+        MISSING_SHARD,
         "storage_error",
         "unreadable_file",
         "unreadable_shard",

@@ -24,7 +24,7 @@ from conf.errors import UserError
 from pipeline import generation
 from pipeline.kept import Published, keep_answers
 from pipeline.left_out import as_dicts, from_dicts
-from pipeline.plan import LeftOut, ShardIndex, ShardProblem, sum_left_out
+from pipeline.plan import MISSING_SHARD, LeftOut, ShardIndex, ShardProblem, sum_left_out
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
 from pipeline.tables import Passthrough, errors_schema, results_schema, staging_schema, to_table
@@ -37,7 +37,10 @@ _CHUNK_NAME = re.compile(r"chunk-(\d{6})\.parquet")
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Rows of one published shard. num_rows = num_ok + num_errors; errors of the whole shard, and what in it is no
-    input row, are apart."""
+    input row, are apart.
+
+    `num_missing` is 1 for a shard that was gone when it, or some of its rows, were to be read.
+    """
 
     num_samples: int
     num_rows: int
@@ -45,6 +48,7 @@ class Counts:
     num_errors: int
     num_shard_errors: int
     left_out: tuple[LeftOut, ...] = ()
+    num_missing: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
         total: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _NUMBERS}
@@ -59,7 +63,7 @@ class Counts:
         return cls(**{**content, "left_out": from_dicts(content.get("left_out", ()))})
 
 
-_NUMBERS = ("num_samples", "num_rows", "num_ok", "num_errors", "num_shard_errors")
+_NUMBERS = ("num_samples", "num_rows", "num_ok", "num_errors", "num_shard_errors", "num_missing")
 
 
 NO_ROWS = Counts(0, 0, 0, 0, 0)
@@ -198,6 +202,7 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Passthrough = 
         num_errors=rows.num_rows - results.num_rows,
         num_shard_errors=len(index.problems),
         left_out=index.left_out,
+        num_missing=int(MISSING_SHARD in errors["error_type"].to_pylist()),
     )
     metadata = {"deed.counts": counts.to_json()}
     generation.check(storage)

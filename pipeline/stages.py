@@ -155,7 +155,7 @@ class PrepareChunk:
                     done += 1
                     yield raw
             except ReadFailure as failure:
-                lost, error_type, attempts = samples[done:], "storage_error", failure.attempts
+                lost, error_type, attempts = samples[done:], failure.error_type, failure.attempts
                 said = str(failure)
             except Exception as error:
                 surprises += 1

@@ -55,6 +55,7 @@ class RunStatus:
     shards_published: int
     shards_started: int  # not published, with chunks staged
     shards_open: int  # nothing of them is there
+    shards_missing: int  # published without some or all of their rows, because they were gone
     rows_ok: int
     rows_error: int
     shard_errors: int
@@ -97,6 +98,7 @@ def read_status(url: str) -> RunStatus:
         shards_published=len(published),
         shards_started=len(started),
         shards_open=len(shards - published - started),
+        shards_missing=total.num_missing,
         rows_ok=total.num_ok,
         rows_error=total.num_errors,
         shard_errors=total.num_shard_errors,
@@ -131,6 +133,8 @@ def next_step(status: RunStatus) -> str:
     """What to do now, in one sentence."""
     if status.state == RUNNING:
         return "wait; stopping it and running the same command again continues where it was"
+    if status.state == "shards_missing":
+        return "bring the missing shards back, and run the same command with --set output.retry_errors=transient"
     if status.state == "complete":
         if status.rows_error + status.shard_errors:
             return "look at the errors; the same command with --set output.retry_errors=transient tries them again"

@@ -25,6 +25,7 @@ from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, make_reader, read_patiently
 from pipeline.readers.images import FILES_PER_SHARD
 from pipeline.retrying import USUAL_PATIENCE
+from pipeline.run_record import FINISHED
 from pipeline.sink import ERRORS, RESULTS
 from pipeline.storage import Storage
 from pipeline.text import original, storable
@@ -61,7 +62,7 @@ class Tick:
 
     def is_complete(self, root: Storage) -> bool:
         record = root.read_json(f"{self.folder}/run.json")
-        return record is not None and bool(record["status"] == "complete")
+        return record is not None and record["status"] in FINISHED
 
 
 def load_ticks(root: Storage) -> list[Tick]:
@@ -88,7 +89,7 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
     """The next tick: shards, files or questions that are new. None: nothing is."""
     number = ticks[-1].number + 1 if ticks else 1
     known = {entry.shard.url: entry.container for tick in ticks for entry in tick.shards}
-    containers = (replace(entry.shard, name=entry.container) for tick in ticks for entry in tick.shards)
+    containers = [replace(entry.shard, name=entry.container) for tick in ticks for entry in tick.shards]
     listing = make_reader(base_source(config, questions)).shards(containers)
     earlier: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}

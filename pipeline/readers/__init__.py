@@ -2,14 +2,14 @@
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from conf.schema import RetryConfig, SourceConfig, SourceKind
-from pipeline.plan import Contents, Listing, Sample, Shard, ShardIndex
+from pipeline.plan import MISSING_SHARD, Contents, Listing, Sample, Shard, ShardIndex, ShardProblem
 from pipeline.retrying import Tries, is_transient
 
 
@@ -30,11 +30,28 @@ class ReadFailure(Exception):
 
     attempts = 1
 
+    @property
+    def error_type(self) -> str:
+        return MISSING_SHARD if isinstance(self.__cause__, FileNotFoundError) else "storage_error"
+
+
+def unreadable(shard: Shard, error: Exception) -> ShardProblem:
+    """What is wrong with a shard that cannot be listed."""
+    error_type = MISSING_SHARD if isinstance(error, FileNotFoundError) else "unreadable_shard"
+    return ShardProblem(error_type, f"{shard.name} ({shard.url}): {type(error).__name__}: {error}")
+
+
+def not_recorded(shard: Shard) -> ShardProblem:
+    """A shard that is gone, of a plan that an older version made."""
+    return ShardProblem(
+        MISSING_SHARD, f"{shard.name} ({shard.url}) is gone, and which files were in it is not recorded"
+    )
+
 
 class Reader(Protocol):
     """How one kind of source is listed, indexed and read. Readers travel to workers: they hold configuration only."""
 
-    def shards(self, known: Iterable[Shard]) -> Listing:
+    def shards(self, known: Collection[Shard]) -> Listing:
         """Every shard of the source, sorted; a source that is not there is a UserError.
 
         `known`: the shards that earlier runs under this output have named; those names are kept.

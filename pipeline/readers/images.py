@@ -6,7 +6,7 @@ gives fields to the images named in its column `file_name`.
 """
 
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from conf.errors import UserError
 from conf.schema import RetryConfig
 from pipeline.plan import (
+    MISSING_SHARD,
     Contents,
     Listing,
     Part,
@@ -31,7 +32,7 @@ from pipeline.plan import (
     resolve,
     unresolve,
 )
-from pipeline.readers import RawSample, ReadFailure
+from pipeline.readers import RawSample, ReadFailure, not_recorded
 from pipeline.readers.files import TooLarge, read_file
 from pipeline.readers.kinds import IMAGE_SUFFIXES
 from pipeline.readers.records import BadRecord, places, read_records, schemas_of
@@ -53,7 +54,7 @@ class ImageFolderReader:
     patience: RetryConfig = USUAL_PATIENCE
     max_bytes: int = 500_000_000
 
-    def shards(self, known: Iterable[Shard]) -> Listing:
+    def shards(self, known: Collection[Shard]) -> Listing:
         shards: list[Shard] = []
         folders: dict[str, list[tuple[str, int]]] = {}
         for path in self.paths:
@@ -65,6 +66,8 @@ class ImageFolderReader:
                 raise UserError(f"cannot list {path!r}: {error}") from None
             except Exception as error:  # each storage back end has its own exceptions
                 raise UserError(f"cannot list {path!r}: {type(error).__name__}: {error}") from None
+            if not found and any(shard.url == unresolve(fs, root) for shard in known):
+                continue  # gone, or emptied, since an earlier run planned its files
             if not found and not fs.isdir(inner):
                 raise UserError(f"image folder not found: {path!r}")
             files = [(posixpath.relpath(name, root), int(info.get("size") or 0)) for name, info in found.items()]
@@ -72,6 +75,8 @@ class ImageFolderReader:
             if not images:
                 raise UserError(f"no image files below {path!r}")
             folders[unresolve(fs, root)] = images
+        if not folders:
+            raise UserError(f"nothing is left in the image folders {', '.join(self.paths)}")
         names = name_shards(folders, {})
         for folder, images in sorted(folders.items()):
             for number, first in enumerate(range(0, len(images), FILES_PER_SHARD)):
@@ -90,6 +95,8 @@ class ImageFolderReader:
         return [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> Contents:
+        if not shard.members:
+            return Contents(problems=(not_recorded(shard),))
         records: dict[str, Part] = {}
         problems: list[ShardProblem] = []
         if self.wants_fields:
@@ -118,7 +125,9 @@ class ImageFolderReader:
                 )
                 return RawSample(sample, data, own)
             except FileNotFoundError:
-                return RawSample(sample, None, own, "missing_file", f"{place} is gone")
+                if fs.isdir(root):
+                    return RawSample(sample, None, own, "missing_file", f"{place} is gone")
+                return RawSample(sample, None, own, MISSING_SHARD, f"{place}: the whole folder is gone")
             except TooLarge as error:
                 return RawSample(sample, None, own, "too_large", f"{place}: {error} (source.max_bytes)")
             except Exhausted as error:

@@ -4,7 +4,7 @@ A manifest is cut into shards of a fixed number of records. A sample's key is it
 without a scheme is one beside the manifest.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
-from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
-from pipeline.readers import RawSample, ReadFailure
+from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, find_files, name_shards
+from pipeline.readers import RawSample, ReadFailure, not_recorded, unreadable
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.records import (
     BadRecord,
@@ -43,8 +43,8 @@ class ManifestReader:
     fetch: FetchConfig = field(default_factory=FetchConfig)
     patience: RetryConfig = USUAL_PATIENCE
 
-    def shards(self, known: Iterable[Shard]) -> Listing:
-        files = find_files(self.paths, self.patience)
+    def shards(self, known: Collection[Shard]) -> Listing:
+        files = find_files(self.paths, self.patience, known)
         self._check_columns([url for url, _ in files])
         names = name_shards([url for url, _ in files])
         shards: list[Shard] = []
@@ -71,12 +71,13 @@ class ManifestReader:
         return [list(todo)] if is_compressed(shard.url) else [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> Contents:
+        if not shard.members:
+            return Contents(problems=(not_recorded(shard),))
         first, end = map(int, shard.members)
         try:
             found = retry(lambda: list(places(shard.url, first, end)), f"reading {shard.url}", self.patience)
         except Exception as error:  # storage and decompressor errors have no common base class
-            problem = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
-            return Contents(problems=(problem,))
+            return Contents(problems=(unreadable(shard, error),))
         return Contents(tuple(Sample(row, f"{row:08d}", (place,)) for row, place in enumerate(found)))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:

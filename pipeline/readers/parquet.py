@@ -6,7 +6,7 @@ that are asked for are read. Row groups are the split points: chunks that lie in
 that no group is decompressed twice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.plan import (
     find_files,
     name_shards,
 )
-from pipeline.readers import RawSample, ReadFailure
+from pipeline.readers import RawSample, ReadFailure, unreadable
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.image_columns import holds_lists, images_per_row, why_no_images
 from pipeline.readers.records import BadRecord, DamagedRow, open_parquet, read_parquet_rows, schemas_of
@@ -57,8 +57,8 @@ class ParquetReader:
     max_bytes: int = 500_000_000
     fetch: FetchConfig = field(default_factory=FetchConfig)
 
-    def shards(self, known: Iterable[Shard]) -> Listing:
-        files = find_files(self.paths, self.patience)
+    def shards(self, known: Collection[Shard]) -> Listing:
+        files = find_files(self.paths, self.patience, known)
         names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
         self._check_columns(files[0][0])
         return Listing(tuple(Shard(names[url], url, size) for url, size in files))
@@ -91,8 +91,7 @@ class ParquetReader:
         try:
             return retry(lambda: self._index(shard), f"listing {shard.url}", self.patience)
         except (OSError, pa.ArrowException, Exhausted) as error:
-            broken = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
-            return Contents(problems=(broken,))
+            return Contents(problems=(unreadable(shard, error),))
 
     def _index(self, shard: Shard) -> Contents:
         samples: list[Sample] = []

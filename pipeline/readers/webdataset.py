@@ -4,7 +4,7 @@ A shard is listed once by hopping over its headers. A sample is every member wit
 they are. An archive without its end marker was cut: complete samples are kept, the cut is one ShardProblem.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from conf.schema import RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
-from pipeline.readers import RawSample, ReadFailure
+from pipeline.readers import RawSample, ReadFailure, unreadable
 from pipeline.readers.byte_ranges import is_compressed, open_stream, read_parts
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson, parse_json
 from pipeline.readers.keys import Grouped, group_by_key, image_part, lost_by, part_suffix, wants_head
@@ -39,8 +39,8 @@ class WebDatasetReader:
     max_bytes: int = 500_000_000
     image_suffix: tuple[str, ...] = ()
 
-    def shards(self, known: Iterable[Shard]) -> Listing:
-        files = find_files(self.paths, self.patience)
+    def shards(self, known: Collection[Shard]) -> Listing:
+        files = find_files(self.paths, self.patience, known)
         names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
         return Listing(tuple(Shard(names[url], url, size) for url, size in files))
 
@@ -71,7 +71,7 @@ class WebDatasetReader:
             problem = ShardProblem("truncated_shard", f"{shard.name}: {error or 'compressed data ends early'}")
         except Exception as error:  # storage back ends and decompressors have no common base class
             cut = bool(members)
-            problem = ShardProblem("unreadable_shard", f"{shard.name}: {type(error).__name__}: {error}")
+            problem = unreadable(shard, error)
         grouped = group_by_key(follow_links(members), self.image_suffix)
         if problem is None:
             return Contents(grouped.samples, (), grouped.left_out)

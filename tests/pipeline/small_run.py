@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from conf.schema import JobConfig
 from pipeline.driver import Driver
-from pipeline.ledger import Ledger, check_plan, known_shards, save_plan
+from pipeline.ledger import Ledger, check_plan, known_shards, save_plan, with_planned
 from pipeline.readers import Reader, make_reader
 from pipeline.second_chance import open_again, shards_to_retry
 from pipeline.sink import ERRORS, RESULTS, Counts, publish_shard, rows_table, stage_chunk
@@ -60,8 +60,9 @@ def small_run(
     """What is left of the run; `on_chunk` is called when a chunk has been committed, and may raise."""
     storage, reader, record = Storage(config.output.path), reader or make_reader(config.source), Record()
     known = known_shards(storage)
-    shards = reader.shards(known.values()).shards
-    check_plan(known, shards)
+    listed = reader.shards(known.values()).shards
+    check_plan(known, listed)
+    shards = with_planned(known, listed)
     which, chunk_rows = config.output.retry_errors, config.source.chunk_rows
     retried = shards_to_retry(storage, shards, which)
     save_plan(storage, known, shards)
