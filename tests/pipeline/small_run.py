@@ -67,7 +67,8 @@ def small_run(
     retried = shards_to_retry(storage, shards, which)
     save_plan(storage, known, shards)
     record.warnings += open_again(storage, reader, retried, which, chunk_rows, ())
-    index, prepare = IndexShard(reader, storage, chunk_rows), PrepareChunk.from_config(config, reader, IMAGE_SIZE, None)
+    index = IndexShard(reader, storage, chunk_rows)
+    prepare = PrepareChunk.from_config(config, reader, IMAGE_SIZE, None, ())
 
     def run_pass(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for task in tasks:

@@ -10,6 +10,7 @@ import pytest
 
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
+from pipeline.dataflow import finished_record
 from pipeline.lease import LeaseLost
 from pipeline.ledger import Ledger
 from pipeline.run_record import RunRecord, Status, TooManyErrors
@@ -45,6 +46,7 @@ def test_counts_cover_earlier_invocations(storage: Storage) -> None:
     assert saved(storage)["counts"] == {
         "shards": 3,
         "shards_published": 2,
+        "shards_missing": 0,
         "samples": 12,
         "rows_read": 14,
         "rows_ok": 12,
@@ -133,3 +135,15 @@ def test_device_time_and_cost_add_up_over_invocations(storage: Storage) -> None:
     assert content["cost"]["total"] == pytest.approx(10.0, rel=0.01)
     assert content["cost"]["per_million_rows"] == pytest.approx(10_000, rel=0.01)
     assert content["time"]["start_utc"] == killed["start_utc"]
+
+
+def test_shards_that_are_gone_are_a_status_of_their_own(storage: Storage) -> None:
+    ledger = Ledger(["s", "t"])
+    with record_of(storage, ledger) as record:
+        for shard in ("s", "t"):
+            ledger.record_published(shard)
+        record.add_published("s", Counts(1, 1, 1, 0, 0))
+        record.add_published("t", Counts(0, 0, 0, 0, 1, num_missing=1))
+    assert (saved(storage)["status"], saved(storage)["counts"]["shards_missing"]) == ("shards_missing", 1)
+    assert "retry_errors=transient" in saved(storage)["message"]
+    assert finished_record(storage, []) == saved(storage), "a rerun has nothing to do, and says the same"

@@ -207,7 +207,7 @@ def test_a_shard_that_vanishes_is_a_problem_then_a_read_failure(tmp_path: Path) 
     samples = reader().index(shard).samples
     (tmp_path / "a.tar").unlink()
     (problem,) = reader().index(shard).problems
-    assert problem.error_type == "unreadable_shard"
+    assert problem.error_type == "missing_shard"
     with pytest.raises(ReadFailure, match="FileNotFoundError"):
         list(reader().read(shard, samples))
 
