@@ -10,12 +10,14 @@ import pyarrow as pa
 
 from conf.schema import JobConfig
 from pipeline.driver import Driver
-from pipeline.ledger import Ledger, check_plan, known_shards, save_plan, with_planned
+from pipeline.ledger import Ledger
 from pipeline.readers import Reader, make_reader
-from pipeline.second_chance import open_again, shards_to_retry
+from pipeline.resume import begin, decide
+from pipeline.settings import content_settings
 from pipeline.sink import ERRORS, RESULTS, Counts, publish_shard, rows_table, stage_chunk
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc
 from pipeline.storage import Storage
+from tests.pipeline.test_ledger import INFO
 
 IMAGE_SIZE = 8
 
@@ -58,17 +60,13 @@ def small_run(
     config: JobConfig, reader: Reader | None = None, on_chunk: Callable[[str, int], None] = lambda *_: None
 ) -> Record:
     """What is left of the run; `on_chunk` is called when a chunk has been committed, and may raise."""
-    storage, reader, record = Storage(config.output.path), reader or make_reader(config.source), Record()
-    known = known_shards(storage)
-    listed = reader.shards(known.values()).shards
-    check_plan(known, listed)
-    shards = with_planned(known, listed)
-    which, chunk_rows = config.output.retry_errors, config.source.chunk_rows
-    retried = shards_to_retry(storage, shards, which)
-    save_plan(storage, known, shards)
-    record.warnings += open_again(storage, reader, retried, which, chunk_rows, ())
-    index = IndexShard(reader, storage, chunk_rows)
-    prepare = PrepareChunk.from_config(config, reader, IMAGE_SIZE, None, ())
+    reader, record = reader or make_reader(config.source), Record()
+    settings = content_settings(config, INFO)
+    decision = decide(Storage(config.output.path), config, settings, reader)
+    begun = begin(decision, config, settings, reader)
+    storage, record.warnings = begun.storage, list(begun.warnings)
+    index = IndexShard(reader, storage, config.source.chunk_rows)
+    prepare = PrepareChunk.from_config(config, reader, IMAGE_SIZE, None, begun.passthrough)
 
     def run_pass(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for task in tasks:
@@ -78,6 +76,7 @@ def small_run(
                     yield summary
                     on_chunk(summary["shard"], summary["chunk"])
 
+    shards = decision.shards
     ledger = Ledger.from_storage(storage, [shard.name for shard in shards])
     Driver(config, storage, ledger, shards, record, Publisher(storage), lambda _: None, lambda: None).finish(run_pass)
     return record

@@ -134,7 +134,6 @@ def test_status_tells_of_missing_shards(tmp_path: Path) -> None:
     files[2].unlink()
     small_run(config_for(tmp_path, "webdataset", paths))
     storage = Storage(str(tmp_path / "out"))
-    storage.write("_state/config.json", b"{}")
     note = {"start_utc": "2026-01-01T00:00:00+00:00", "last_seen_utc": "2026-01-01T00:00:01+00:00", "num_actors": 1}
     storage.write("_state/invocations/x.json", json.dumps({**note, "ended": True, "status": "shards_missing"}).encode())
     status = read_status(storage.url)

@@ -10,9 +10,9 @@ import pytest
 
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
-from pipeline.dataflow import finished_record
 from pipeline.lease import LeaseLost
 from pipeline.ledger import Ledger
+from pipeline.resume import finished_record
 from pipeline.run_record import RunRecord, Status, TooManyErrors
 from pipeline.sink import Counts, publish_shard, write_engine_stats
 from pipeline.storage import Storage
