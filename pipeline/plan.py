@@ -64,6 +64,7 @@ class Shard:
     members: tuple[
         str, ...
     ] = ()  # image folders: its files, relative to url; manifests: where its records begin and end
+    beside: tuple[str, ...] = ()  # image folders: files that give fields to the members
 
 
 MISSING_SHARD = "missing_shard"  # the error type of rows and shards that were planned and are gone

@@ -202,7 +202,7 @@ def _lost_sample(shard: Shard, deaths: int, sample: Sample) -> RawSample:
 
 def _shard_from_json(text: str) -> Shard:
     fields = json.loads(text)
-    return Shard(fields["name"], fields["url"], fields["size_bytes"], tuple(fields["members"]))
+    return Shard(**fields | {name: tuple(fields[name]) for name in ("members", "beside")})
 
 
 def _without_members(shard: Shard) -> Shard:

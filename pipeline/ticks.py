@@ -23,7 +23,8 @@ from pipeline.passthrough import without_items
 from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, given_id, name_shards
 from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, make_reader, read_patiently
-from pipeline.readers.images import FILES_PER_SHARD
+from pipeline.readers.folder_files import Companions
+from pipeline.readers.folder_shards import FILES_PER_SHARD
 from pipeline.retrying import USUAL_PATIENCE
 from pipeline.run_record import FINISHED
 from pipeline.sink import ERRORS, RESULTS
@@ -76,7 +77,7 @@ def _tick_from_json(text: bytes) -> Tick:
     questions = Questions(tuple(raw["questions"]["ask"]), raw["questions"]["field"], raw["questions"]["template"])
     shards = tuple(
         TickShard(
-            Shard(**{**entry["shard"], "members": tuple(entry["shard"]["members"])}),
+            Shard(**entry["shard"] | {name: tuple(entry["shard"].get(name, ())) for name in ("members", "beside")}),
             entry["container"],
             tuple(entry["earlier"]),
         )
@@ -90,6 +91,8 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
     number = ticks[-1].number + 1 if ticks else 1
     known = {entry.shard.url: entry.container for tick in ticks for entry in tick.shards}
     containers = [replace(entry.shard, name=entry.container) for tick in ticks for entry in tick.shards]
+    if config.source.kind is SourceKind.IMAGES:  # which of their files are covered is decided below, one by one
+        containers = [replace(shard, size_bytes=0, members=()) for shard in containers]
     listing = make_reader(base_source(config, questions)).shards(containers)
     earlier: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
@@ -126,9 +129,11 @@ def _due_files(
     names = name_shards(files, dict(known))
     due: list[tuple[Shard, str]] = []
     for url, members in files.items():
+        beside = Companions(name for shard in listed if shard.url == url for name in shard.beside)
         for part, first in enumerate(range(0, len(members), FILES_PER_SHARD)):
             group = tuple(members[first : first + FILES_PER_SHARD])
-            due.append((Shard(f"{names[url]}-t{number:06d}-{part:05d}", url, len(group), group), names[url]))
+            name = f"{names[url]}-t{number:06d}-{part:05d}"
+            due.append((Shard(name, url, len(group), group, beside.of(group)), names[url]))
     return due
 
 

@@ -1,95 +1,119 @@
 """Folders of image files, recursively: a sample's key is its path inside the folder.
 
 The sorted file list is cut into shards of a fixed number of files, so that a million loose files are published in
-pieces. The list is taken once, when the run starts. A file metadata.jsonl, .csv or .parquet at the top of the folder
-gives fields to the images named in its column `file_name`.
+pieces. The list is taken when a run starts; files that an earlier run has planned stay in its shards, and files that
+have come since make shards of their own. What stands beside the images gives them fields (folder_fields).
 """
 
-import posixpath
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from conf.errors import UserError
 from conf.schema import RetryConfig
+from pipeline.left_out import sentence
 from pipeline.plan import (
     MISSING_SHARD,
     Contents,
+    LeftOut,
     Listing,
     Part,
     Sample,
     Shard,
     ShardIndex,
     ShardProblem,
-    name_shards,
+    is_local,
     resolve,
+    sum_left_out,
     unresolve,
 )
-from pipeline.readers import RawSample, ReadFailure, not_recorded
-from pipeline.readers.files import TooLarge, read_file
-from pipeline.readers.kinds import IMAGE_SUFFIXES
-from pipeline.readers.records import BadRecord, places, read_records, schemas_of
-from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, retry
+from pipeline.readers import RawSample, not_recorded
+from pipeline.readers.files import NotAFile, TooLarge, read_file, read_plain
+from pipeline.readers.folder_fields import (
+    fields_of_sidecars,
+    find_records,
+    is_metadata,
+    metadata_urls,
+    read_metadata,
+    records_of_no_image,
+    sidecar_parts,
+    sidecars_of,
+)
+from pipeline.readers.folder_files import Companions, FolderFiles, list_folder
+from pipeline.readers.folder_shards import cut_folders
+from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson
+from pipeline.readers.kinds import suffix_of
+from pipeline.readers.records import BadRecord, schemas_of
+from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient
 from pipeline.source_types import common_types
+from pipeline.text import original, storable
 
-FILES_PER_SHARD = 10_000
-FILE_NAME_COLUMN = "file_name"
-_METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _READ_THREADS = 8
 
 
 @dataclass(frozen=True)
 class ImageFolderReader:
-    """Reads every image file below the given folders; `wants_fields` says whether their metadata are needed."""
+    """Reads every image file below the given folders; `fields`: what is wanted of that beside them, "*" for all."""
 
     paths: tuple[str, ...]
-    wants_fields: bool = False
+    fields: tuple[str, ...] = ()
     patience: RetryConfig = USUAL_PATIENCE
     max_bytes: int = 500_000_000
 
     def shards(self, known: Collection[Shard]) -> Listing:
-        shards: list[Shard] = []
-        folders: dict[str, list[tuple[str, int]]] = {}
+        folders: dict[str, FolderFiles] = {}
         for path in self.paths:
-            fs, inner = resolve(path)
-            root = inner.rstrip("/")
-            try:
-                found = retry(partial(fs.find, root, detail=True), f"listing {path}", self.patience)
-            except Exhausted as error:
-                raise UserError(f"cannot list {path!r}: {error}") from None
-            except Exception as error:  # each storage back end has its own exceptions
-                raise UserError(f"cannot list {path!r}: {type(error).__name__}: {error}") from None
-            if not found and any(shard.url == unresolve(fs, root) for shard in known):
-                continue  # gone, or emptied, since an earlier run planned its files
-            if not found and not fs.isdir(inner):
-                raise UserError(f"image folder not found: {path!r}")
-            files = [(posixpath.relpath(name, root), int(info.get("size") or 0)) for name, info in found.items()]
-            images = sorted(pair for pair in files if pair[0].rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES)
-            if not images:
-                raise UserError(f"no image files below {path!r}")
-            folders[unresolve(fs, root)] = images
+            url, files = self._list(path, {shard.url for shard in known})
+            if files is not None:
+                folders[url] = files
         if not folders:
-            raise UserError(f"nothing is left in the image folders {', '.join(self.paths)}")
-        names = name_shards(folders, {})
-        for folder, images in sorted(folders.items()):
-            for number, first in enumerate(range(0, len(images), FILES_PER_SHARD)):
-                group = images[first : first + FILES_PER_SHARD]
-                name = names[folder] if len(images) <= FILES_PER_SHARD else f"{names[folder]}-{number:05d}"
-                members = tuple(member for member, _ in group)
-                shards.append(Shard(name, folder, sum(size for _, size in group), members))
-        return Listing(tuple(shards))
+            raise UserError(f"nothing is left in the image folders {', '.join(map(storable, self.paths))}")
+        shards = cut_folders(folders, known)
+        left_out: list[LeftOut] = []
+        for url, files in folders.items():
+            left_out.extend(files.left_out)
+            if self.fields:
+                left_out.extend(records_of_no_image(url, files.beside.metadata, files.images, self.patience))
+                shards = [self._with_companions(shard, files) if shard.url == url else shard for shard in shards]
+        return Listing(tuple(shards), sum_left_out(left_out))
+
+    def _with_companions(self, shard: Shard, files: FolderFiles) -> Shard:
+        return replace(shard, beside=tuple(filter(self._wants, files.beside.of(shard.members))))
+
+    def _list(self, path: str, planned: set[str]) -> tuple[str, FolderFiles | None]:
+        """A folder's URL and its files; None where a folder that an earlier run has planned is gone."""
+        fs, inner = resolve(path)
+        root = inner.rstrip("/")
+        url, shown = unresolve(fs, root or "/"), storable(path)
+        try:
+            files = list_folder(fs, root or "/", url, self.patience)
+        except FileNotFoundError:
+            if url in planned:
+                return url, None
+            raise UserError(f"image folder not found: {shown!r}") from None
+        except NotADirectoryError:
+            raise UserError(f"{shown!r} is a file, not a folder of images") from None
+        except PermissionError as error:
+            raise UserError(f"not allowed to read {shown!r}: {error.strerror or error}") from None
+        except Exhausted as error:
+            raise UserError(f"cannot list {shown!r}: {error}") from None
+        except Exception as error:  # each storage back end has its own exceptions
+            raise UserError(f"cannot list {shown!r}: {type(error).__name__}: {error}") from None
+        if not files.images and url not in planned:
+            said = sentence(files.left_out)
+            raise UserError(f"no image files below {shown!r}" + (f"; {said}" if said else ""))
+        return url, files
+
+    def _wants(self, name: str) -> bool:
+        suffix = suffix_of(name)
+        return is_metadata(name) or suffix == "json" or suffix in self.fields or "*" in self.fields
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
-        if not self.wants_fields:
-            return {}
-        return common_types(schemas_of((_metadata_url(shard) for shard in shards), self.patience))
+        urls = dict.fromkeys(url for shard in shards for url in metadata_urls(shard))
+        return common_types(schemas_of(urls or [None], self.patience)) if self.fields else {}
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]
@@ -97,115 +121,65 @@ class ImageFolderReader:
     def index(self, shard: Shard) -> Contents:
         if not shard.members:
             return Contents(problems=(not_recorded(shard),))
-        records: dict[str, Part] = {}
         problems: list[ShardProblem] = []
-        if self.wants_fields:
-            try:
-                records = _find_metadata(shard, self.patience)
-            except Exception as error:  # storage and decompressor errors have no common base class
-                message = f"{shard.name}: its metadata cannot be read: {type(error).__name__}: {error}"
-                problems.append(ShardProblem("unreadable_metadata", message))
-        samples = (
-            Sample(row, name, (Part(name, 0, -1), *((records[name],) if name in records else ())))
-            for row, name in enumerate(shard.members)
-        )
+
+        def broken(name: str, error: Exception) -> None:
+            message = f"{shard.name}: {storable(name)} cannot be read: {type(error).__name__}: {error}"
+            problems.append(ShardProblem("unreadable_metadata", message))
+
+        records = find_records(shard, self.patience, broken) if self.fields else {}
+        beside = Companions(shard.beside)
+        samples: list[Sample] = []
+        for row, name in enumerate(shard.members):
+            record = (records[name],) if name in records else ()
+            sidecars = sidecar_parts(beside.sidecars_of(name))
+            samples.append(Sample(row, storable(name), (Part(storable(name), 0, -1), *record, *sidecars)))
         return Contents(tuple(samples), tuple(problems))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         fs, root = resolve(shard.url)
-        fields, patient = _read_metadata(shard, samples), Patient(self.patience)
+        records, patient = read_metadata(shard, samples), Patient(self.patience)
+        shown, is_plain = storable(shard.url), is_local(fs)
+
+        def read_one(name: str, most: int) -> bytes:
+            path = f"{root.rstrip('/')}/{original(name)}"
+            call = partial(read_plain, path, most) if is_plain else partial(read_file, fs, path, most)
+            return patient.retry(call, f"reading {shown}/{name}")
 
         def fetch(sample: Sample) -> RawSample:
-            own, place = fields.get(sample.row, {}), f"{shard.url}/{sample.key}"
-            if isinstance(own, BadRecord):
-                return RawSample(sample, None, {}, "bad_record", f"{place}: its metadata: {own}")
+            fields = records.get(sample.row, {})
+            name, most = sample.key, MAX_JSON_BYTES
+
+            def failed(error_type: str, why: str, attempts: int = 1) -> RawSample:
+                return RawSample(sample, None, fields, error_type, f"{shown}/{name}{why}", attempts)
+
+            if isinstance(fields, BadRecord):
+                return RawSample(sample, None, {}, "bad_record", f"{shown}/{name}: its metadata: {fields}")
             try:
-                data = patient.retry(
-                    partial(read_file, fs, f"{root.rstrip('/')}/{sample.key}", self.max_bytes), f"reading {place}"
-                )
-                return RawSample(sample, data, own)
+                sidecars: dict[str, bytes] = {}
+                for part in sidecars_of(sample):
+                    name = part.name
+                    sidecars[name] = read_one(name, most)
+                fields = {**fields, **fields_of_sidecars(sidecars)}
+                name, most = sample.key, self.max_bytes
+                return RawSample(sample, read_one(name, most), fields)
+            except BadJson as error:
+                return failed("bad_json", f": {error}")
             except FileNotFoundError:
-                if fs.isdir(root):
-                    return RawSample(sample, None, own, "missing_file", f"{place} is gone")
-                return RawSample(sample, None, own, MISSING_SHARD, f"{place}: the whole folder is gone")
+                return (
+                    failed("missing_file", " is gone")
+                    if fs.isdir(root)
+                    else failed(MISSING_SHARD, ": the whole folder is gone")
+                )
             except TooLarge as error:
-                return RawSample(sample, None, own, "too_large", f"{place}: {error} (source.max_bytes)")
+                return failed("too_large", f": {error}" + (" (source.max_bytes)" if name == sample.key else ""))
+            except NotAFile as error:
+                return failed("not_a_file", f": {error}")
             except Exhausted as error:
-                return RawSample(sample, None, own, "unreadable_file", f"{place}: {error}", error.attempts)
+                return failed("unreadable_file", f": {error}", error.attempts)
             except Exception as error:  # each storage back end has its own exceptions
-                return RawSample(sample, None, own, "unreadable_file", f"{place}: {type(error).__name__}: {error}")
+                return failed("unreadable_file", f": {type(error).__name__}: {error}")
 
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             for first in range(0, len(samples), _READ_THREADS):
                 yield from pool.map(fetch, samples[first : first + _READ_THREADS])
-
-
-def _metadata_url(shard: Shard) -> str | None:
-    """The file that gives fields to the images of the folder; None if there is none."""
-    fs, root = resolve(shard.url)
-    there = (name for name in _METADATA_NAMES if fs.exists(f"{root}/{name}"))
-    return next((f"{shard.url.rstrip('/')}/{name}" for name in there), None)
-
-
-def _find_metadata(shard: Shard, patience: RetryConfig) -> dict[str, Part]:
-    """image -> the place of its record, named after the metadata file; nothing if the folder has none."""
-    fs, root = resolve(shard.url)
-    for name in _METADATA_NAMES:
-        url = f"{shard.url.rstrip('/')}/{name}"
-        try:
-            info = retry(partial(fs.info, f"{root}/{name}"), f"looking for {url}", patience)
-        except FileNotFoundError:
-            continue
-        listed = _list_metadata(url, int(info.get("size") or 0), patience)
-        rows = pc.index_in(pa.array(shard.members, pa.string()), listed.images).to_pylist()
-        return {
-            image: Part(name, int(listed.offsets[row]), int(listed.sizes[row]))
-            for image, row in zip(shard.members, rows, strict=True)
-            if row is not None
-        }
-    return {}
-
-
-@dataclass(frozen=True)
-class _Metadata:
-    """Which image each record is about, and where the record is; compact, because a folder may have millions."""
-
-    images: pa.Array
-    offsets: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-
-
-@lru_cache(maxsize=1)  # the shards of a folder follow each other: each process goes through the file once
-def _list_metadata(url: str, size_bytes: int, patience: RetryConfig) -> _Metadata:
-    """Later records first, so that the last one about an image is the one that is found."""
-
-    def go_through() -> list[tuple[str, Part]]:
-        found = list(places(url))
-        records = zip(found, read_records(url, found, [FILE_NAME_COLUMN]), strict=True)
-        return [
-            (posixpath.normpath(record[FILE_NAME_COLUMN]), place)
-            for place, record in records
-            if not isinstance(record, BadRecord) and isinstance(record.get(FILE_NAME_COLUMN), str)
-        ]
-
-    listed = retry(go_through, f"reading {url}", patience)[::-1]
-    return _Metadata(
-        pa.array([name for name, _ in listed], pa.string()),
-        np.array([place.offset for _, place in listed], np.int64),
-        np.array([place.size for _, place in listed], np.int64),
-    )
-
-
-def _read_metadata(shard: Shard, samples: Sequence[Sample]) -> dict[int, Any]:
-    """Row -> its record, for the samples that have one."""
-    have = [(sample.parts[1], sample.row) for sample in samples if len(sample.parts) > 1]
-    have.sort(key=lambda pair: pair[0].offset)
-    if not have:
-        return {}
-    url = f"{shard.url.rstrip('/')}/{have[0][0].name}"
-    places_in_order = [part for part, _ in have]
-    try:
-        records = list(read_records(url, places_in_order))
-    except Exception as error:  # storage and decompressor errors have no common base class
-        raise ReadFailure(f"{url}: {type(error).__name__}: {error}") from error
-    return {row: record for (_, row), record in zip(have, records, strict=True)}

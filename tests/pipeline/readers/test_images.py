@@ -9,7 +9,7 @@ import pytest
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, SourceConfig, SourceKind
-from pipeline.readers import images, make_reader
+from pipeline.readers import folder_fields, folder_shards, make_reader
 from pipeline.readers.images import ImageFolderReader
 from pipeline.readers.manifest import ManifestReader
 from tests.shards import image_bytes
@@ -44,7 +44,7 @@ def test_a_file_that_vanished_is_an_error_of_its_own(folder: Path) -> None:
 
 
 def test_large_folders_are_cut_into_shards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "FILES_PER_SHARD", 3)
+    monkeypatch.setattr(folder_shards, "FILES_PER_SHARD", 3)
     shards = ImageFolderReader((str(folder),)).shards(()).shards
     assert [(shard.name, len(shard.members)) for shard in shards] == [("pictures-00000", 3), ("pictures-00001", 1)]
 
@@ -80,7 +80,7 @@ def test_metadata_at_the_top_gives_fields_to_the_images_it_names(folder: Path, n
         (folder / name).write_text("\n".join(["file_name,question", *lines]))
     else:
         (folder / name).write_text("\n".join(json.dumps(row) for row in rows))
-    reader = ImageFolderReader((str(folder),), wants_fields=True)
+    reader = ImageFolderReader((str(folder),), fields=("*",))
     (shard,) = reader.shards(()).shards
     contents = reader.index(shard)
     samples, problems = contents.samples, contents.problems
@@ -93,7 +93,7 @@ def test_metadata_at_the_top_gives_fields_to_the_images_it_names(folder: Path, n
 
 def test_broken_metadata_is_a_problem_of_the_shard_not_of_its_images(folder: Path) -> None:
     (folder / "metadata.parquet").write_bytes(b"no parquet")
-    reader = ImageFolderReader((str(folder),), wants_fields=True)
+    reader = ImageFolderReader((str(folder),), fields=("*",))
     (shard,) = reader.shards(()).shards
     contents = reader.index(shard)
     samples, (problem,) = contents.samples, contents.problems
@@ -104,11 +104,11 @@ def test_broken_metadata_is_a_problem_of_the_shard_not_of_its_images(folder: Pat
 def test_metadata_of_many_shards_is_gone_through_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"file_name": name, "n": n} for n, name in enumerate(["a.jpg", "b.png", "deep/d.PNG", "a.jpg"])]
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    monkeypatch.setattr(images, "FILES_PER_SHARD", 1)
+    monkeypatch.setattr(folder_shards, "FILES_PER_SHARD", 1)
     calls: list[str] = []
-    read_places = images.places
-    monkeypatch.setattr(images, "places", lambda url: (calls.append(url), read_places(url))[1])
-    reader = ImageFolderReader((str(folder),), wants_fields=True)
+    read_places = folder_fields.places
+    monkeypatch.setattr(folder_fields, "places", lambda url: (calls.append(url), read_places(url))[1])
+    reader = ImageFolderReader((str(folder),), fields=("*",))
     shards = reader.shards(()).shards
     read = [raw for shard in shards for raw in reader.read(shard, reader.index(shard).samples)]
     assert [(raw.sample.key, raw.fields.get("n")) for raw in read] == [
