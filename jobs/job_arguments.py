@@ -1,18 +1,20 @@
-"""The arguments of `deed caption` and of the commands that take the same ones -> one JobConfig.
+"""The arguments of `deed caption`, and of the commands that take the same ones, -> one configuration.
 
-Sources, --out, --prompt and --checkpoint are short forms of --set, applied over the configuration file and under --set.
+Sources, --out, --checkpoint and the like are short forms of --set, applied over the configuration file and under --set.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from conf.errors import UserError
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig
+
+Job = TypeVar("Job", bound="JobConfig")
 
 SHIPPED_CHECKPOINT = Path(__file__).parent.parent / "assets" / "checkpoints" / "deed-scenes"
 
@@ -26,6 +28,13 @@ _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `job_config` reads, and the prompt."""
+    add_source_arguments(parser, "conf/caption.yaml")
+    parser.add_argument("--prompt", help="what to ask for every image; {field} is replaced by a field of the sample")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser, example: str) -> None:
+    """What is read, by which model, where the results go; `example` is a configuration file to look at."""
     parser.add_argument(
         "sources",
         nargs="*",
@@ -34,9 +43,8 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         "manifest; globs and URLs too",
     )
     parser.add_argument("--out", metavar="FOLDER", help="where the results go, a folder or URL")
-    parser.add_argument("--prompt", help="what to ask for every image; {field} is replaced by a field of the sample")
     parser.add_argument("--checkpoint", metavar="FOLDER", help="the model (default: the shipped one)")
-    parser.add_argument("--config", help="YAML file with the fields of JobConfig, for example conf/caption.yaml")
+    parser.add_argument("--config", help=f"YAML file with the fields of the configuration, for example {example}")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one field, e.g. source.chunk_rows=64"
     )
@@ -44,26 +52,27 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
 
 def job_config(options: argparse.Namespace) -> "JobConfig":
     """The configuration that the parsed arguments ask for; UserError if they do not say what to read or to write."""
-    from conf.load import load_config
     from conf.schema import JobConfig
+
+    return source_config(options, JobConfig, {"source.prompt.template": options.prompt})
+
+
+def source_config(options: argparse.Namespace, schema: type[Job], more: Mapping[str, object]) -> Job:
+    """The same for a command with other short forms: `more` are keys and what was given for them, None for nothing."""
+    from conf.load import load_config
 
     short: list[str] = []
     if options.config is None:
         short.append(f"model.checkpoint={_quoted(str(SHIPPED_CHECKPOINT))}")
         if not options.sources and not _is_set(options.set, "source.paths"):
-            raise UserError("name what to caption, for example a folder of images, or a --config file")
+            raise UserError("name what to read, for example a folder of images, or a --config file")
         if options.out is None and not _is_set(options.set, "output.path"):
             raise UserError("say where the results go, for example --out runs/mine")
     if options.sources:
         short += [f"source.kind={kind_of(options.sources)}", f"source.paths={_quoted(options.sources)}"]
-    for key, value in (
-        ("output.path", options.out),
-        ("source.prompt.template", options.prompt),
-        ("model.checkpoint", options.checkpoint),
-    ):
-        if value is not None:
-            short.append(f"{key}={_quoted(value)}")
-    return load_config(options.config, [*short, *options.set], JobConfig)
+    given = {"output.path": options.out, "model.checkpoint": options.checkpoint, **more}
+    short += [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+    return load_config(options.config, [*short, *options.set], schema)
 
 
 def kind_of(sources: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from jobs.job_arguments import add_source_arguments, source_config
 from jobs.log_modes import JobLog, LogMode, add_log_argument
 
 if TYPE_CHECKING:
@@ -19,19 +20,30 @@ SUCCESS = 0
 
 
 def main(arguments: Sequence[str]) -> int:
-    from conf.load import load_config
-    from conf.vqa import VqaConfig
-
     options = make_parser().parse_args(arguments)
-    return run_ticks(load_config(options.config, options.set, VqaConfig), log_mode=LogMode(options.log))
+    return run_ticks(vqa_config(options), log_mode=LogMode(options.log))
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deed vqa", description=__doc__)
-    parser.add_argument("--config", help="YAML file with the fields of VqaConfig, for example conf/vqa.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    add_source_arguments(parser, "conf/vqa.yaml")
+    parser.add_argument(
+        "--ask", action="append", metavar="QUESTION", help="a question about every image; may be given several times"
+    )
+    parser.add_argument("--questions", metavar="FILE", help="a text file or URL with one question a line")
     add_log_argument(parser)
     return parser
+
+
+def vqa_config(options: argparse.Namespace) -> "VqaConfig":
+    """The configuration that the parsed arguments ask for; UserError if they do not say what to read, ask or write."""
+    from conf.errors import UserError
+    from conf.vqa import VqaConfig
+
+    asks = options.ask or options.questions or any(override.startswith("questions") for override in options.set)
+    if options.config is None and not asks:
+        raise UserError('say what to ask, for example --ask "how many people are there?", or --questions FILE')
+    return source_config(options, VqaConfig, {"questions.ask": options.ask, "questions.file": options.questions})
 
 
 def run_ticks(

@@ -19,13 +19,14 @@ from conf.frozen import FrozenConfig
 from conf.load import load_config, read_mode
 from conf.schema import JobConfig
 from conf.training import TrainConfig
+from conf.vqa import VqaConfig
 from jobs.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _SCHEMAS: dict[str, type[BaseModel]] = {
     "caption": JobConfig, "demo": JobConfig, "plan": JobConfig, "evaluate": EvaluateConfig,
-    "calibrate": CalibrateConfig,
+    "calibrate": CalibrateConfig, "vqa": VqaConfig,
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_caption_and_report_from_a_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     """An environment without the checkout, whose other packages are those of the environment that runs the test."""
     run([sys.executable, "-m", "venv", "--without-pip", "env"], tmp_path)
@@ -84,5 +84,8 @@ def test_caption_and_report_from_a_wheel_alone(wheel: Path, tmp_path: Path) -> N
     (row,) = pq.read_table(tmp_path / "out" / "results").to_pylist()
     assert row["text"]
     run([deed, "report", "out"], tmp_path)
+    run([deed, "vqa", "photos", "--ask", "how many things are there?", "--out", "asked"], tmp_path)
+    (answer,) = pq.read_table(tmp_path / "asked" / "ticks" / "000001" / "results").to_pylist()
+    assert answer["prompt"] == "how many things are there?"
     page = (tmp_path / "out" / "report.html").read_text()
     assert (ROOT / "pipeline" / "report" / "report.css").read_text()[:200] in page

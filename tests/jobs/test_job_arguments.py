@@ -7,7 +7,9 @@ import pytest
 
 from conf.errors import UserError
 from conf.schema import JobConfig
+from conf.vqa import VqaConfig
 from jobs.job_arguments import SHIPPED_CHECKPOINT, add_job_arguments, job_config
+from jobs.vqa import make_parser, vqa_config
 
 CONFIG = str(Path(__file__).parents[2] / "conf" / "caption.yaml")
 
@@ -55,7 +57,7 @@ def test_short_forms_go_over_the_file_and_under_set() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name what to caption"),
+        ([], "name what to read"),
         (["photos"], "say where the results go"),
         (["a.tar", "b.csv", "--out", "o"], "of one kind, got 'a.tar' .webdataset., 'b.csv' .manifest."),
         ([__file__, "--out", "o"], "is no folder, tar shard"),
@@ -64,3 +66,31 @@ def test_short_forms_go_over_the_file_and_under_set() -> None:
 def test_mistakes(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(*arguments)
+
+
+def ask(*arguments: str) -> VqaConfig:
+    return vqa_config(make_parser().parse_args(arguments))
+
+
+def test_questions_need_no_configuration_file(tmp_path: Path) -> None:
+    config = ask(
+        str(tmp_path), "--ask", "how many: [x]?", "--ask", "what is {it}?", "--questions", "q.txt", "--out", "o"
+    )
+    assert (config.source.kind.value, config.source.paths) == ("images", (str(tmp_path),))
+    assert (config.questions.ask, config.questions.file) == (("how many: [x]?", "what is {it}?"), "q.txt")
+    assert Path(config.model.checkpoint) == SHIPPED_CHECKPOINT
+    assert ask("a.tar", "--out", "o", "--set", "questions.field=qa").questions.field == "qa"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("photos", "--out", "o"), "say what to ask"),
+        (("--ask", "what?", "--out", "o"), "name what to read"),
+        (("photos", "--ask", "what?"), "say where the results go"),
+        (("list.csv", "--ask", "what?", "--out", "o"), "a manifest's rows have no lasting names"),
+    ],
+)
+def test_what_a_question_lacks_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        ask(*arguments)
