@@ -4,6 +4,7 @@ Commands are imported only when they are called, so that every --help answers at
 """
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit codes are those of conf.errors and jobs.caption, 0 for success and 1 for a crash."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that no terminal can show is no reason to stop
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

@@ -5,7 +5,6 @@ machine that slows down slows both. What is measured is stored beside the run: e
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from conf.schema import EngineConfig, ModelSection, PromptConfig, Schedule
 from pipeline.prompts import limit_of, make_prompts
 from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
 from pipeline.report.work import Work, layers_run, work_of
+from pipeline.text import json_text
 
 if TYPE_CHECKING:
     from actors.backend import Backend
@@ -56,7 +56,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
             timed[is_full].append(_decode(full if is_full else as_run, requests))
     sample = _summary(rows, timed[False], timed[True], as_run, work_of(config["engine"]), info.num_layers)
     sample |= {"measured_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "device": as_run.device}
-    folder.storage.write(FULL_DEPTH_SAMPLE, json.dumps(sample, indent=2, ensure_ascii=False).encode())
+    folder.storage.write(FULL_DEPTH_SAMPLE, json_text(sample, indent=2).encode())
     return sample
 
 

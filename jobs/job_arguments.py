@@ -4,12 +4,12 @@ Sources, --out, --checkpoint and the like are short forms of --set, applied over
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from conf.errors import UserError
+from pipeline.text import json_text
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig
@@ -104,4 +104,4 @@ def _is_set(overrides: Sequence[str], key: str) -> bool:
 
 def _quoted(value: object) -> str:
     """As YAML, so that a path or a prompt is taken as it is."""
-    return json.dumps(value, ensure_ascii=False)
+    return json_text(value)

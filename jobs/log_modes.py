@@ -11,7 +11,6 @@ files of the source that are no input rows, by reason). Unknown is null.
 """
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.progress import is_last, show_progress
 from jobs.quiet import without_ray_noise
+from pipeline.text import json_text
 
 if TYPE_CHECKING:
     from conf.schema import CostConfig
@@ -111,7 +111,7 @@ class JobLog:
             cost, currency = self.cost_so_far()
             fields |= {"elapsed_s": round(self._clock() - self._start_s, 3), "cost": cost, "currency": currency}
         utc = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        sys.stdout.write(json.dumps({"event": event, "utc": utc, **fields}, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text({"event": event, "utc": utc, **fields}) + "\n")
         sys.stdout.flush()
 
 

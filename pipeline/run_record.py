@@ -30,6 +30,7 @@ from pipeline.plan import sum_left_out
 from pipeline.settings import settings_hash
 from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
 from pipeline.storage import Storage
+from pipeline.text import json_text
 
 _LOG = logging.getLogger(__name__)
 _TOUCH_S = 10.0
@@ -101,7 +102,7 @@ class RunRecord:
         try:
             self._save_invocation(ended=True)
             self.content = self._make_content()
-            self._storage.write(RUN_NAME, json.dumps(self.content, indent=2, ensure_ascii=False).encode())
+            self._storage.write(RUN_NAME, json_text(self.content, indent=2).encode())
         except (OutputFailed, OutputLost):
             if error is None:
                 raise  # otherwise what ended the run is told, very likely the same thing
@@ -112,7 +113,7 @@ class RunRecord:
         if content is None:
             return
         content = {**content, "status": Status.RUNNING.value, "message": None}
-        self._storage.write(RUN_NAME, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        self._storage.write(RUN_NAME, json_text(content, indent=2).encode())
 
     def touch(self) -> None:
         """A sign of life, every ten seconds at most."""

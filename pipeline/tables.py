@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.text import is_utf8, storable
+from pipeline.text import encodable
 
 SOURCE_PREFIX = "src_"  # passthrough columns, so that no source column can collide with ours
 
@@ -157,13 +157,4 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     try:
         return pa.Table.from_pylist(list(rows), schema=schema)
     except UnicodeEncodeError:
-        return pa.Table.from_pylist([_encodable(dict(row)) for row in rows], schema=schema)
-
-
-def _encodable(value: Any) -> Any:
-    """Only what has not been made storable yet is changed: doing that to everything would escape most texts twice."""
-    if isinstance(value, str):
-        return value if is_utf8(value) else storable(value)
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return [_encodable(item) for item in value] if isinstance(value, list) else value
+        return pa.Table.from_pylist([encodable(dict(row)) for row in rows], schema=schema)

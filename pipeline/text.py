@@ -6,6 +6,7 @@ character) and, in such a text only, a backslash as two; a text that merely look
 treated as well. Every other text, Windows paths included, stays as it is, and `original` undoes it for all.
 """
 
+import json
 import re
 from typing import Any
 
@@ -42,3 +43,19 @@ def storable_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [storable_value(item) for item in value]
     return value
+
+
+def encodable(value: Any) -> Any:
+    """A text or JSON-like value in which only what UTF-8 cannot hold is changed, to its storable form: for models, and
+    for texts of which some may be storable already."""
+    if isinstance(value, str):
+        return value if is_utf8(value) else storable(value)
+    if isinstance(value, dict):
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    return [encodable(item) for item in value] if isinstance(value, list) else value
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """JSON that UTF-8 can hold and that gives the very same texts back: lone surrogates are spelled as JSON does."""
+    written = json.dumps(value, ensure_ascii=False, **options)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", written)

@@ -8,6 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from actors.model.words import pack, split_words
 from conf.errors import UserError
 from conf.model import TextRules
+from pipeline.text import encodable
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
 
@@ -60,7 +61,7 @@ class TextCodec:
     def encode(self, text: str) -> tuple[int, ...]:
         """Text -> ids, nothing added but the leading space that gives a word one spelling wherever it stands."""
         spaced = " " + text if self.rules.leading_space else text
-        return tuple(self.tokenizer.encode(spaced, add_special_tokens=False).ids)
+        return tuple(self.tokenizer.encode(encodable(spaced), add_special_tokens=False).ids)
 
     def encode_prompt(self, text: str, max_tokens: int | None = None) -> tuple[int, ...]:
         """What the encoder reads of a prompt; words found in the image are left out from where they do not fit."""

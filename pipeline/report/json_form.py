@@ -1,12 +1,12 @@
 """The report as JSON: the numbers as they are, under a schema version."""
 
-import json
 import math
 from dataclasses import asdict
 from typing import Any
 
 from pipeline.report.build import Report
 from pipeline.report.schema import SCHEMA_VERSION
+from pipeline.text import json_text
 
 
 def render_json(report: Report, *, generated_utc: str) -> str:
@@ -17,7 +17,7 @@ def render_json(report: Report, *, generated_utc: str) -> str:
         "runs": [run.as_dict() for run in report.runs],
         "comparisons": [None if comparison is None else asdict(comparison) for comparison in report.comparisons],
     }
-    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(_finite(content), indent=2, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The command line: every help at once, every user's mistake one sentence and exit code 2."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from conf.errors import UserError
 from jobs import cli
+from tests.pipeline.report.runs import FakeRun
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = [
@@ -79,3 +81,14 @@ def test_a_bad_configuration_writes_nothing(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_not_utf8_can_be_reported_and_printed(tmp_path: Path) -> None:
+    odd = f"{tmp_path}/r\udce9"
+    FakeRun(tmp_path / "run", num_rows=5, source_paths=(f"{odd}/*.tar",)).write()
+    os.rename(tmp_path / "run", odd)
+    for arguments in (["report", odd], ["export", odd, "--to", "csv", "--out", f"{odd}/a.csv"]):
+        command = [sys.executable, "-m", "jobs.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        assert b"r\\udce9" in done.stdout

@@ -94,3 +94,10 @@ def test_questions_need_no_configuration_file(tmp_path: Path) -> None:
 def test_what_a_question_lacks_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         ask(*arguments)
+
+
+def test_arguments_that_are_not_utf8_are_taken_as_they_are() -> None:
+    odd = "caf\udce9 \U0001f600"
+    config = parse(f"{odd}.tar", "--out", odd, "--prompt", odd)
+    assert (config.source.paths, config.output.path) == ((f"{odd}.tar",), odd)
+    assert config.source.prompt.template == odd

@@ -1,13 +1,21 @@
 """Questions of a sample from the list, the file and its own field; what is asked twice is asked once."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from conf.errors import UserError
-from conf.vqa import QuestionsConfig
+from conf.vqa import QuestionsConfig, VqaConfig
 from pipeline.questions import Questions
+from pipeline.sink import publish_shard, rows_table, stage_chunk
+from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+from pipeline.storage import Storage
+from pipeline.text import original
+from pipeline.ticks import Tick, TickReader, plan_tick, tick_config
+from tests.shards import sample_members, write_tar
 
 
 def resolve(**values: object) -> Questions:
@@ -60,3 +68,47 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("# nothing\n", encoding="utf-8")
     with pytest.raises(UserError, match="holds no question"):
         resolve(file=str(tmp_path / "empty.txt"))
+
+
+def test_questions_and_names_with_half_characters_are_asked_once(tmp_path: Path) -> None:
+    half = chr(0xD83D)
+    write_tar(
+        tmp_path / "in" / "s.tar", [m for n, said in enumerate((half, "ä")) for m in sample_members(n, said=said)]
+    )
+    source = {"paths": (f"{tmp_path}/in/s.tar",), "id_column": "said"}
+    config = VqaConfig.model_validate(
+        {
+            "source": source,
+            "model": {"checkpoint": "x"},
+            "output": {"path": f"{tmp_path}/out"},
+            "questions": {"ask": ("What is {said}?", f"Is it {half}?")},
+        }
+    )
+    root, questions = Storage(config.output.path), Questions.resolve(config.questions)
+    tick = plan_tick(config, questions, [])
+    assert tick is not None
+    answer_tick(config, root, tick)
+    results = root.read_table("ticks/000001/results/s.parquet")
+    assert sorted({original(name) for name in results["sample_id"].to_pylist()}) == sorted([half, "ä"])
+    assert {original(prompt) for prompt in results["prompt"].to_pylist()} == {
+        f"What is {half}?", "What is ä?", f"Is it {half}?",
+    }  # fmt: skip
+    again = replace(
+        tick, number=2, shards=tuple(replace(e, earlier=("ticks/000001/{}/s.parquet",)) for e in tick.shards)
+    )
+    assert TickReader.of(config, root, again).index(tick.shards[0].shard).samples == ()
+
+
+def answer_tick(config: VqaConfig, root: Storage, tick: Tick) -> None:
+    """What a run does for a tick, with "yes" for an answer."""
+    job, reader = tick_config(config, tick), TickReader.of(config, root, tick)
+    storage = Storage(job.output.path)
+    prepare = PrepareChunk(reader, job.source.prompt, job.source.id_column, (), 32, 10_000)
+    for shard in reader.shards(()).shards:
+        for tasks in IndexShard(reader, storage, 10)(pa.Table.from_pylist([shard_task(shard, ())])):
+            for chunk in prepare(tasks):
+                rows = from_ipc(chunk["rows"][0].as_buffer()).to_pylist()
+                stage_chunk(
+                    storage, shard.name, 0, rows_table([{**r, "shard": shard.name, "text": "yes"} for r in rows])
+                )
+        assert publish_shard(storage, shard.name).counts is not None
