@@ -18,6 +18,7 @@ from conf.engine import KvPolicy as KvPolicy
 from conf.engine import Schedule as Schedule
 from conf.engine import Weights as Weights
 from conf.section import Section as Section
+from conf.table import TableConfig as TableConfig
 
 
 class SourceKind(str, Enum):
@@ -153,6 +154,7 @@ class SourceConfig(Section):
         description="Larger image files, or members of an archive, become errors rows and are not read (in Parquet: "
         "not decoded); manifests: see fetch.max_bytes.",
     )
+    table: TableConfig = TableConfig()
     fetch: FetchConfig = FetchConfig()
     retry: RetryConfig = RetryConfig()
     passthrough: tuple[str, ...] = Field(

@@ -21,8 +21,8 @@ class TableConfig(Section):
     )
     quoting: bool | None = Field(
         None,
-        description="CSV, TSV: whether cells may stand in double quotes, and then hold delimiters and line breaks. None: "
-        "for CSV, not for TSV, where a quote is a letter like others.",
+        description="CSV, TSV: whether cells may stand in double quotes, and then hold delimiters and line breaks. "
+        "None: for CSV, not for TSV, where a quote is a letter like others.",
     )
     columns: tuple[str, ...] | None = Field(
         None, description="CSV, TSV: names of the columns. None: the first line has them."
@@ -39,8 +39,8 @@ class TableConfig(Section):
     )
     max_record_bytes: Annotated[int, Field(ge=1)] = Field(
         16 << 20,
-        description="Longer records become errors rows and are not read; raise it for data: URIs of large images. Costs "
-        "up to 20 times as much memory.",
+        description="Longer records become errors rows and are not read; raise it for data: URIs of large images. "
+        "Costs up to 20 times as much memory.",
     )
 
     @field_validator("delimiter")
@@ -63,7 +63,7 @@ class TableConfig(Section):
         if value == "auto":
             return value
         try:
-            text = codecs.lookup(value)._is_text_encoding  # type: ignore[attr-defined]
+            text = codecs.lookup(value)._is_text_encoding
         except LookupError:
             text = False
         if not text:

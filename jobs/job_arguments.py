@@ -22,7 +22,7 @@ SHIPPED_CHECKPOINT = Path(__file__).parent.parent / "assets" / "checkpoints" / "
 _KINDS = {
     "webdataset": (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
     "parquet":    (".parquet",),
-    "manifest":   (".csv", ".tsv", ".jsonl", ".ndjson"),
+    "manifest":   (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt"),
 }  # fmt: skip
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 
@@ -39,8 +39,8 @@ def add_source_arguments(parser: argparse.ArgumentParser, example: str) -> None:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="a folder of images, or files of one kind: tar shards, Parquet with images inside, or a CSV or JSONL "
-        "manifest; globs and URLs too",
+        help="a folder of images, or files of one kind: tar shards, Parquet with images inside, or a CSV or JSON "
+        "manifest or a .txt list of URLs; globs and URLs too",
     )
     parser.add_argument("--out", metavar="FOLDER", help="where the results go, a folder or URL")
     parser.add_argument("--checkpoint", metavar="FOLDER", help="the model (default: the shipped one)")

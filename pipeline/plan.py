@@ -21,7 +21,7 @@ from pipeline.retrying import Exhausted, retry
 
 _LISTING_THREADS = 32
 _ARCHIVE_SUFFIX = re.compile(
-    r"(\.tar|\.t(?:gz|bz2?|xz|zst)|\.parquet|\.csv|\.tsv|\.jsonl|\.ndjson)?(\.gz|\.zst|\.bz2|\.xz)?$",
+    r"(\.tar|\.t(?:gz|bz2?|xz|zst)|\.parquet|\.csv|\.tsv|\.jsonl|\.ndjson|\.json|\.txt)?(\.gz|\.zst|\.bz2|\.xz)?$",
     re.IGNORECASE,
 )
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

@@ -112,7 +112,7 @@ def make_reader(source: SourceConfig) -> Reader:
         return ImageFolderReader(paths, fields, source.retry, source.max_bytes)
     if source.kind is SourceKind.PARQUET:
         return ParquetReader(paths, source.image_column, fields, source.retry, source.max_bytes, source.fetch)
-    return ManifestReader(paths, source.uri_column, fields, source.fetch, source.retry)
+    return ManifestReader(paths, source.uri_column, fields, source.fetch, source.retry, source.table)
 
 
 def field_names(source: SourceConfig) -> tuple[str, ...]:

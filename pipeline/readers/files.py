@@ -42,10 +42,11 @@ def read_file(fs: fsspec.AbstractFileSystem, path: str, max_bytes: int, timeout_
 
 def read_plain(path: str, max_bytes: int) -> bytes:
     """The bytes of a file on this machine, TooLarge or NotAFile."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
         raise NotAFile("no regular file")
     with open(path, "rb") as stream:
-        data = stream.read(max_bytes + 1)
+        data = stream.read(min(status.st_size, max_bytes) + 1)  # a read takes all the memory it is allowed to need
     if len(data) > max_bytes:
         raise TooLarge(f"more than {max_bytes} bytes")
     return data

@@ -14,13 +14,13 @@ class BadJson(ValueError):
     """Why a text has no value; one line."""
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The value of a JSON text in UTF-8 (or UTF-16 or -32), with or without a byte order mark; BadJson otherwise.
 
     NaN and Infinity, which are no JSON but which Python writes, are null. Of a key that occurs twice the last holds.
     """
-    if len(data) > MAX_JSON_BYTES:
-        raise BadJson(f"{len(data)} bytes of JSON are more than the {MAX_JSON_BYTES} that one row may have")
+    if len(data) > max_bytes:
+        raise BadJson(f"{len(data)} bytes of JSON are more than the {max_bytes} that one row may have")
     try:
         value = json.loads(data, parse_constant=_null)
     except RecursionError:

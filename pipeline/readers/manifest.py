@@ -4,7 +4,8 @@ A manifest is cut into shards of a fixed number of records. A sample's key is it
 without a scheme is one beside the manifest.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from conf.errors import UserError
-from conf.schema import FetchConfig, RetryConfig
+from conf.schema import FetchConfig, RetryConfig, TableConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, find_files, name_shards
 from pipeline.readers import RawSample, ReadFailure, not_recorded, unreadable
 from pipeline.readers.fetch import fetch_all
@@ -20,17 +21,18 @@ from pipeline.readers.records import (
     BadRecord,
     column_names,
     format_of,
-    is_compressed,
     places,
     read_records,
     schemas_of,
+    text_table,
 )
-from pipeline.readers.uris import absolute
+from pipeline.readers.uris import absolute, has_scheme, shown
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
 from pipeline.source_types import common_types
 
 RECORDS_PER_SHARD = 10_000
+_LINE_END_BYTES = 2  # by which a last record without one may have grown
 
 
 @dataclass(frozen=True)
@@ -42,84 +44,146 @@ class ManifestReader:
     fields: tuple[str, ...] = ()
     fetch: FetchConfig = field(default_factory=FetchConfig)
     patience: RetryConfig = USUAL_PATIENCE
+    table: TableConfig = field(default_factory=TableConfig)
 
     def shards(self, known: Collection[Shard]) -> Listing:
+        """Records that were appended to a manifest are shards of their own; the ranges of its earlier shards stay."""
         files = find_files(self.paths, self.patience, known)
-        self._check_columns([url for url, _ in files])
-        names = name_shards([url for url, _ in files])
+        urls = [url for url, _ in files]
+        self._check_columns(urls)
+        earlier = _by_number(known)
+        names = name_shards(urls, {url: base for url, (base, _) in earlier.items()})
         shards: list[Shard] = []
-        for url, _ in files:
+        for url in urls:
+            sizes = earlier[url][1] if url in earlier else ()
             with _manifests_mistakes(url):
-                pieces = retry(lambda url=url: list(cut(places(url))), f"reading {url}", self.patience)  # type: ignore[misc]
+                pieces = retry(lambda url=url, sizes=sizes: self._cut(url, sizes), f"reading {url}", self.patience)  # type: ignore[misc]
             for number, (first, end) in enumerate(pieces):
                 shards.append(Shard(f"{names[url]}-{number:05d}", url, end - first, (str(first), str(end))))
         return Listing(tuple(shards))
 
+    def _cut(self, url: str, sizes: Sequence[int]) -> list[tuple[int, int]]:
+        return list(cut(places(url, table=self._table(url)), sizes))
+
+    def _table(self, url: str) -> TableConfig:
+        """A list of URIs has one column."""
+        if format_of(url, self.table) != "txt":
+            return self.table
+        return self.table.model_copy(update={"columns": (self.uri_column,)})
+
     def _check_columns(self, urls: Sequence[str]) -> None:
         for url in urls:
-            format_of(url)
-        with _manifests_mistakes(urls[0]):
-            names = retry(lambda: column_names(urls[0]), f"reading {urls[0]}", self.patience)
+            format_of(url, self.table)
+        url = urls[0]
+        with _manifests_mistakes(url):
+            names = retry(lambda: column_names(url, self._table(url)), f"reading {url}", self.patience)
         if names is not None and self.uri_column not in names:
-            known = ", ".join(names)
-            raise UserError(f"source.uri_column={self.uri_column!r} is no column of {urls[0]!r}, which has {known}")
+            known = ", ".join(shown(name) for name in names)
+            mistake = f"source.uri_column={self.uri_column!r} is no column of {url!r}, which has {known}"
+            if self.table.columns is None and any(has_scheme(name) for name in names):
+                example = ", ".join(
+                    self.uri_column if has_scheme(name) else f"column{number}" for number, name in enumerate(names, 1)
+                )
+                mistake += f"; if these are no names but data, name its columns: source.table.columns='[{example}]'"
+            raise UserError(mistake)
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
-        return common_types(schemas_of((shard.url for shard in shards), self.patience))
+        return common_types(schemas_of((shard.url for shard in shards), self.patience, self.table))
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
-        return [list(todo)] if is_compressed(shard.url) else [[chunk_index] for chunk_index in todo]
+        text = text_table(shard.url, self._table(shard.url))
+        try:
+            together = text is not None and retry(text.is_read_from_beginning, f"opening {shard.url}", self.patience)
+        except Exception:  # storage back ends have no common base class; who reads the chunks will say it
+            together = True
+        return [list(todo)] if together else [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> Contents:
         if not shard.members:
             return Contents(problems=(not_recorded(shard),))
         first, end = map(int, shard.members)
         try:
-            found = retry(lambda: list(places(shard.url, first, end)), f"reading {shard.url}", self.patience)
+            table = self._table(shard.url)
+            found = retry(lambda: list(places(shard.url, first, end, table)), f"reading {shard.url}", self.patience)
         except Exception as error:  # storage and decompressor errors have no common base class
             return Contents(problems=(unreadable(shard, error),))
         return Contents(tuple(Sample(row, f"{row:08d}", (place,)) for row, place in enumerate(found)))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
-        try:
+        """A record is held from when its image is asked for until the image has come, and no longer."""
+        waiting: deque[tuple[Sample, Any]] = deque()
+
+        def uris() -> Iterator[str]:
             columns = None if "*" in self.fields else self._columns(shard)
             parts = [sample.parts[0] for sample in samples]
-            records = list(read_records(shard.url, parts, columns))
+            records = read_records(shard.url, parts, columns, self._table(shard.url))
+            for sample, record in zip(samples, records, strict=True):
+                waiting.append((sample, record))
+                if (uri := self._uri(record)) is not None:
+                    yield absolute(uri, shard.url)
+
+        try:
+            for image in fetch_all(uris(), self.fetch, self.patience):
+                while self._uri(waiting[0][1]) is None:
+                    yield self._without_uri(shard, *waiting.popleft())
+                yield _raw(shard, *waiting.popleft(), image)
         except Exception as error:  # storage and decompressor errors have no common base class
             raise ReadFailure(f"{type(error).__name__}: {error}") from error
-        asked = [record for record in records if not isinstance(record, BadRecord) and self._uri(record)]
-        uris = (absolute(str(self._uri(record)), shard.url) for record in asked)
-        images = fetch_all(uris, self.fetch, self.patience)
-        for sample, record in zip(samples, records, strict=True):
-            yield self._raw(shard, sample, record, images)
+        for sample, record in waiting:
+            yield self._without_uri(shard, sample, record)
 
     def uris(self, shard: Shard, keys: Collection[str]) -> Iterator[tuple[str, str | None]]:
         """Key and URI of these samples, in order; the URI as it is in the manifest, None where there is none."""
         samples = [sample for sample in self.index(shard).samples if sample.key in keys]
-        records = read_records(shard.url, [sample.parts[0] for sample in samples], [self.uri_column])
+        parts = [sample.parts[0] for sample in samples]
+        records = read_records(shard.url, parts, [self.uri_column], self._table(shard.url))
         for sample, record in zip(samples, records, strict=True):
-            uri = None if isinstance(record, BadRecord) else self._uri(record)
-            yield sample.key, None if uri is None else str(uri)
+            yield sample.key, self._uri(record)
 
-    def _raw(self, shard: Shard, sample: Sample, record: Any, images: Iterator[bytes | FetchProblem]) -> RawSample:
+    def _uri(self, record: Any) -> str | None:
+        """None where there is none: no text, and no number that could be a file's name."""
+        value = None if isinstance(record, BadRecord) else record.get(self.uri_column)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "surrogateescape")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str) or not value.strip():
+            return None
+        return value.strip() if has_scheme(value.strip()) else value
+
+    def _without_uri(self, shard: Shard, sample: Sample, record: Any) -> RawSample:
         place = f"{shard.name}/{sample.key}"
         if isinstance(record, BadRecord):
             return RawSample(sample, None, {}, "bad_record", f"{place}: {record}")
-        if not self._uri(record):
-            return RawSample(sample, None, record, "no_uri", f"{place}: no {self.uri_column!r} in this record")
-        image = next(images)
-        if isinstance(image, FetchProblem):
-            return RawSample(sample, None, record, image.error_type, f"{place}: {image.message}", image.attempts)
-        return RawSample(sample, image, record)
-
-    def _uri(self, record: dict[str, Any]) -> Any:
-        return record.get(self.uri_column)
+        value = record.get(self.uri_column)
+        kind = "" if value is None or isinstance(value, str) else f", but a value of type {type(value).__name__}"
+        return RawSample(sample, None, record, "no_uri", f"{place}: no {self.uri_column!r} in this record{kind}")
 
     def _columns(self, shard: Shard) -> list[str] | None:
-        if format_of(shard.url) != "parquet":
+        if format_of(shard.url, self.table) != "parquet":
             return None
-        names = column_names(shard.url) or []
+        names = column_names(shard.url, self.table) or []
         return [name for name in names if name == self.uri_column or name in self.fields]
+
+
+def _raw(shard: Shard, sample: Sample, record: dict[str, Any], image: bytes | FetchProblem) -> RawSample:
+    if isinstance(image, FetchProblem):
+        message = f"{shard.name}/{sample.key}: {image.message}"
+        return RawSample(sample, None, record, image.error_type, message, image.attempts)
+    return RawSample(sample, image, record)
+
+
+def _by_number(known: Iterable[Shard]) -> Mapping[str, tuple[str, Sequence[int]]]:
+    """url -> what the names of its shards begin with, and their sizes in order."""
+    found: dict[str, dict[int, Shard]] = {}
+    for shard in known:
+        number = shard.name.rpartition("-")[2]
+        if number.isdecimal():
+            found.setdefault(shard.url, {})[int(number)] = shard
+    return {
+        url: (pieces[min(pieces)].name.rpartition("-")[0], [pieces[number].size_bytes for number in sorted(pieces)])
+        for url, pieces in found.items()
+    }
 
 
 @contextmanager
@@ -134,14 +198,21 @@ def _manifests_mistakes(url: str) -> Iterator[None]:
         raise UserError(f"cannot read manifest {url!r}: {said}") from None
 
 
-def cut(records: Iterator[Part]) -> Iterator[tuple[int, int]]:
-    """Places -> (begin, end) of shards of RECORDS_PER_SHARD records; a manifest without records is one empty shard."""
+def cut(records: Iterator[Part], known_sizes: Sequence[int] = ()) -> Iterator[tuple[int, int]]:
+    """Places -> (begin, end) of shards of RECORDS_PER_SHARD records; a manifest without records is one empty shard.
+
+    The first shards are cut to the sizes they are known to have, as long as the records allow it; what was appended to
+    the manifest begins behind them.
+    """
+    sizes = deque(known_sizes)
     first: int | None = None
     end = count = 0
     for place in records:
-        if count == RECORDS_PER_SHARD and first is not None:
-            yield first, place.offset
-            first, count = None, 0
         first = place.offset if first is None else first
+        while (place.offset >= first + sizes[0]) if sizes else count == RECORDS_PER_SHARD:
+            known_end = first + sizes.popleft() if sizes else place.offset
+            yield first, known_end if end <= known_end + _LINE_END_BYTES else end
+            first, count = place.offset, 0
         end, count = place.offset + place.size, count + 1
-    yield first or 0, end
+    known_end = (first or 0) + sizes[0] if sizes else end
+    yield first or 0, known_end if known_end <= end <= known_end + _LINE_END_BYTES else end

@@ -1,4 +1,4 @@
-"""Where the records of a text are, found in bounded memory and without parsing any: lines, quoted lines, JSON arrays."""
+"""Where the records of a text are, found in bounded memory and unparsed: lines, lines with quotes, JSON arrays."""
 
 import re
 from collections import deque

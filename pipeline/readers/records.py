@@ -1,158 +1,84 @@
-"""Records of table files, CSV, JSONL (compressed or not) and Parquet: where each one is, and reading some of them.
+"""Records of table files, texts (pipeline.readers.text_tables) or Parquet: where each one is, and reading some.
 
-A record's place is a byte range of the decompressed text, or a row number of the Parquet file. Finding the places
-parses nothing, so a manifest is cut at about the speed of its decompression; a chunk then reads only its own range.
+A record's place is a byte range of the decompressed text, or a row number of the Parquet file.
 """
 
-import csv
-import io
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import smart_open
-from smart_open.compression import compression_wrapper
 
 from conf.errors import UserError
 from conf.schema import RetryConfig
+from conf.table import TableConfig
 from pipeline.plan import Part, resolve
-from pipeline.readers.json_values import parse_json
-from pipeline.retrying import Exhausted, Unavailable, retry
+from pipeline.readers.text_tables import BadRecord as BadRecord
+from pipeline.readers.text_tables import TextTable
+from pipeline.retrying import Exhausted, retry
 from pipeline.source_types import python_values
 
-FORMATS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
+_FORMATS = {
+    "csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "txt": "txt", "parquet": "parquet",
+}  # fmt: skip
 _COMPRESSION = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
-_HTTP_TIMEOUT_S = 60.0
 _BATCH_ROWS = 32  # of a row group at once: with images in them, more is a lot of memory
-
-
-class BadRecord(Exception):
-    """A record that cannot be parsed; the ones around it can."""
+_USUAL = TableConfig()
 
 
 class DamagedRow(BadRecord):
     """A row of a Parquet file whose row group is damaged; those of other groups can be read."""
 
 
-def format_of(url: str) -> str:
+def format_of(url: str, table: TableConfig = _USUAL) -> str:
     """`m.jsonl.gz` -> jsonl; a UserError for anything else than the known formats."""
-    suffix = _COMPRESSION.sub("", url).rsplit(".", 1)[-1].lower()
-    if suffix not in FORMATS:
-        raise UserError(f"cannot tell the format of {url!r} by its name; known are {', '.join(FORMATS)}")
-    return suffix
+    if table.format != "auto":
+        return table.format
+    name = url.partition("?")[0] if url.lower().startswith(("http://", "https://")) else url
+    suffix = _COMPRESSION.sub("", name).rsplit(".", 1)[-1].lower()
+    if suffix not in _FORMATS:
+        known = ", ".join(_FORMATS)
+        raise UserError(f"cannot tell the format of {url!r} by its name; known are {known}, or set source.table.format")
+    return _FORMATS[suffix]
 
 
-def is_compressed(url: str) -> bool:
-    return format_of(url) != "parquet" and _COMPRESSION.search(url) is not None
+def text_table(url: str, table: TableConfig = _USUAL) -> TextTable | None:
+    """None for Parquet."""
+    form = format_of(url, table)
+    return None if form == "parquet" else TextTable(url, form, table)
 
 
-def places(url: str, first: int = 0, end: int | None = None) -> Iterator[Part]:
+def places(url: str, first: int = 0, end: int | None = None, table: TableConfig = _USUAL) -> Iterator[Part]:
     """Where the records are, in order; of text files those that begin at `first` or later and before `end`."""
-    form = format_of(url)
-    if form == "parquet":
-        with open_parquet(url) as table:
-            num_rows = table.metadata.num_rows
-        yield from (Part("row", row, 1) for row in range(first, num_rows if end is None else min(end, num_rows)))
+    text = text_table(url, table)
+    if text is not None:
+        yield from text.places(first, end)
         return
-    with _open_text(url) as stream:
-        has_header = form in ("csv", "tsv")
-        if first:
-            stream.seek(first)
-            has_header = False
-        for place in _text_places(stream, first, quoted=form in ("csv", "tsv")):
-            if end is not None and place.offset >= end:
-                return
-            if has_header:
-                has_header = False
-                continue
-            yield place
+    with open_parquet(url) as parquet:
+        num_rows = parquet.metadata.num_rows
+    yield from (Part("row", row, 1) for row in range(first, num_rows if end is None else min(end, num_rows)))
 
 
-def _text_places(stream: IO[bytes], position: int, *, quoted: bool) -> Iterator[Part]:
-    """Lines that hold something; a line break inside quotes does not end a record (an odd number of quotes so far)."""
-    start, odd = position, False
-    for line in stream:
-        position += len(line)
-        if quoted and line.count(b'"') % 2:
-            odd = not odd
-        if odd:
-            continue
-        if position - start > len(line) or line.strip():
-            yield Part("record", start, position - start)
-        start = position
-    if position > start:  # a quote that never closes swallows the rest: one record, which will not parse
-        yield Part("record", start, position - start)
-
-
-def read_records(url: str, parts: Sequence[Part], columns: Sequence[str] | None = None) -> Iterator[Any]:
+def read_records(
+    url: str, parts: Sequence[Part], columns: Sequence[str] | None = None, table: TableConfig = _USUAL
+) -> Iterator[Any]:
     """The record (a dict) or BadRecord at each place; places must ascend. Of Parquet, only `columns` are read."""
-    form = format_of(url)
-    if form == "parquet":
+    text = text_table(url, table)
+    if text is not None:
+        yield from text.read(parts)
+    else:
         yield from read_parquet_rows(url, [part.offset for part in parts], columns)
-        return
-    with _open_text(url) as stream:
-        names = _header(stream, form) if form in ("csv", "tsv") else None
-        for part in parts:
-            stream.seek(part.offset)
-            data = stream.read(part.size)
-            if len(data) < part.size:
-                raise Unavailable(f"{url} ends in the middle of the record at byte {part.offset}")
-            yield _parse(data, form, names)
 
 
-def column_names(url: str) -> list[str] | None:
-    """The columns of a CSV or Parquet file; None for JSONL, whose records are all their own."""
-    form = format_of(url)
-    if form == "parquet":
-        with open_parquet(url) as table:
-            return list(table.schema_arrow.names)
-    if form not in ("csv", "tsv"):
-        return None
-    with _open_text(url) as stream:
-        return _header(stream, form)
-
-
-def _header(stream: IO[bytes], form: str) -> list[str]:
-    first = next(_text_places(stream, 0, quoted=True), None)
-    if first is None:
-        return []
-    stream.seek(first.offset)
-    return _cells(stream.read(first.size).removeprefix(b"\xef\xbb\xbf"), form)
-
-
-def _parse(data: bytes, form: str, names: list[str] | None) -> dict[str, Any] | BadRecord:
-    try:
-        if names is None:
-            value = parse_json(data)
-            return value if isinstance(value, dict) else BadRecord(f"a JSON {type(value).__name__}, not an object")
-        cells = _cells(data, form)
-    except (ValueError, csv.Error) as error:
-        return BadRecord(str(error))
-    if len(cells) != len(names):
-        return BadRecord(f"{len(cells)} cells where the header has {len(names)}")
-    return dict(zip(names, (cell if cell != "" else None for cell in cells), strict=True))
-
-
-def _cells(data: bytes, form: str) -> list[str]:
-    text = io.StringIO(data.decode("utf-8"), newline="")
-    rows = list(csv.reader(text, delimiter="\t" if form == "tsv" else ",", strict=True))
-    if len(rows) != 1:
-        raise ValueError(f"{len(rows)} records where there should be one: a quote is not closed")
-    return rows[0]
-
-
-def _open_text(url: str) -> Any:
-    """A seekable stream of the decompressed text: by smart_open where it knows the scheme, else by fsspec (hf, az, and
-    gs without Google's client), whose file smart_open decompresses."""
-    scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if scheme not in smart_open.transport.SUPPORTED_SCHEMES:
-        fs, inner = resolve(url)
-        return compression_wrapper(fs.open(inner, "rb"), "rb", filename=url)
-    params = {"timeout": _HTTP_TIMEOUT_S} if scheme in ("http", "https") else {}
-    return smart_open.open(url, "rb", transport_params=params)
+def column_names(url: str, table: TableConfig = _USUAL) -> list[str] | None:
+    """The columns of a CSV or Parquet file; None for JSON, whose records are all their own."""
+    text = text_table(url, table)
+    if text is not None:
+        return text.names()
+    with open_parquet(url) as parquet:
+        return list(parquet.schema_arrow.names)
 
 
 def open_parquet(url: str) -> pq.ParquetFile:
@@ -161,18 +87,28 @@ def open_parquet(url: str) -> pq.ParquetFile:
     return pq.ParquetFile(fs.open(inner, "rb"), pre_buffer=False, buffer_size=1 << 20)
 
 
-def schemas_of(urls: Iterable[str | None], patience: RetryConfig) -> Iterator[pa.Schema | None]:
+def schemas_of(
+    urls: Iterable[str | None], patience: RetryConfig, table: TableConfig = _USUAL
+) -> Iterator[pa.Schema | None]:
     """The Arrow schema of each file, None where it is no Parquet or none; a file that cannot be opened is left out,
     because that is said where its rows are read."""
     for url in dict.fromkeys(urls):
-        if url is None or _COMPRESSION.sub("", url).rsplit(".", 1)[-1].lower() in FORMATS[:-1]:
+        if url is None or not _is_parquet(url, table):
             yield None
             continue
         try:
-            with retry(lambda url=url: open_parquet(url), f"opening {url}", patience) as table:  # type: ignore[misc]
-                yield table.schema_arrow
+            with retry(lambda url=url: open_parquet(url), f"opening {url}", patience) as parquet:  # type: ignore[misc]
+                yield parquet.schema_arrow
         except (OSError, pa.ArrowException, Exhausted):
             continue
+
+
+def _is_parquet(url: str, table: TableConfig) -> bool:
+    """A file of any name may hold images in Parquet; only manifests are told by their suffix."""
+    try:
+        return format_of(url, table) == "parquet"
+    except UserError:
+        return True
 
 
 def read_parquet_rows(

@@ -32,7 +32,7 @@ class TextTable:
 
     url: str
     form: str
-    table: TableConfig = TableConfig()
+    table: TableConfig
 
     @property
     def has_cells(self) -> bool:

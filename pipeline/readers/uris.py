@@ -26,13 +26,17 @@ def scheme_of(uri: str) -> str:
     return match.group(1).lower() if match else "file"
 
 
+def has_scheme(uri: str) -> bool:
+    return _SCHEME.match(uri) is not None or scheme_of(uri) != "file"
+
+
 def is_web(uri: str) -> bool:
     return scheme_of(uri) in ("http", "https")
 
 
 def absolute(uri: str, base_url: str) -> str:
     """A URI as it is; a path without a scheme is one beside the file `base_url`, on the same storage."""
-    if scheme_of(uri) != "file" or _SCHEME.match(uri):
+    if has_scheme(uri):
         return uri
     if is_web(base_url):
         try:
@@ -62,8 +66,11 @@ def local_path(uri: str) -> str:
         path = uri[match.end() :]
         path = path if path.startswith("/") else "/" + path.partition("/")[2]  # file://localhost/...
         readings = (unquote(path, errors="surrogateescape"), path)
-    if "\0" in readings[0]:
-        raise BadUri("holds a zero byte")
+    try:
+        if b"\0" in os.fsencode(readings[0]):
+            raise BadUri("holds a zero byte")
+    except UnicodeEncodeError:
+        raise BadUri("holds half a character, which no file's name can") from None
     return next((path for path in readings if os.path.lexists(path)), readings[0])
 
 

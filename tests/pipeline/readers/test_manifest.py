@@ -134,12 +134,12 @@ def test_an_empty_manifest_is_an_empty_shard_or_a_clear_refusal(tmp_path: Path, 
 
 def test_a_users_mistakes_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes(b"url,n\nx,1\n")
-    (tmp_path / "m.txt").write_bytes(b"x")
+    (tmp_path / "m.xlsx").write_bytes(b"x")
     with pytest.raises(UserError, match=r"source\.uri_column='uri' is no column of .*, which has url, n"):
         ManifestReader((f"{tmp_path}/m.csv",)).shards(())
     with pytest.raises(UserError, match="cannot tell the format"):
-        ManifestReader((f"{tmp_path}/m.txt",)).shards(())
-    (tmp_path / "m.csv.gz").write_bytes(b"no gzip")
+        ManifestReader((f"{tmp_path}/m.xlsx",)).shards(())
+    (tmp_path / "m.csv.gz").write_bytes(gzip.compress(b"uri,n")[:10])
     with pytest.raises(UserError, match="cannot read manifest"):
         ManifestReader((f"{tmp_path}/m.csv.gz",)).shards(())
 

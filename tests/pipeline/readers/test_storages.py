@@ -1,4 +1,4 @@
-"""Manifests and their images on storages of every kind: known to smart_open or not, slow, away for a while, or gone."""
+"""Manifests and their images on storages of every kind: slow, away for a while, or gone."""
 
 import asyncio
 import errno
@@ -121,7 +121,7 @@ def test_a_folder_on_a_storage_that_is_away_for_a_moment_loses_nothing() -> None
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.CSV.GZ", "m.jsonl"])
-def test_text_manifests_are_read_where_smart_open_does_not_know_the_scheme(name: str) -> None:
+def test_text_manifests_are_read_on_every_storage(name: str) -> None:
     memory = fsspec.filesystem("memory")
     text = b'{"uri": "x", "n": "1"}\n' if name == "m.jsonl" else b"uri,n\nx,1\n"
     memory.pipe_file(f"/b/{name}", gzip.compress(text) if name.lower().endswith(".gz") else text)
