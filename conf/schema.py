@@ -168,7 +168,14 @@ class PreprocessConfig(Section):
     """Image bytes to RGB pixels, in CPU tasks."""
 
     max_pixels: Annotated[int, Field(ge=1)] = Field(
-        64_000_000, description="Pixel-count cap against decompression bombs; larger images become errors rows."
+        256_000_000,
+        description="Most pixels that are decoded of one image; larger images become errors rows. JPEGs are decoded at "
+        "1/2, 1/4 or 1/8 where that is large enough for the model, and count as what is decoded.",
+    )
+    max_decode_bytes: Annotated[int, Field(ge=1)] = Field(
+        1_500_000_000,
+        description="Most bytes of memory that decoding one image may take, by its header; images that would take more "
+        "become errors rows. Lower it where tasks share little memory.",
     )
     duplicates_remembered: Annotated[int, Field(ge=0)] = Field(
         0,

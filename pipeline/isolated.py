@@ -5,6 +5,7 @@ interpreter's lock. A chunk whose preprocessing has died before is decoded image
 (slow, a new interpreter for each), which is how the image is found and becomes a row.
 """
 
+import json
 import os
 import pickle
 import signal
@@ -18,17 +19,17 @@ from pipeline.preprocess import ImageProblem, Pixels, image_to_pixels
 _START_S = 60.0  # most seconds in which an interpreter starts on a busy machine
 
 
-def image_to_pixels_or_die(data: bytes, *, image_size: int, max_pixels: int, limit_s: float) -> Pixels | ImageProblem:
+def image_to_pixels_or_die(data: bytes, *, limit_s: float, **limits: int) -> Pixels | ImageProblem:
     """Like image_to_pixels, but a decoder that takes longer ends this process."""
     with _ends_after(limit_s):
-        return image_to_pixels(data, image_size=image_size, max_pixels=max_pixels)
+        return image_to_pixels(data, **limits)
 
 
 def image_to_pixels_isolated(
-    data: bytes, *, image_size: int, max_pixels: int, limit_s: float, command: Sequence[str] | None = None
+    data: bytes, *, limit_s: float, command: Sequence[str] | None = None, **limits: int
 ) -> Pixels | ImageProblem:
     """Like image_to_pixels, but a crash or a hang of the decoder is an ImageProblem too."""
-    child = command or [sys.executable, "-m", "pipeline.isolated", str(image_size), str(max_pixels), str(limit_s)]
+    child = command or [sys.executable, "-m", "pipeline.isolated", json.dumps({"limit_s": limit_s, **limits})]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     hang = ImageProblem("decoder_hang", f"the decoder was stopped after {limit_s:g} s ({len(data)} bytes)")
     try:
@@ -57,9 +58,7 @@ def _ends_after(limit_s: float) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    image_size, max_pixels, limit_s = int(arguments[0]), int(arguments[1]), float(arguments[2])
-    data = sys.stdin.buffer.read()
-    result = image_to_pixels_or_die(data, image_size=image_size, max_pixels=max_pixels, limit_s=limit_s)
+    result = image_to_pixels_or_die(sys.stdin.buffer.read(), **json.loads(arguments[0]))
     sys.stdout.buffer.write(pickle.dumps(result))
 
 

@@ -2,11 +2,12 @@
 
 The size policy is the one the model was trained with: an image of exactly image_size x image_size is left alone, any
 other is squeezed to that square by one antialiased bilinear resize, without cropping and without keeping the aspect
-ratio. Transparency is composited on white, 16-bit values are scaled (not clipped) to 8, EXIF orientation is applied.
+ratio. Transparency is composited on white, 16-bit values are scaled (not clipped) to 8, orientation is applied and ICC
+profiles are followed. What may be opened, and what that may cost, is in pipeline/imaging.
 """
 
 import hashlib
-import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-Image.MAX_IMAGE_PIXELS = None  # max_pixels is our own cap: an errors row instead of Pillow's warning
+from pipeline.imaging import colour
+from pipeline.imaging.kinds import describe
+from pipeline.imaging.opening import Limits, Opened, Refused, open_image
 
-# What is tried on bytes nobody vouches for. Pillow knows more, among them formats whose plugins start other programs
-# (EPS starts Ghostscript) or that nobody has looked at for long.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
+DEFAULT_LIMITS = Limits()
 _WHITE = (255, 255, 255, 255)
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _TRANSPOSE = {  # EXIF orientation tag -> what undoes it
@@ -48,6 +49,15 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
+class Upright:
+    """A small sRGB image, and the size of the original after orientation."""
+
+    rgb: Image.Image
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageProblem:
     """Why an image has no pixels; the size is known when the header could be read."""
 
@@ -57,41 +67,69 @@ class ImageProblem:
     height: int | None = None
 
 
-def image_to_pixels(data: bytes, *, image_size: int, max_pixels: int) -> Pixels | ImageProblem:
+def image_to_pixels(
+    data: bytes,
+    *,
+    image_size: int,
+    max_pixels: int = DEFAULT_LIMITS.max_pixels,
+    max_decode_bytes: int = DEFAULT_LIMITS.max_decode_bytes,
+) -> Pixels | ImageProblem:
     """Decode one image; never raises for anything the bytes contain."""
     if not data:
         return ImageProblem("empty_image", "the image has zero bytes")
+    limits = Limits(max_pixels, max_decode_bytes)
+    decoded = decode_upright(data, lambda image: _squeezed(image, image_size), result_px=image_size, limits=limits)
+    if isinstance(decoded, ImageProblem):
+        return decoded
+    pixels_HWC = np.array(decoded.rgb, dtype=np.uint8)
+    return Pixels(pixels_HWC, decoded.width, decoded.height, hashlib.sha256(data).hexdigest())
+
+
+def decode_upright(
+    data: bytes, shrink: Callable[[Image.Image], Image.Image], *, result_px: int, limits: Limits = DEFAULT_LIMITS
+) -> Upright | ImageProblem:
+    """An image in sRGB, the right way up, as `shrink` makes it small (to about `result_px` pixels a side)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not matter here
-            return _decode_image(data, image_size, max_pixels)
+            with open_image(data, result_px=result_px, limits=limits) as opened:
+                return _upright(opened, shrink)
+    except Refused as refused:
+        return ImageProblem(refused.error_type, refused.message, *(refused.size or (None, None)))
     except UnidentifiedImageError:
-        return ImageProblem("not_an_image", f"the bytes are no known image format, they start with {data[:12]!r}")
+        return ImageProblem("not_an_image", f"no image of a known format but {describe(data)} ({len(data)} bytes)")
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError, ... for bad bytes
         truncated = "truncated" in str(error).lower() or "Truncated" in type(error).__name__
         error_type = "truncated_image" if truncated else "broken_image"
-        return ImageProblem(error_type, f"{type(error).__name__}: {error} ({len(data)} bytes)")
+        return ImageProblem(error_type, f"{type(error).__name__}: {_without_content(error)} ({len(data)} bytes)")
 
 
-def _decode_image(data: bytes, image_size: int, max_pixels: int) -> Pixels | ImageProblem:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            message = f"{width} x {height} = {width * height} pixels is more than preprocess.max_pixels={max_pixels}"
-            return ImageProblem("too_many_pixels", message, width, height)
-        orientation = _orientation(image)
-        if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with others behind it, as phones write them
-            # The decoder can produce 1/2, 1/4 or 1/8 of the size at a fraction of the cost; it never goes below the
-            # size asked for. Twice the model's size leaves the final resize something to average over.
-            image.draft(None, (2 * image_size, 2 * image_size))
-        rgb = to_rgb(image)
-    if rgb.size != (image_size, image_size):
-        rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
+def _upright(opened: Opened, shrink: Callable[[Image.Image], Image.Image]) -> Upright:
+    image, width, height = opened.image, opened.width, opened.height
+    image.load()
+    orientation = _orientation(image)  # asked after load(), which for TIFF has turned the image already
+    to_srgb = colour.transform_of(opened.profile, image.mode)
+    if to_srgb is None:
+        rgb = shrink(to_rgb(image))
+    elif image.mode == "CMYK":
+        rgb = colour.apply(to_srgb, shrink(image))
+    else:
+        rgb = colour.apply(to_srgb, shrink(to_rgb(image)))
     if orientation in _TRANSPOSE:
         rgb = rgb.transpose(_TRANSPOSE[orientation])  # the same as turning first, and cheaper on the small square
     if orientation in _SIDEWAYS:
         width, height = height, width
-    return Pixels(np.array(rgb, dtype=np.uint8), width, height, hashlib.sha256(data).hexdigest())
+    return Upright(rgb, width, height)
+
+
+def _squeezed(image: Image.Image, image_size: int) -> Image.Image:
+    size = (image_size, image_size)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _without_content(error: Exception) -> str:
+    """A decoder's message up to where it may begin to quote the file."""
+    return re.split(r"[:'\"(<]", " ".join(str(error).split()), maxsplit=1)[0].strip() or "the data are damaged"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -103,7 +141,6 @@ def _orientation(image: Image.Image) -> int:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """First frame of any Pillow mode -> RGB, transparency on white, deep greys scaled to 8 bits."""
-    image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy() if getattr(image, "is_animated", False) else image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

@@ -16,7 +16,7 @@ from pipeline.tables import SOURCE_PREFIX, Passthrough
 from pipeline.text import storable
 from pipeline.unexpected import UNEXPECTED, describe_unexpected
 
-Decode = Callable[..., Pixels | ImageProblem]
+Decode = Callable[[bytes], Pixels | ImageProblem]
 
 
 class Images:
@@ -48,10 +48,6 @@ class Wanted(Protocol):
     def id_column(self) -> str | None: ...
     @property
     def passthrough(self) -> Passthrough: ...
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def max_pixels(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -109,7 +105,7 @@ def limit(wanted: Wanted, draft: Draft) -> None:
 
 def decode_image(wanted: Wanted, draft: Draft) -> None:
     assert draft.raw.image is not None
-    decoded = draft.decode(draft.raw.image, image_size=wanted.image_size, max_pixels=wanted.max_pixels)
+    decoded = draft.decode(draft.raw.image)
     draft.shared.update(width=decoded.width, height=decoded.height)
     if isinstance(decoded, ImageProblem):
         raise SampleProblem(decoded.error_type, f"{draft.shared['sample_id']}: {decoded.message}")

@@ -28,6 +28,8 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
         "source.fetch",  # which images can be had; rows that failed may be retried under other limits
         "source.max_bytes",  # as source.fetch
         "source.retry",
+        "preprocess.max_pixels",  # as source.fetch
+        "preprocess.max_decode_bytes",  # as source.fetch
         "preprocess.duplicates_remembered",
         "preprocess.decode_timeout_s",
         "preprocess.num_cpus",
@@ -79,7 +81,7 @@ def check_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
                 f"output {storage.url!r} holds results that are not of a run of this tool; choose another output.path"
             ) from None
         return
-    before = {**dict(_content(JobConfig)), **before}
+    before = {**dict(_content(JobConfig)), **{key: value for key, value in before.items() if not _is_free(key)}}
     changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
     if changed:
         details = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(settings.get(key))}" for key in changed)
@@ -106,6 +108,11 @@ def _content(schema: type[BaseModel], values: BaseModel | None = None, prefix: s
             yield key, _plain(getattr(values, name))
         elif not field.is_required():
             yield key, _plain(field.get_default(call_default_factory=True))
+
+
+def _is_free(key: str) -> bool:
+    """Whether a field, or a section it is in, changes no row; an earlier version may have thought that it does."""
+    return any(key == name or key.startswith(f"{name}.") for name in NOT_CONTENT)
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from pipeline.crash_log import MOST_DEATHS, ORDINARY_ATTEMPTS
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.passthrough import prepared_table
 from pipeline.plan import Sample, Shard, ShardIndex
-from pipeline.preprocess import image_to_pixels
+from pipeline.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
 from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
 from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sample_rows import Decode, Images, rows_of_sample
@@ -98,6 +98,7 @@ class PrepareChunk:
     crash_log: Any = None
     patience: RetryConfig = USUAL_PATIENCE
     decode_timeout_s: float = 60.0
+    max_decode_bytes: int = DEFAULT_LIMITS.max_decode_bytes
 
     @classmethod
     def from_config(
@@ -114,6 +115,7 @@ class PrepareChunk:
             crash_log,
             source.retry,
             config.preprocess.decode_timeout_s,
+            config.preprocess.max_decode_bytes,
         )
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
@@ -182,13 +184,16 @@ class PrepareChunk:
         }
 
     def _begin(self, shard: Shard, chunk_index: int) -> Decode:
-        if self.crash_log is None:
-            return image_to_pixels
-        import ray
+        decode: Callable[..., Pixels | ImageProblem] = image_to_pixels
+        if self.crash_log is not None:
+            import ray
 
-        attempt = ray.get(self.crash_log.begin.remote(f"{shard.name} (preprocess)", chunk_index, 0))
-        decode = image_to_pixels_isolated if attempt.number > ORDINARY_ATTEMPTS else image_to_pixels_or_die
-        return partial(decode, limit_s=self.decode_timeout_s)
+            attempt = ray.get(self.crash_log.begin.remote(f"{shard.name} (preprocess)", chunk_index, 0))
+            careful = image_to_pixels_isolated if attempt.number > ORDINARY_ATTEMPTS else image_to_pixels_or_die
+            decode = partial(careful, limit_s=self.decode_timeout_s)
+        return partial(
+            decode, image_size=self.image_size, max_pixels=self.max_pixels, max_decode_bytes=self.max_decode_bytes
+        )
 
     def _done(self, shard: Shard, chunk_index: int) -> None:
         if self.crash_log is not None:

@@ -28,7 +28,6 @@ def storage(tmp_path: Path) -> Storage:
         ({"engine": {"generation": {"max_new_tokens": 5}}}, "engine.generation"),
         ({"source": {"paths": ["a.tar"], "prompt": {"template": "what?"}}}, "source.prompt"),
         ({"model": {"checkpoint": "c", "dtype": "bfloat16"}}, "model.dtype"),
-        ({"preprocess": {"max_pixels": 7}}, "preprocess.max_pixels"),
         ({"engine": {"lossless": True}}, "engine.lossless"),
         ({"engine": {"threshold_decay": 4.0}}, "engine.threshold_decay"),
         ({"source": {"paths": ["a.tar"], "image_column": "jpg"}}, "source.image_column"),
@@ -45,12 +44,18 @@ def test_settings_of_speed_place_and_price_may_change(storage: Storage) -> None:
     save_settings(storage, content_settings(config(), INFO))
     changed = config(
         source={"paths": ["b.tar"], "chunk_rows": 7},
+        preprocess={"max_pixels": 7, "max_decode_bytes": 100_000_000},
         engine={"num_slots": 1, "max_wait_steps": 2},
         actors={"num_actors": 2},
         cost={"price_per_hour": 1.0},
         output={"path": "elsewhere", "max_error_fraction": 0.1},
     )
     check_settings(storage, content_settings(changed, INFO))
+
+
+def test_a_setting_that_counted_in_an_earlier_version_no_longer_does(storage: Storage) -> None:
+    save_settings(storage, {**content_settings(config(), INFO), "preprocess.max_pixels": 64_000_000})
+    check_settings(storage, content_settings(config(), INFO))
 
 
 def test_a_folder_with_foreign_results_is_refused_and_an_empty_one_is_fine(storage: Storage) -> None:
