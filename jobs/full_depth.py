@@ -46,7 +46,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
     full_engine = engine.model_copy(update={"schedule": Schedule.FULL, "lossless": False})
     full = load_backend(model, full_engine, num_threads)
     prompt = PromptConfig.model_validate(config["source"]["prompt"])
-    rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"]["max_pixels"], prompt)
+    rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"], prompt)
 
     _decode(as_run, requests[: engine.num_slots])  # warm-up, not counted
     _decode(full, requests[: engine.num_slots])
@@ -61,7 +61,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
 
 
 def _sampled_requests(
-    folder: RunFolder, backend: "Backend", num_rows: int, max_pixels: int, prompt: PromptConfig
+    folder: RunFolder, backend: "Backend", num_rows: int, preprocess: Mapping[str, Any], prompt: PromptConfig
 ) -> tuple[list[dict[str, Any]], list["Request"]]:
     """The sampled rows that are still in the source, and their requests."""
     from actors.engine.request import Request
@@ -72,9 +72,10 @@ def _sampled_requests(
 
     scan = scan_run(folder, num_examples=0, num_sampled=num_rows)
     picked = list(folder.rows(scan.results.picks[Tag.SAMPLE].picks, _COLUMNS).values())
+    limits = {name: preprocess[name] for name in ("max_pixels", "max_decode_bytes") if name in preprocess}
     pixels, fields = {}, {}
     for key, raw in read_samples(folder, {(row["shard"], row["key"]) for row in picked}):
-        decoded = image_to_pixels(raw.image or b"", image_size=backend.image_size, max_pixels=max_pixels)
+        decoded = image_to_pixels(raw.image or b"", image_size=backend.image_size, **limits)
         if isinstance(decoded, Pixels):
             pixels[key], fields[key] = decoded.pixels_HWC, raw.fields
     rows = [row for row in picked if (row["shard"], row["key"]) in pixels]

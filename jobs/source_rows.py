@@ -2,10 +2,9 @@
 
 import io
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError
 from conf.schema import SourceConfig
@@ -15,9 +14,11 @@ from pipeline.readers import RawSample, Reader, ReadFailure, make_reader
 from pipeline.report.folder import RunFolder
 from pipeline.report.quality import Kind, Reference
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _MOST_SHARDS = 64  # finding a sample means listing its shard
 _PREVIEW_PX, _PREVIEW_QUALITY = 320, 80
-_MAX_PREVIEW_PIXELS = 64_000_000
 SampleKey = tuple[str, str]  # shard name, key in the shard
 
 
@@ -73,24 +74,19 @@ def find_thumbnails(folder: RunFolder, wanted: Sequence[SampleKey]) -> dict[Samp
 
 def thumbnail(data: bytes) -> bytes | None:
     """A JPEG of at most 320 pixels a side; None for bytes that are no readable image."""
-    from PIL import Image, ImageOps
+    from pipeline.preprocess import ImageProblem, decode_upright
 
-    from pipeline.preprocess import to_rgb
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata does not matter here
-            with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > _MAX_PREVIEW_PIXELS:
-                    return None
-                image.draft("RGB", (_PREVIEW_PX, _PREVIEW_PX))
-                small = to_rgb(ImageOps.exif_transpose(image))
-        small.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
-        stream = io.BytesIO()
-        small.save(stream, "JPEG", quality=_PREVIEW_QUALITY)
-        return stream.getvalue()
-    except Exception:  # decoders raise anything for bad bytes, and a preview is not worth a report
+    decoded = decode_upright(data, _shrunk, result_px=_PREVIEW_PX)
+    if isinstance(decoded, ImageProblem):
         return None
+    stream = io.BytesIO()
+    decoded.rgb.save(stream, "JPEG", quality=_PREVIEW_QUALITY)
+    return stream.getvalue()
+
+
+def _shrunk(image: "Image.Image") -> "Image.Image":
+    image.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
+    return image
 
 
 def reference_of(fields: Mapping[str, Any], prompt: str | None, field: str | None = None) -> Reference | None:

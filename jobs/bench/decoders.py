@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 Decoder = Callable[[bytes, int], npt.NDArray[np.uint8]]  # (JPEG, image_size) -> image_size x image_size x 3
-_MAX_PIXELS = 64_000_000
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -88,7 +87,7 @@ def _pipeline(data: bytes, image_size: int) -> npt.NDArray[np.uint8]:
     """All that preprocessing does, hash included."""
     from pipeline.preprocess import Pixels, image_to_pixels
 
-    pixels = image_to_pixels(data, image_size=image_size, max_pixels=_MAX_PIXELS)
+    pixels = image_to_pixels(data, image_size=image_size)
     assert isinstance(pixels, Pixels), pixels
     return pixels.pixels_HWC
 

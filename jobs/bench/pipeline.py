@@ -173,7 +173,7 @@ def decode_shard(path: str) -> int:
         for member in tar:
             stream = tar.extractfile(member)
             assert stream is not None
-            pixels = image_to_pixels(stream.read(), image_size=_IMAGE_SIZE, max_pixels=64_000_000)
+            pixels = image_to_pixels(stream.read(), image_size=_IMAGE_SIZE)
             assert isinstance(pixels, Pixels)
             count += 1
     return count

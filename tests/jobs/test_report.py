@@ -13,6 +13,7 @@ from jobs.source_rows import find_references, find_thumbnails, reference_of, thu
 from jobs.summary import show_summary
 from pipeline.report.folder import RunFolder
 from pipeline.report.quality import Kind
+from tests.pipeline.imaging.profiles import swapped_profile
 from tests.pipeline.report.runs import FakeRun
 from tests.shards import image_bytes, write_tar
 
@@ -149,3 +150,14 @@ def test_a_named_field_and_the_objects_of_an_image() -> None:
     fields = {"mine": "a dog", "caption": "other", "objects": [{"name": "dog"}, {"name": "dog"}, {"x": 1}, 3]}
     reference = reference_of(fields, None, "mine")
     assert (reference.texts, reference.object_names) == (("a dog",), ("dog",))
+
+
+def test_thumbnails_are_made_as_the_model_sees_the_image() -> None:
+    exif, swapped = Image.Exif(), swapped_profile()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(stream, "TIFF", exif=exif, icc_profile=swapped)
+    with Image.open(io.BytesIO(thumbnail(stream.getvalue()))) as image:
+        assert image.size == (40, 60)
+        red, _, blue = image.getpixel((20, 30))
+        assert blue > red + 60
