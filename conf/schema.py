@@ -262,6 +262,17 @@ class RetryErrors(str, Enum):
     ALL = "all"
 
 
+def how_to_continue(on_existing: str) -> str:
+    """What to do with a run that was stopped, for its output.on_existing."""
+    if on_existing == "resume":
+        return "run the same command again to continue"
+    instead = "begins anew" if on_existing == "overwrite" else "refuses"
+    return (
+        "run the same command with output.on_existing=resume to continue "
+        f"(with {on_existing}, as it was given, it {instead})"
+    )
+
+
 class OutputConfig(Section):
     """Where results go and what counts as failure."""
 
@@ -277,6 +288,11 @@ class OutputConfig(Section):
     max_error_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Share of error rows (after the first 1,000 rows) above which the run stops."
     )
+
+    @property
+    def to_continue(self) -> str:
+        """What to do with a run that was stopped."""
+        return how_to_continue(self.on_existing)
 
 
 class CostConfig(Section):

@@ -84,6 +84,7 @@ def run_job(
 ) -> tuple[int, dict[str, Any] | None]:
     """Run one captioning job; gives the exit code and, on success, run.json's content."""
     from conf.checkpoint_info import read_checkpoint_info, resolve_engine, untrained_exits_warning
+    from conf.errors import Explained, OutputLost, UserError
 
     info = read_checkpoint_info(config.model.checkpoint)
     config = config.model_copy(update={"engine": resolve_engine(config.engine, info)})
@@ -110,7 +111,14 @@ def run_job(
     except TooManyErrors as error:
         code, message = TOO_MANY_ERRORS, f"stopped, {error}"
     except Stopped as stop:
-        code, message = stop.exit_code, f"stopped by {stop}; run the same command again to continue"
+        code, message = stop.exit_code, f"stopped by {stop}; {config.output.to_continue}"
+    except UserError as error:
+        log.finished(error.exit_code, None, str(error))
+        raise
+    except OutputLost as error:
+        code, message = error.exit_code, f"stopped, {error}"
+    except Explained as error:
+        code, message = error.exit_code, f"stopped, {error}, then {config.output.to_continue}"
     log.finished(code, None, message)
     print(f"{command}: {message}", file=sys.stderr)
     return code, None

@@ -30,7 +30,8 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit codes are those of conf.errors and jobs.caption, 0 for success and 1 for a crash."""
+    """Run one command; 0 success, 1 crash, 2 a user's mistake, 3 too many errors, 4 another run holds the output, 5 the
+    output takes no more, 6 another run has taken it over."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that no terminal can show is no reason to stop
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -116,7 +116,10 @@ def finish(info: "JobDetails") -> int:
     if info.status == JobStatus.SUCCEEDED:
         return 0
     if info.status == JobStatus.STOPPED:
-        print("deed submit: the job was stopped; the same command continues", file=sys.stderr)
+        print(
+            "deed submit: the job was stopped; the same command continues unless it overwrites",
+            file=sys.stderr,
+        )
         return STOPPED
     code = info.driver_exit_code
     if not code:

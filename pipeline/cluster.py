@@ -49,6 +49,8 @@ def ray_cluster() -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     for chatty in ("ray.data._internal.progress", "ray._private.authentication"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    for repeating in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(repeating).setLevel(logging.CRITICAL)  # what they say of an error is raised as well
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
@@ -86,18 +88,35 @@ def plain_errors() -> Iterator[None]:
 
 
 def _explanation(error: BaseException | None) -> Explained | None:
-    """The sentence in an exception, or in what it was raised from; Ray keeps that in `cause`."""
+    """The sentence in an exception or in what it was raised from. Of that, what happened in another process is there
+    as text only."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        inner = getattr(error, "cause", None)
-        if isinstance(error, Explained) and not isinstance(inner, BaseException):
+        inner, from_afar = getattr(error, "cause", None), "RayTaskError" in type(error).__name__
+        if isinstance(error, Explained) and not from_afar:
             return error
+        if from_afar and (told := _explanation_in(str(error))) is not None:
+            return told
         if type(error).__name__ == "OutOfDiskError":
             return OutputFailed(
                 f"Ray has no room left for its own files: {str(error).splitlines()[0]}; make room there"
             )
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return None
+
+
+def _explanation_in(trace: str) -> Explained | None:
+    """The first that a traceback tells of: what came after was raised from it."""
+    kinds, todo = {}, [Explained]
+    while todo:
+        kind = todo.pop()
+        kinds[f"{kind.__module__}.{kind.__qualname__}"] = kind
+        todo += kind.__subclasses__()
+    for line in trace.splitlines():
+        name, _, message = line.strip().partition(": ")
+        if name in kinds:
+            return kinds[name](message)
     return None
 
 

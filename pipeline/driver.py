@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from conf.errors import Explained
 from conf.schema import JobConfig
 from pipeline import second_chance
 from pipeline.ledger import Ledger, remove_temporaries
@@ -53,7 +54,7 @@ class Record(Protocol):
     def touch(self) -> None: ...
 
 
-class IncompleteRun(Exception):
+class IncompleteRun(Explained):
     """Passes over the unfinished shards bring nothing new."""
 
 
@@ -141,7 +142,10 @@ class Driver:
             idle_passes = idle_passes + 1 if self._fraction() <= before else 0
             if idle_passes >= _MAX_IDLE_PASSES:
                 open_shards = sorted(self._ledger.open)[:5]
-                raise IncompleteRun(f"{idle_passes} passes over shards {open_shards} brought nothing")
+                raise IncompleteRun(
+                    f"{idle_passes} passes over shards {open_shards} brought nothing; see that the output is the same "
+                    "place for every node, and can be written there"
+                )
         self._storage.remove_folder(STAGING)  # chunks that a retried task committed once more after publication
         remove_temporaries(self._storage)
         second_chance.close(self._storage)

@@ -134,6 +134,7 @@ class RunRecord:
             "invocation": self.invocation,
             "status": self.status.value,
             "num_actors": self._fit.num_actors,
+            "on_existing": self._config.output.on_existing,
             "start_utc": _utc(self._start_s),
             "last_seen_utc": _utc(time.time()),
             "ended": ended,

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from conf.errors import UserError
+from conf.schema import how_to_continue
 from pipeline import generation
 from pipeline.lease import look
 from pipeline.ledger import RUN_NAME, STATE, known_shards
@@ -51,6 +52,7 @@ class RunStatus:
     message: str | None
     owner: Owner | None
     last_seen_utc: str | None
+    on_existing: str  # as the last invocation was told
     shards: int
     shards_published: int
     shards_started: int  # not published, with chunks staged
@@ -94,6 +96,7 @@ def read_status(url: str) -> RunStatus:
         message=record.get("message") if notes and notes[-1]["ended"] else None,
         owner=owner,
         last_seen_utc=notes[-1]["last_seen_utc"] if notes else None,
+        on_existing=notes[-1].get("on_existing", "resume") if notes else "resume",
         shards=len(shards),
         shards_published=len(published),
         shards_started=len(started),
@@ -131,19 +134,20 @@ def staged_samples(storage: Storage, published: set[str]) -> dict[str, dict[int,
 
 def next_step(status: RunStatus) -> str:
     """What to do now, in one sentence."""
+    same = "the same command" + ("" if status.on_existing == "resume" else " with output.on_existing=resume")
     if status.state == RUNNING:
-        return "wait; stopping it and running the same command again continues where it was"
+        return f"wait; stopping it and running {same} again continues where it was"
     if status.state == "shards_missing":
-        return "bring the missing shards back, and run the same command with --set output.retry_errors=transient"
+        return f"bring the missing shards back, and run {same} and --set output.retry_errors=transient"
     if status.state == "complete":
         if status.rows_error + status.shard_errors:
-            return "look at the errors; the same command with --set output.retry_errors=transient tries them again"
-        return "nothing is left to do; the same command takes up shards that were added since"
+            return f"look at the errors; {same} and --set output.retry_errors=transient tries them again"
+        return f"nothing is left to do; {same} takes up shards that were added since"
     if status.state == "too_many_errors":
-        return "look at the errors; mend the source, or raise output.max_error_fraction, and run the same command again"
+        return f"look at the errors; mend the source, or raise output.max_error_fraction, and run {same} again"
     if status.owner is not None and not status.owner.alive:
-        return "run the same command again: it takes the dead run's lease over and continues"
-    return "run the same command again to continue"
+        return f"run {same} again: it takes the dead run's lease over and continues"
+    return how_to_continue(status.on_existing)
 
 
 def _state(owner: Owner | None, notes: list[dict[str, Any]]) -> str:

@@ -1,17 +1,20 @@
 """What is reserved, and the sentence when it cannot be had."""
 
 import re
+import traceback
 from typing import Any
 
 import pytest
 import ray.data
 from ray.data import DataContext
 
-from conf.errors import UserError
+from conf.errors import OutputFailed, UserError
 from conf.load import load_config
 from conf.schema import JobConfig, PreprocessConfig
-from pipeline.cluster import check_placement, fit_resources
+from pipeline.cluster import check_placement, fit_resources, plain_errors
 from pipeline.dataflow import summaries
+from pipeline.generation import Superseded
+from pipeline.lease import LeaseLost
 
 
 def config(device: str = "auto", **actors: Any) -> JobConfig:
@@ -166,3 +169,47 @@ def test_ray_gets_what_the_configuration_says(monkeypatch: pytest.MonkeyPatch) -
     assert pool.max_concurrent_calls_per_actor == 5
     # Ray Data starts more actors only above 1.75 tasks for each concurrent call.
     assert pool.max_tasks_in_flight_per_actor >= 1.75 * 5
+
+
+def raised_afar(error: Exception, wrapped_in: Exception | None = None) -> Exception:
+    """As the driver gets it: of what is wrapped, the text is left."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        try:
+            raise error
+        except Exception as inner:
+            if wrapped_in is None:
+                raise
+            raise wrapped_in from inner
+    except Exception as last:
+        afar: Exception = RayTaskError("task", traceback.format_exc(), last.with_traceback(None)).as_instanceof_cause()
+    afar.__cause__ = None
+    return afar
+
+
+@pytest.mark.parametrize("afar", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutputFailed("cannot write to 's3://b: c/out': No space left on device"),
+        LeaseLost("another run has taken over"),
+        Superseded("begun anew"),
+        UserError("cannot use 'x'"),
+    ],
+)
+def test_what_one_sentence_explains_comes_out_of_rays_wrapping(error: Exception, wrapped: bool, afar: bool) -> None:
+    from ray.exceptions import UserCodeException
+
+    outer = UserCodeException("UDF failed to process a data block.") if wrapped else None
+    seen = raised_afar(error, outer) if afar else error
+    with pytest.raises(type(error)) as raised, plain_errors():
+        raise seen
+    assert (type(raised.value), str(raised.value)) == (type(error), str(error))
+
+
+def test_a_programmers_mistake_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a bug") as raised, plain_errors():
+        raise raised_afar(RuntimeError("a bug"))
+    assert "Traceback" in str(raised.value) or "raised_afar" in str(raised.value)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conf.errors import UserError
+from conf.errors import Explained
 from conf.schema import JobConfig
 from pipeline.retrying import Exhausted
 from tests.flaky import Fuse, OutputFileSystem, SourceFileSystem, flaky_storages
@@ -21,7 +21,7 @@ from tests.shards import image_bytes
 NUM_ROWS, GOOD = 6, 4  # the last rows cannot be had the first time
 IMAGES = [image_bytes((9 * n, 8 * n, 7 * n), (4, 4)) for n in range(NUM_ROWS)]
 SOURCE, OUTPUT = SourceFileSystem.fuse, OutputFileSystem.fuse
-FAILURES = (OSError, UserError, Exhausted)
+FAILURES = (OSError, Explained, Exhausted)
 
 
 @pytest.fixture(autouse=True)

@@ -58,6 +58,20 @@ def test_running_killed_and_ended(storage: Storage) -> None:
     assert next_step(ended) == "run the same command again to continue"
 
 
+@pytest.mark.parametrize(("on_existing", "it"), [("overwrite", "begins anew"), ("fail", "refuses")])
+def test_what_continues_a_run_that_began_its_output_anew(storage: Storage, on_existing: str, it: str) -> None:
+    """The same command would not."""
+    told = config(output={"path": storage.url, "on_existing": on_existing})
+    with pytest.raises(KeyboardInterrupt), RunRecord(storage, told, INFO, {"a": 1}, FIT, Ledger(NAMES, ["a"])):
+        raise KeyboardInterrupt
+    said = next_step(read_status(storage.url))
+    assert said == told.output.to_continue
+    assert "with output.on_existing=resume to continue" in said
+    assert said.endswith(f"{it})")
+    with Lease(storage):
+        assert "with output.on_existing=resume" in next_step(read_status(storage.url))
+
+
 def test_a_dead_lease_is_said_to_be_dead(storage: Storage) -> None:
     with Lease(storage):
         claim = json.loads(storage.read("_state/lease/00000001.json"))
