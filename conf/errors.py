@@ -13,6 +13,10 @@ class UserError(Explained, ValueError):
     exit_code = 2
 
 
+class SourceAway(Explained):
+    """The source cannot be read now, and what is left to do cannot be told without it; the same command continues."""
+
+
 class OutputFailed(Explained):
     """The output's storage takes no more: full, over quota, read-only, or away for too long."""
 

@@ -46,6 +46,6 @@ class VqaConfig(JobConfig):
             raise ValueError("deed vqa reads webdataset, parquet and images; a manifest's rows have no lasting names")
         if self.relabel_below is not None and self.engine.schedule is Schedule.FULL:
             raise ValueError("relabel_below is for early exits, and engine.schedule=full has none")
-        if self.output.on_existing != "resume" or self.output.retry_errors.value != "none":
-            raise ValueError("deed vqa only adds to its output: leave on_existing=resume and retry_errors=none")
+        if self.output.on_existing != "resume":
+            raise ValueError("deed vqa only adds to its output: leave output.on_existing=resume")
         return self

@@ -51,8 +51,12 @@ def run_ticks(
     make_spec: "Callable[[JobConfig], CaptionerSpec] | None" = None,
     log_mode: LogMode = LogMode.PROGRESS,
 ) -> int:
-    """Finish the tick that was interrupted, if one was, then do a new one if anything is new; gives the exit code."""
+    """Finish the tick that was interrupted, if one was, then do a new one if anything is new; gives the exit code.
+
+    With `output.retry_errors` the failed rows of every tick are tried again first.
+    """
     from conf.checkpoint_info import read_checkpoint_info
+    from conf.schema import RetryErrors
     from pipeline.lease import Lease
     from pipeline.ledger import STATE, remove_temporaries
     from pipeline.questions import Questions
@@ -69,19 +73,20 @@ def run_ticks(
         check_settings(root, settings)
         save_settings(root, settings)
         ticks, worst = load_ticks(root), SUCCESS
-        for interrupted in (tick for tick in ticks if not tick.is_complete(root)):
-            worst = max(worst, run_tick(config, root, interrupted, make_spec, log_mode))
-            if not interrupted.is_complete(root):
-                return worst
-        lease.check()
-        if (tick := plan_tick(config, questions, ticks)) is None:
-            JobLog(log_mode, config.cost, config.output.path).say("deed vqa: nothing new")
-        else:
-            tick.save(root)
+        all_again = config.output.retry_errors is not RetryErrors.NONE
+        for tick in (tick for tick in ticks if all_again or not tick.is_complete(root)):
             worst = max(worst, run_tick(config, root, tick, make_spec, log_mode))
             if not tick.is_complete(root):
                 return worst
-            ticks.append(tick)
+        lease.check()
+        if (new := plan_tick(config, questions, ticks)) is None:
+            JobLog(log_mode, config.cost, config.output.path).say("deed vqa: nothing new")
+        else:
+            new.save(root)
+            worst = max(worst, run_tick(config, root, new, make_spec, log_mode))
+            if not new.is_complete(root):
+                return worst
+            ticks.append(new)
         return max(worst, relabel_ticks(config, root, ticks, make_spec, log_mode, lease))
 
 

@@ -91,14 +91,15 @@ class RelabelReader(TickReader):
         return cls(of.base, of.root, of.tick, of.id_column, of.needs_fields, of.patience, limit)
 
     def index(self, shard: Shard) -> Contents:
-        """Without the problems of the shard as a whole, which the tick has told."""
+        """Uncertain answers that the shard no longer lists are told by its problems, in relabel/errors, and stay."""
+        contents, kept = self.base.index(shard), list[Sample]()
         pairs = uncertain(self.root, self.tick, shard.name, self.limit)
-        kept: list[Sample] = []
-        for sample, identity, prompts in self.asked(shard, self.base.index(shard).samples):
+        for sample, identity, prompts in self.asked(shard, contents.samples):
             again = [number for number, prompt in enumerate(prompts) if (identity, prompt) in pairs]
             if again:
                 kept.append(with_prompts(sample, len(kept), again))
-        return Contents(tuple(kept))
+                pairs -= {(identity, prompts[number]) for number in again}
+        return Contents(tuple(kept), contents.problems if pairs else ())
 
 
 def save_changes(root: Storage, tick: Tick, shards: Sequence[str], limit: float) -> Changes:

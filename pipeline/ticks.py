@@ -15,17 +15,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from conf.errors import UserError
+from conf.errors import SourceAway, UserError
 from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, SourceKind
 from conf.vqa import VqaConfig
 from pipeline.left_out import from_dicts
 from pipeline.passthrough import without_items
 from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, given_id, name_shards
 from pipeline.questions import Questions
-from pipeline.readers import RawSample, Reader, make_reader, read_patiently
+from pipeline.readers import RawSample, Reader, ReadFailure, make_reader, read_patiently
 from pipeline.readers.folder_files import Companions
 from pipeline.readers.folder_shards import FILES_PER_SHARD
-from pipeline.retrying import USUAL_PATIENCE
+from pipeline.retrying import USUAL_PATIENCE, is_refusal, is_transient
 from pipeline.run_record import FINISHED
 from pipeline.sink import ERRORS, RESULTS
 from pipeline.storage import Storage
@@ -196,9 +196,8 @@ class TickReader:
 
     def asked(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[tuple[Sample, str, list[str]]]:
         """Each sample with its identity and the prompts it has, as tables hold them, none where it lacks what they
-        need."""
-        read = read_patiently(self.base, shard, samples, self.patience)
-        fields = (raw.fields for raw in read) if self.needs_fields else ({} for _ in samples)
+        need or cannot be read."""
+        fields = self._fields(shard, samples) if self.needs_fields else ({} for _ in samples)
         entry = self._entry(shard)
         for sample, own in zip(samples, fields, strict=True):
             try:
@@ -206,6 +205,20 @@ class TickReader:
             except LookupError:
                 prompts = []
             yield sample, storable(self._identity(entry, sample, own)), prompts
+
+    def _fields(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[Mapping[str, Any]]:
+        """Of each sample; nothing of those that will never be read, because the shard is damaged or gone: reading them
+        once more makes them errors of this tick. SourceAway where it is only the storage that is away."""
+        done = 0
+        try:
+            for raw in read_patiently(self.base, shard, samples, self.patience):
+                done += 1
+                yield raw.fields
+        except ReadFailure as failure:
+            if is_transient(failure.__cause__) or (failure.__cause__ and is_refusal(failure.__cause__)):
+                said = f"{shard.url} cannot be read now, and which of its questions are new is written in it: {failure}"
+                raise SourceAway(f"{said}; run the same command again when it can be") from failure
+            yield from ({} for _ in samples[done:])
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         entry = self._entry(shard)
