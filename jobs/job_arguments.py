@@ -4,12 +4,15 @@ Sources, --out, --checkpoint and the like are short forms of --set, applied over
 """
 
 import argparse
+import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from conf.errors import UserError
-from pipeline.text import json_text
+from conf.source_kinds import kind_by_name, kind_in_folder
+from pipeline.text import json_text, storable
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig
@@ -17,14 +20,7 @@ if TYPE_CHECKING:
 Job = TypeVar("Job", bound="JobConfig")
 
 SHIPPED_CHECKPOINT = Path(__file__).parent.parent / "assets" / "checkpoints" / "deed-scenes"
-
-# suffix of a source -> source.kind; what has none of them is a folder of images
-_KINDS = {
-    "webdataset": (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
-    "parquet":    (".parquet",),
-    "manifest":   (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt"),
-}  # fmt: skip
-_COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+_MOST_FILES_LOOKED_AT = 10_000
 
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +35,8 @@ def add_source_arguments(parser: argparse.ArgumentParser, example: str) -> None:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="a folder of images, or files of one kind: tar shards, Parquet with images inside, or a CSV or JSON "
-        "manifest or a .txt list of URLs; globs and URLs too",
+        help="a folder of images; or files of one kind, or a folder of them: tar shards, Parquet with images inside, "
+        "CSV or JSON manifests, or .txt lists of URLs; globs and URLs too",
     )
     parser.add_argument("--out", metavar="FOLDER", help="where the results go, a folder or URL")
     parser.add_argument("--checkpoint", metavar="FOLDER", help="the model (default: the shipped one)")
@@ -86,16 +82,35 @@ def kind_of(sources: Sequence[str]) -> str:
 
 def _kind_of_one(source: str) -> str:
     if Path(source).is_dir():
-        return "images"
-    name = source.lower().rstrip("/")
-    for suffix in _COMPRESSED:
-        name = name.removesuffix(suffix)
-    for kind, suffixes in _KINDS.items():
-        if name.endswith(suffixes):
-            return kind
-    if Path(source).is_file():
-        raise UserError(f"{source!r} is no folder, tar shard, Parquet file, CSV or JSONL manifest")
-    return "images"
+        return _kind_of_folder(source)
+    kind = kind_by_name(source.rstrip("/"))
+    if kind is None and Path(source).is_file():
+        raise UserError(f"{storable(source)!r} is no folder, tar shard, Parquet file, CSV or JSONL manifest")
+    return kind or "images"
+
+
+def _kind_of_folder(source: str) -> str:
+    """Of images, unless it has none and has shards of one kind; its first files decide."""
+    from pipeline.readers.kinds import is_hidden, is_image_name
+
+    found: dict[str, str] = {}  # kind -> a file of it
+    names = (
+        os.path.relpath(os.path.join(folder, name), source)
+        for folder, _, files in os.walk(source, followlinks=False)
+        for name in files
+    )
+    for name in itertools.islice(names, _MOST_FILES_LOOKED_AT):
+        if not is_hidden(name):
+            if is_image_name(name):
+                return "images"
+            found.setdefault(kind_in_folder(name) or "", name)
+    found.pop("", None)
+    if len(found) > 1:
+        kinds = " and ".join(f"{kind} ({storable(name)})" for kind, name in sorted(found.items()))
+        raise UserError(
+            f"the folder {storable(source)!r} holds files of several kinds, {kinds}: name those that are meant"
+        )
+    return next(iter(found), "images")
 
 
 def _is_set(overrides: Sequence[str], key: str) -> bool:

@@ -6,20 +6,16 @@ that two runs over the same source always agree on what "row 17 of shard a" is.
 
 import itertools
 import json
+import os
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import fsspec
 import pyarrow as pa
 
 from conf.errors import UserError
-from conf.schema import RetryConfig
-from pipeline.retrying import Exhausted, retry
 
-_LISTING_THREADS = 32
 _ARCHIVE_SUFFIX = re.compile(
     r"(\.tar|\.t(?:gz|bz2?|xz|zst)|\.parquet|\.csv|\.tsv|\.jsonl|\.ndjson|\.json|\.txt)?(\.gz|\.zst|\.bz2|\.xz)?$",
     re.IGNORECASE,
@@ -189,79 +185,11 @@ def given_id(value: object, sample: Sample) -> str:
     return str(value) if sample.nth is None else f"{value}.{sample.nth}"
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """`a-{000..002}.tar` and `{x,y}.tar` -> every path they stand for, in order."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    head, body, tail = pattern[: match.start()], match.group(1), pattern[match.end() :]
-    span = re.fullmatch(r"(\d+)\.\.(\d+)", body)
-    if span is not None:
-        first, last = span.groups()
-        if int(last) < int(first):
-            raise UserError(f"brace range {{{body}}} in {pattern!r} runs backwards")
-        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-        choices = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
-    else:
-        choices = body.split(",")
-        if len(choices) < 2:
-            raise UserError(f"{{{body}}} in {pattern!r} is neither a range like {{000..003}} nor a list like {{a,b}}")
-    return list(itertools.chain.from_iterable(expand_braces(head + choice + tail) for choice in choices))
-
-
-def find_files(paths: Sequence[str], patience: RetryConfig, known: Iterable[Shard] = ()) -> list[tuple[str, int]]:
-    """(url, size in bytes) of every file the paths stand for, sorted, each once; a path without a file is an error.
-
-    A path whose shards are all gone is none if an earlier run planned them (`known`), but a source of which nothing is
-    there any more is one all the same.
-    """
-    planned = sorted(shard.url for shard in known)
-    files: dict[str, int] = {}
-    expanded = [path for pattern in paths for path in expand_braces(pattern)]
-    with ThreadPoolExecutor(max_workers=min(_LISTING_THREADS, max(1, len(expanded)))) as pool:
-        for found in pool.map(lambda path: _files_of_path(path, patience, planned), expanded):
-            files.update(found)
-    if not files:
-        raise UserError(f"nothing is left of the source, which had {len(planned)} shards when this output was begun")
-    return sorted(files.items())
-
-
-def _files_of_path(path: str, patience: RetryConfig, planned: Sequence[str]) -> list[tuple[str, int]]:
-    fs, inner = resolve(path)
-    fixed = unresolve(fs, re.split(r"[*?[]", inner)[0])
-    is_planned = any(url == fixed or (fixed != inner and url.startswith(fixed)) for url in planned)
-    try:
-        found = retry(lambda: _list(fs, inner, path), f"listing {path}", patience)
-        if not found and not is_planned:
-            raise UserError(f"no shard matches {path!r}")
-        return [(unresolve(fs, name), int(info.get("size") or 0)) for name, info in found]
-    except UserError:
-        raise
-    except FileNotFoundError:
-        if is_planned:
-            return []
-        raise UserError(f"shard not found: {path!r}") from None
-    except PermissionError as error:
-        raise UserError(f"not allowed to read {path!r}: {error}") from None
-    except Exhausted as error:
-        raise UserError(f"cannot list {path!r}: {error}") from None
-    except Exception as error:  # each storage back end has its own exceptions
-        raise UserError(f"cannot list {path!r}: {type(error).__name__}: {error}") from None
-
-
-def _list(fs: fsspec.AbstractFileSystem, inner: str, path: str) -> list[tuple[str, dict[str, Any]]]:
-    if any(character in inner for character in "*?["):
-        details: dict[str, dict[str, Any]] = fs.glob(inner, detail=True)
-        return [(name, info) for name, info in details.items() if info["type"] != "directory"]
-    info = fs.info(inner)
-    if info["type"] == "directory":
-        raise UserError(f"{path!r} is a folder; name the shards in it, for example {path.rstrip('/')}/*.tar")
-    return [(inner, info)]
-
-
 def resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a path or URL and the path within it; an unusable URL is a user's error."""
     try:
+        if "://" not in path:  # whatever else is in it: `::` and `%` are parts of a name
+            return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
         fs, inner = fsspec.core.url_to_fs(path)
         return fs, str(inner)
     except (ImportError, ValueError) as error:

@@ -11,7 +11,6 @@ import pyarrow as pa
 from conf.schema import RetryConfig, SourceConfig, SourceKind
 from pipeline.plan import MISSING_SHARD, Contents, Listing, Sample, Shard, ShardIndex, ShardProblem
 from pipeline.retrying import Tries, is_transient
-from pipeline.text import original
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +103,14 @@ def make_reader(source: SourceConfig) -> Reader:
     from pipeline.readers.webdataset import WebDatasetReader
 
     fields = field_names(source)
-    paths = tuple(map(original, source.paths))  # a configuration holds what UTF-8 can hold
     if source.kind is SourceKind.WEBDATASET:
         suffixes = tuple(suffix.lower().lstrip(".") for suffix in source.image_suffix)
-        return WebDatasetReader(paths, fields, source.retry, source.max_bytes, suffixes)
+        return WebDatasetReader(source.paths, fields, source.retry, source.max_bytes, suffixes)
     if source.kind is SourceKind.IMAGES:
-        return ImageFolderReader(paths, fields, source.retry, source.max_bytes)
+        return ImageFolderReader(source.paths, fields, source.retry, source.max_bytes)
     if source.kind is SourceKind.PARQUET:
-        return ParquetReader(paths, source.image_column, fields, source.retry, source.max_bytes, source.fetch)
-    return ManifestReader(paths, source.uri_column, fields, source.fetch, source.retry, source.table)
+        return ParquetReader(source.paths, source.image_column, fields, source.retry, source.max_bytes, source.fetch)
+    return ManifestReader(source.paths, source.uri_column, fields, source.fetch, source.retry, source.table)
 
 
 def field_names(source: SourceConfig) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig, TableConfig
-from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, find_files, name_shards
+from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, name_shards
 from pipeline.readers import RawSample, ReadFailure, not_recorded, unreadable
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.records import (
@@ -26,6 +26,7 @@ from pipeline.readers.records import (
     schemas_of,
     text_table,
 )
+from pipeline.readers.source_files import find_files
 from pipeline.readers.uris import absolute, has_scheme, shown
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
@@ -48,8 +49,8 @@ class ManifestReader:
 
     def shards(self, known: Collection[Shard]) -> Listing:
         """Records that were appended to a manifest are shards of their own; the ranges of its earlier shards stay."""
-        files = find_files(self.paths, self.patience, known)
-        urls = [url for url, _ in files]
+        found = find_files(self.paths, self.patience, "manifest", known)
+        urls = [url for url, _ in found.files]
         self._check_columns(urls)
         earlier = _by_number(known)
         names = name_shards(urls, {url: base for url, (base, _) in earlier.items()})
@@ -60,7 +61,7 @@ class ManifestReader:
                 pieces = retry(lambda url=url, sizes=sizes: self._cut(url, sizes), f"reading {url}", self.patience)  # type: ignore[misc]
             for number, (first, end) in enumerate(pieces):
                 shards.append(Shard(f"{names[url]}-{number:05d}", url, end - first, (str(first), str(end))))
-        return Listing(tuple(shards))
+        return Listing(tuple(shards), found.left_out)
 
     def _cut(self, url: str, sizes: Sequence[int]) -> list[tuple[int, int]]:
         return list(cut(places(url, table=self._table(url)), sizes))

@@ -24,13 +24,13 @@ from pipeline.plan import (
     Shard,
     ShardIndex,
     ShardProblem,
-    find_files,
     name_shards,
 )
 from pipeline.readers import RawSample, ReadFailure, unreadable
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.image_columns import holds_lists, images_per_row, why_no_images
 from pipeline.readers.records import BadRecord, DamagedRow, open_parquet, read_parquet_rows, schemas_of
+from pipeline.readers.source_files import find_files
 from pipeline.readers.uris import absolute
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
@@ -58,10 +58,11 @@ class ParquetReader:
     fetch: FetchConfig = field(default_factory=FetchConfig)
 
     def shards(self, known: Collection[Shard]) -> Listing:
-        files = find_files(self.paths, self.patience, known)
+        found = find_files(self.paths, self.patience, "parquet", known)
+        files = found.files
         names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
         self._check_columns(files[0][0])
-        return Listing(tuple(Shard(names[url], url, size) for url, size in files))
+        return Listing(tuple(Shard(names[url], url, size) for url, size in files), found.left_out)
 
     def _check_columns(self, url: str) -> None:
         """A wrong column is a user's mistake and shows in the first file; a broken first file is only bad data."""

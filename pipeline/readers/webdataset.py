@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from conf.schema import RetryConfig
-from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, find_files, name_shards
+from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
 from pipeline.readers import RawSample, ReadFailure, unreadable
 from pipeline.readers.byte_ranges import is_compressed, open_stream, read_parts
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson, parse_json
 from pipeline.readers.keys import Grouped, group_by_key, image_part, lost_by, part_suffix, wants_head
 from pipeline.readers.kinds import is_image_name
+from pipeline.readers.source_files import find_files
 from pipeline.readers.tar import CutArchive, Member, follow_links, iter_members
 from pipeline.retrying import USUAL_PATIENCE, retry
 
@@ -40,9 +41,10 @@ class WebDatasetReader:
     image_suffix: tuple[str, ...] = ()
 
     def shards(self, known: Collection[Shard]) -> Listing:
-        files = find_files(self.paths, self.patience, known)
+        found = find_files(self.paths, self.patience, "webdataset", known)
+        files = found.files
         names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
-        return Listing(tuple(Shard(names[url], url, size) for url, size in files))
+        return Listing(tuple(Shard(names[url], url, size) for url, size in files), found.left_out)
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return {}

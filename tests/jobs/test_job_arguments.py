@@ -47,6 +47,30 @@ def test_the_kind_follows_from_the_suffix(source: str, kind: str) -> None:
     assert parse(source, "--out", "o").source.kind.value == kind
 
 
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["a.tar", "b.tgz", "README.md", "._c.png"], "webdataset"),
+        (["deep/a.parquet", ".cache/b.tar"], "parquet"),
+        (["a.csv", "b.csv.gz", "notes.txt"], "manifest"),
+        (["a.png", "metadata.csv", "old.tar"], "images"),
+        (["nothing.md"], "images"),
+    ],
+)
+def test_a_folder_is_of_the_kind_of_what_is_in_it(tmp_path: Path, names: list[str], kind: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert parse(str(tmp_path), "--out", "o").source.kind.value == kind
+
+
+def test_a_folder_of_several_kinds_is_refused(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.parquet"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"several kinds, parquet \(b.parquet\) and webdataset \(a.tar\)"):
+        parse(str(tmp_path), "--out", "o")
+
+
 def test_short_forms_go_over_the_file_and_under_set() -> None:
     config = parse("a.parquet", "--config", CONFIG, "--checkpoint", "mine", "--set", "model.checkpoint=theirs")
     assert (config.source.kind.value, config.source.paths) == ("parquet", ("a.parquet",))

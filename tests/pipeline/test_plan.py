@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from conf.errors import UserError
-from pipeline.plan import Part, Sample, ShardIndex, ShardProblem, expand_braces, find_files, name_shards
+from pipeline.plan import Part, Sample, ShardIndex, ShardProblem, name_shards
+from pipeline.readers.source_files import expand_braces, find_files
 from pipeline.retrying import ONE_TRY
 
 
@@ -32,21 +33,21 @@ def test_senseless_braces_are_refused(pattern: str) -> None:
 def test_files_are_found_sorted_and_once(tmp_path: Path) -> None:
     for name in ("b.tar", "a.tar", "c.txt"):
         (tmp_path / name).write_bytes(b"12345")
-    found = find_files([f"{tmp_path}/*.tar", f"{tmp_path}/a.tar"], ONE_TRY)
-    assert found == [(f"{tmp_path}/a.tar", 5), (f"{tmp_path}/b.tar", 5)]
+    found = find_files([f"{tmp_path}/*.tar", f"{tmp_path}/a.tar"], ONE_TRY, "webdataset")
+    assert list(found.files) == [(f"{tmp_path}/a.tar", 5), (f"{tmp_path}/b.tar", 5)]
 
 
 @pytest.mark.parametrize("path", ["missing.tar", "none-*.tar", "part-{0..1}.tar"])
 def test_a_path_without_a_file_is_one_clear_sentence(tmp_path: Path, path: str) -> None:
     with pytest.raises(UserError, match=r"^(shard not found|no shard matches)"):
-        find_files([str(tmp_path / path)], ONE_TRY)
+        find_files([str(tmp_path / path)], ONE_TRY, "webdataset")
 
 
 def test_a_folder_and_an_unknown_protocol_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder"):
-        find_files([str(tmp_path)], ONE_TRY)
+    with pytest.raises(UserError, match="holds no tar shards"):
+        find_files([str(tmp_path)], ONE_TRY, "webdataset")
     with pytest.raises(UserError, match="cannot open"):
-        find_files(["nosuch://bucket/a.tar"], ONE_TRY)
+        find_files(["nosuch://bucket/a.tar"], ONE_TRY, "webdataset")
 
 
 def test_shards_are_named_by_file_unless_that_collides() -> None:

@@ -155,7 +155,7 @@ def test_names_that_are_not_utf8_go_through_every_table(tmp_path: Path) -> None:
     write(folder, odd, "looks \\udce9 odd.jpg", os.fsdecode(b"d\xff/b.png"), "plain.png")
     write(folder, os.fsdecode(b"caf\xe9.txt"), data=b"a cup")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": odd, "n": 1}))
-    source = SourceConfig(kind=SourceKind.IMAGES, paths=(f"{tmp_path}/pictures \\udce9",), passthrough=("n", "txt"))
+    source = SourceConfig(kind=SourceKind.IMAGES, paths=(str(folder),), passthrough=("n", "txt"))
     reader = make_reader(source)
     assert isinstance(reader, ImageFolderReader)
     (shard,) = reader.shards(()).shards

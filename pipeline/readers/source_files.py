@@ -1,0 +1,175 @@
+"""Paths, globs, brace ranges and folders -> the files they stand for; a name that exists is no pattern."""
+
+import glob
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import fsspec
+
+from conf.errors import UserError
+from conf.schema import RetryConfig
+from conf.source_kinds import kind_in_folder
+from pipeline.plan import LeftOut, Shard, is_local, resolve, sum_left_out, unresolve
+from pipeline.readers.folder_walk import walk
+from pipeline.readers.kinds import is_hidden
+from pipeline.retrying import Exhausted, retry
+from pipeline.text import storable
+
+_LISTING_THREADS = 32
+_MAGIC, _GLOB = re.compile(r"[*?[{]"), re.compile(r"[*?[]")
+_SHARDS = {"webdataset": "tar shards", "parquet": "Parquet files", "manifest": "manifests"}
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """(url, size in bytes) of each file, sorted, each once; and what a folder among the paths holds beside them."""
+
+    files: tuple[tuple[str, int], ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def find_files(paths: Sequence[str], patience: RetryConfig, kind: str, known: Iterable[Shard] = ()) -> SourceFiles:
+    """Every file the paths stand for; a path without a file is an error. Of a folder, the files of this source.kind.
+
+    A path whose shards are all gone is none if an earlier run planned them (`known`), but a source of which nothing is
+    there any more is one all the same.
+    """
+    planned = sorted(shard.url for shard in known)
+    files: dict[str, int] = {}
+    left_out: list[LeftOut] = []
+    with ThreadPoolExecutor(min(_LISTING_THREADS, max(1, len(paths)))) as pool:
+        whole = itertools.chain.from_iterable(pool.map(lambda path: _patterns(path, patience), paths))
+        for found in pool.map(lambda pattern: pattern.find(patience, kind, planned), list(whole)):
+            files.update(found.files)
+            left_out.extend(found.left_out)
+    if not files:
+        raise UserError(f"nothing is left of the source, which had {len(planned)} shards when this output was begun")
+    return SourceFiles(tuple(sorted(files.items())), sum_left_out(left_out))
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`a-{000..002}.tar` and `{x,y}.tar` -> every path they stand for, in order."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    head, body, tail = pattern[: match.start()], match.group(1), pattern[match.end() :]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", body)
+    if span is not None:
+        first, last = span.groups()
+        if int(last) < int(first):
+            raise UserError(f"brace range {{{body}}} in {pattern!r} runs backwards")
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        choices = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    else:
+        choices = body.split(",")
+        if len(choices) < 2:
+            raise UserError(f"{{{body}}} in {pattern!r} is neither a range like {{000..003}} nor a list like {{a,b}}")
+    return list(itertools.chain.from_iterable(expand_braces(head + choice + tail) for choice in choices))
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """A path within its storage: folders that exist under just this name, then what may hold a glob."""
+
+    shown: str
+    fs: fsspec.AbstractFileSystem
+    head: str
+    rest: str
+
+    @property
+    def whole(self) -> str:
+        return f"{self.head}{self.rest}"
+
+    def find(self, patience: RetryConfig, kind: str, planned: Sequence[str]) -> SourceFiles:
+        fixed = unresolve(self.fs, self.head + _GLOB.split(self.rest)[0])
+        has_glob = fixed != unresolve(self.fs, self.whole)
+        below = fixed if has_glob else f"{fixed.rstrip('/')}/"
+        is_planned = any(url == fixed or url.startswith(below) for url in planned)
+        try:
+            found = retry(lambda: self._list(kind), f"listing {storable(self.shown)}", patience)
+        except UserError:
+            raise
+        except FileNotFoundError:
+            if is_planned:
+                return SourceFiles(())
+            raise UserError(f"shard not found: {storable(self.shown)!r}") from None
+        except PermissionError as error:
+            raise UserError(f"not allowed to read {storable(self.shown)!r}: {error}") from None
+        except Exhausted as error:
+            raise UserError(f"cannot list {storable(self.shown)!r}: {error}") from None
+        except Exception as error:  # each storage back end has its own exceptions
+            said = f"{type(error).__name__}: {storable(str(error))}"
+            raise UserError(f"cannot list {storable(self.shown)!r}: {said}") from None
+        if not found.files and not is_planned:
+            raise UserError(f"no shard matches {storable(self.shown)!r}")
+        return found
+
+    def _list(self, kind: str) -> SourceFiles:
+        if not _GLOB.search(self.rest):
+            info = self.fs.info(self.whole)
+            if info["type"] == "directory":
+                return self._of_folder(kind)
+            if not _is_file(self.fs, self.whole):
+                raise UserError(f"{storable(self.shown)!r} is no file that could be read again")
+            return SourceFiles(((unresolve(self.fs, self.whole), int(info.get("size") or 0)),))
+        found = self.fs.glob(glob.escape(self.head) + self.rest, detail=True)
+        names = [name for name, info in found.items() if info["type"] != "directory"]
+        special = [name for name in names if not _is_file(self.fs, name)]
+        files = ((unresolve(self.fs, n), int(found[n].get("size") or 0)) for n in names if n not in special)
+        return SourceFiles(tuple(files), _left_out("special_files", special))
+
+    def _of_folder(self, kind: str) -> SourceFiles:
+        files: list[tuple[str, int]] = []
+        others: dict[str, list[str]] = {}
+        accepted = {kind, "parquet"} if kind == "manifest" else {kind}  # manifests may be Parquet
+        for file in sorted(walk(self.fs, self.whole.rstrip("/") or "/"), key=lambda file: file.name):
+            reason = "hidden_files" if is_hidden(file.name) else file.problem
+            if reason is None and kind_in_folder(file.name) not in accepted:
+                reason = "other_files"
+            if reason is not None:
+                others.setdefault(reason, []).append(file.name)
+            else:
+                files.append((unresolve(self.fs, f"{self.whole.rstrip('/')}/{file.name}"), file.size))
+        if not files:
+            raise UserError(f"the folder {storable(self.shown)!r} holds no {_SHARDS[kind]}")
+        return SourceFiles(tuple(files), tuple(p for reason, names in others.items() for p in _left_out(reason, names)))
+
+
+def _left_out(reason: str, names: Sequence[str]) -> tuple[LeftOut, ...]:
+    return (LeftOut(reason, len(names), tuple(map(storable, names[:5]))),) if names else ()
+
+
+def _is_file(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+    """Not a pipe, a socket or a device, which would be read for ever, or once."""
+    return not is_local(fs) or stat.S_ISREG(os.stat(name).st_mode)
+
+
+def _patterns(path: str, patience: RetryConfig) -> Iterator[_Pattern]:
+    """Braces expanded; but a file or folder that is there under just this name is meant by it."""
+    fs, inner = resolve(path)
+    if not _MAGIC.search(inner):
+        yield _Pattern(path, fs, inner, "")
+        return
+
+    def exists(name: str) -> bool:
+        try:
+            return bool(retry(lambda: fs.exists(name), f"looking for {storable(path)}", patience))
+        except Exception:  # the listing will say what is wrong
+            return False
+
+    if exists(inner):
+        yield _Pattern(path, fs, inner, "")
+        return
+    head, rest = "", inner
+    while (match := re.match(r"[^/]*/+", rest)) is not None:
+        piece = match.group()
+        if _MAGIC.search(piece) and not exists((head + piece).rstrip("/")):
+            break
+        head, rest = head + piece, rest[len(piece) :]
+    for expanded in expand_braces(rest):
+        yield _Pattern(path if expanded == rest else f"{head}{expanded}", fs, head, expanded)
