@@ -28,6 +28,7 @@ class CheckpointInfo:
     gates: bool = False  # learned exit gates are there
     gate_thresholds: tuple[float, ...] | None = None
     untrained_exits: tuple[int, ...] = ()
+    max_prompt_tokens: int = 0  # 0: not known
 
 
 def read_checkpoint_info(path: str) -> CheckpointInfo:
@@ -46,6 +47,7 @@ def read_checkpoint_info(path: str) -> CheckpointInfo:
         gates=config.gates,
         gate_thresholds=config.gate_thresholds,
         untrained_exits=config.untrained_exits,
+        max_prompt_tokens=config.encoder.max_prompt_tokens,
     )
 
 

@@ -19,6 +19,7 @@ from conf.engine import Schedule as Schedule
 from conf.engine import Weights as Weights
 from conf.section import Section as Section
 from conf.table import TableConfig as TableConfig
+from conf.templates import parse_template
 
 
 class SourceKind(str, Enum):
@@ -33,11 +34,13 @@ class PromptConfig(Section):
 
     template: str = Field(
         "describe the image",
-        description="Prompt text; `{column}` is replaced by that column (or JSON field) of the sample.",
+        description="Prompt text; `{column}` is replaced by that column (or JSON field) of the sample, a text or a "
+        "number; `{{` and `}}` are braces.",
     )
     list_field: str | None = Field(
         None,
-        description="Name of a sample field that holds several prompts; one result row is written for each of them.",
+        description="Name of a sample field that holds a list of prompts, one row each: texts, or objects one of whose "
+        "keys the template names.",
     )
     limit_field: str | None = Field(
         None,
@@ -49,6 +52,12 @@ class PromptConfig(Section):
         description="Dotted name of a sample field with words found in the image and their boxes (pipeline/words.py); "
         "added to the prompt, for models that read them.",
     )
+
+    @field_validator("template")
+    @classmethod
+    def _is_a_template(cls, value: str) -> str:
+        parse_template(value)
+        return value
 
 
 class RetryConfig(Section):
@@ -162,6 +171,11 @@ class SourceConfig(Section):
         description="Columns (or JSON fields) copied to the results as src_NAME, typed as in the source, else as text.",
     )
     prompt: PromptConfig = PromptConfig()
+    max_prompts: Annotated[int, Field(ge=1)] = Field(
+        1_000_000,
+        description="Most prompts of one image; an image with more becomes an errors row. Each prompt is a row, and "
+        "those of one image are committed together.",
+    )
 
 
 class PreprocessConfig(Section):

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from conf.schema import JobConfig, PromptConfig, Schedule, Section, SourceKind
+from conf.templates import parse_template
 
 
 class QuestionsConfig(Section):
@@ -23,7 +24,9 @@ class QuestionsConfig(Section):
     def _asks_something(self) -> "QuestionsConfig":
         if not self.ask and self.file is None and self.field is None:
             raise ValueError("give questions by ask, file or field")
-        if "{question}" not in self.template:
+        for text in (*self.ask, self.template):
+            parse_template(text)
+        if "question" not in parse_template(self.template).names:
             raise ValueError(f"template must contain {{question}}, got {self.template!r}")
         return self
 

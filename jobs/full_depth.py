@@ -100,7 +100,7 @@ def _limit(prompt: PromptConfig, row: Mapping[str, Any], fields: Mapping[str, An
     """The row's own limit of tokens, if its source gives any."""
     if prompt.limit_field is None:
         return None
-    own = make_prompts(prompt, fields)[row["prompt_index"]][1]
+    own = make_prompts(prompt, fields)[row["prompt_index"]].own
     return limit_of(prompt, {**fields, **own})
 
 

@@ -26,7 +26,10 @@ _MOST_FILES_LOOKED_AT = 10_000
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """What `job_config` reads, and the prompt."""
     add_source_arguments(parser, "conf/caption.yaml")
-    parser.add_argument("--prompt", help="what to ask for every image; {field} is replaced by a field of the sample")
+    parser.add_argument(
+        "--prompt",
+        help="what to ask for every image; {field} is replaced by a field of the sample, {{ and }} are braces",
+    )
 
 
 def add_source_arguments(parser: argparse.ArgumentParser, example: str) -> None:

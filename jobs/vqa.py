@@ -102,7 +102,7 @@ def run_tick(
     from pipeline.left_out import from_dicts, sentence
     from pipeline.ticks import TickReader, tick_config
 
-    reader = TickReader.of(config, root, tick)
+    reader = TickReader.of(config, root, tick, _max_prompt_tokens(config))
     code, record = run_job(tick_config(config, tick), make_spec, reader, "deed vqa", log_mode)
     if record is not None:
         counts = record["counts"]
@@ -141,7 +141,7 @@ def relabel_ticks(
         if changes is None:
             shards = uncertain_shards(root, tick, limit)
             if shards:
-                reader = RelabelReader.over(config, root, tick, shards, limit)
+                reader = RelabelReader.over(config, root, tick, shards, limit, _max_prompt_tokens(config))
                 code, _ = run_job(relabel_config(config, tick), make_spec, reader, "deed vqa", log_mode)
                 if code != SUCCESS:
                     return code
@@ -154,6 +154,12 @@ def relabel_ticks(
             f"full depth, {changes.changed} changed"
         )
     return SUCCESS
+
+
+def _max_prompt_tokens(config: "VqaConfig") -> int:
+    from conf.model import read_model_config
+
+    return read_model_config(config.model.checkpoint).encoder.max_prompt_tokens
 
 
 if __name__ == "__main__":

@@ -101,7 +101,9 @@ def run(
                 answers = book.remote(remembered) if book is not None else None
                 # What is staged is the same whoever of this generation stages it, so that needs no permit.
                 index = IndexShard(reader, storage.permitted_by(None), config.source.chunk_rows)
-                prepare = PrepareChunk.from_config(config, reader, info.image_size, crash_log, passthrough)
+                prepare = PrepareChunk.from_config(
+                    config, reader, info.image_size, crash_log, passthrough, info.max_prompt_tokens
+                )
                 actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough, answers)
                 publisher = RayPublisher(storage, passthrough)
                 meter = DriverMeter(storage.url, config.cost, then=on_progress)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import fsspec
 
 from conf.errors import UserError
-from conf.schema import PromptConfig
+from conf.templates import parse_template
 from conf.vqa import QuestionsConfig
-from pipeline.prompts import make_prompts
+from pipeline.prompts import USUAL_LIMITS, NoPrompts, Prompt, PromptLimits, check_number, fill, prompt_of_item
+
+_QUESTION = "question"  # the field that stands for a question in the template
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,13 @@ class Questions:
                     lines = [line.strip() for line in stream]
             except (OSError, ValueError, ImportError) as error:
                 raise UserError(f"cannot read questions.file {config.file!r}: {error}") from None
-            ask += [line for line in lines if line and not line.startswith("#")]
+            questions = [line for line in lines if line and not line.startswith("#")]
+            for question in questions:
+                try:
+                    parse_template(question)
+                except ValueError as error:
+                    raise UserError(f"questions.file {config.file!r}: {error}") from None
+            ask += questions
         if not ask and config.field is None:
             raise UserError(f"questions.file {config.file!r} holds no question")
         return cls(tuple(dict.fromkeys(ask)), config.field, config.template)
@@ -47,24 +54,24 @@ class Questions:
     @property
     def columns(self) -> tuple[str, ...]:
         """Fields of a sample that its prompts are made of."""
-        named = re.findall(r"\{([^{}]+)\}", " ".join((*self.ask, self.template)))
-        return tuple(dict.fromkeys(n for n in (*named, self.field) if n is not None and n != "question"))
+        named = [name for text in (*self.ask, self.template) for name in parse_template(text).names]
+        return tuple(dict.fromkeys(n for n in (*named, self.field) if n is not None and n != _QUESTION))
 
-    def prompts(self, fields: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-        """(prompt, fields of its own) of one sample; LookupError says which field is missing."""
-        made: list[tuple[str, Mapping[str, Any]]] = []
+    def prompts(self, fields: Mapping[str, Any], limits: PromptLimits = USUAL_LIMITS) -> list[Prompt]:
+        """The prompts of one sample, each once; NoPrompts where it has none."""
+        found = None if self.field is None else fields.get(self.field)
+        items = found if isinstance(found, list) else [] if found is None else [found]
+        if not items and not self.ask:
+            raise NoPrompts(f"field {self.field!r} holds no question")
+        check_number(len(self.ask) + len(items), limits)
+        first: dict[str, Prompt] = {}
         for question in self.ask:
-            text = make_prompts(PromptConfig(template=question), fields)[0][0]
-            made += make_prompts(PromptConfig(template=self.template), {**fields, "question": text})
-        if self.field is not None:
-            found = fields.get(self.field)
-            items = [item for item in (found if isinstance(found, list) else [found]) if item is not None]
-            if not items and not made:
-                raise LookupError(f"field {self.field!r} holds no question")
-            for item in items:
-                own = item if isinstance(item, Mapping) else {"question": item}
-                made.append((make_prompts(PromptConfig(template=self.template), {**fields, **own})[0][0], own))
-        first: dict[str, Mapping[str, Any]] = {}
-        for prompt, own in made:
-            first.setdefault(prompt, own)
-        return list(first.items())
+            asked = fill(question, fields, limits)
+            if asked.error_type is None:
+                asked = fill(self.template, {**fields, _QUESTION: asked.text}, limits)
+            first.setdefault(asked.text, asked)
+        for item in items:
+            assert self.field is not None
+            asked = prompt_of_item(self.template, item, self.field, _QUESTION, fields, limits)
+            first.setdefault(asked.text, asked)
+        return list(first.values())

@@ -85,10 +85,18 @@ class RelabelReader(TickReader):
     limit: float = 0.0
 
     @classmethod
-    def over(cls, config: VqaConfig, root: Storage, tick: Tick, shards: Sequence[str], limit: float) -> "RelabelReader":
+    def over(
+        cls,
+        config: VqaConfig,
+        root: Storage,
+        tick: Tick,
+        shards: Sequence[str],
+        limit: float,
+        max_prompt_tokens: int = 0,
+    ) -> "RelabelReader":
         some = replace(tick, shards=tuple(entry for entry in tick.shards if entry.shard.name in shards))
-        of = TickReader.of(config, root, some)
-        return cls(of.base, of.root, of.tick, of.id_column, of.needs_fields, of.patience, limit)
+        of = TickReader.of(config, root, some, max_prompt_tokens)
+        return cls(of.base, of.root, of.tick, of.id_column, of.needs_fields, of.patience, of.limits, limit)
 
     def index(self, shard: Shard) -> Contents:
         """Uncertain answers that the shard no longer lists are told by its problems, in relabel/errors, and stay."""

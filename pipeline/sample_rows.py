@@ -1,6 +1,6 @@
 """One sample -> its prepared rows, step by step; whatever a step raises costs this sample and no other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from conf.schema import PromptConfig
 from pipeline.plan import Shard, given_id, sample_id
 from pipeline.preprocess import ImageProblem, Pixels
-from pipeline.prompts import limit_of, make_prompts
+from pipeline.prompts import NoPrompts, Prompt, PromptLimits, limit_of, make_prompts, usable
 from pipeline.readers import RawSample
 from pipeline.tables import SOURCE_PREFIX, Passthrough
 from pipeline.text import storable
@@ -48,25 +48,26 @@ class Wanted(Protocol):
     def id_column(self) -> str | None: ...
     @property
     def passthrough(self) -> Passthrough: ...
+    @property
+    def limits(self) -> PromptLimits: ...
 
 
 @dataclass(slots=True)
 class Draft:
-    """A sample on its way: what its rows share so far, and in the end the rows."""
+    """A sample on its way: what its rows share so far, and in the end its rows, one after the other."""
 
     shard: Shard
     raw: RawSample
     images: Images
     decode: Decode
     shared: dict[str, Any]
-    prompts: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    limits: list[int | None] = field(default_factory=list)
-    pixels: Pixels | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
+    number: int = 0  # of the prompt whose row is being made
+    row: dict[str, Any] = field(default_factory=dict)
 
 
-class SampleProblem(Exception):
-    """The sample has no rows but one, of errors; `error_type` is a short fixed word, the message says the rest."""
+class RowProblem(Exception):
+    """This row, or this sample, cannot be done; `error_type` is a short fixed word, the message says the rest."""
 
     def __init__(self, error_type: str, message: str, attempts: int | None = None) -> None:
         super().__init__(message)
@@ -86,70 +87,86 @@ def copy_fields(wanted: Wanted, draft: Draft) -> None:
 def check_image(wanted: Wanted, draft: Draft) -> None:
     raw = draft.raw
     if raw.image is None:
-        raise SampleProblem(raw.error_type or UNEXPECTED, raw.message or "no image", raw.attempts)
+        raise RowProblem(raw.error_type or UNEXPECTED, raw.message or "no image", raw.attempts)
 
 
 def ask(wanted: Wanted, draft: Draft) -> None:
     try:
-        draft.prompts = make_prompts(wanted.prompt, draft.raw.fields)
-    except LookupError as error:
-        raise SampleProblem("no_prompt", f"{draft.shared['sample_id']}: {error.args[0]}") from None
-
-
-def limit(wanted: Wanted, draft: Draft) -> None:
-    try:
-        draft.limits = [limit_of(wanted.prompt, {**draft.raw.fields, **item}) for _, item in draft.prompts]
-    except ValueError as error:
-        raise SampleProblem("bad_limit", f"{draft.shared['sample_id']}: {error}") from None
+        draft.prompts = make_prompts(wanted.prompt, draft.raw.fields, wanted.limits)
+    except NoPrompts as error:
+        raise RowProblem(error.error_type, f"{draft.shared['sample_id']}: {error}") from None
+    draft.shared["num_prompts"] = len(draft.prompts)
 
 
 def decode_image(wanted: Wanted, draft: Draft) -> None:
+    if not usable(draft.prompts):
+        return
     assert draft.raw.image is not None
     decoded = draft.decode(draft.raw.image)
     draft.shared.update(width=decoded.width, height=decoded.height)
     if isinstance(decoded, ImageProblem):
-        raise SampleProblem(decoded.error_type, f"{draft.shared['sample_id']}: {decoded.message}")
-    draft.pixels = decoded
+        raise RowProblem(decoded.error_type, f"{draft.shared['sample_id']}: {decoded.message}")
+    draft.shared.update(sha256=decoded.sha256, pixel_index=draft.images.add(decoded.pixels_HWC))
 
 
-def write_rows(wanted: Wanted, draft: Draft) -> None:
-    assert draft.pixels is not None
-    sample = {**draft.shared, "sha256": draft.pixels.sha256, "num_prompts": len(draft.prompts)}
-    sample["pixel_index"] = draft.images.add(draft.pixels.pixels_HWC)
-    for prompt_index, ((prompt, item), limit) in enumerate(zip(draft.prompts, draft.limits, strict=True)):
-        passed = _passed(wanted.passthrough, {**draft.raw.fields, **item})
-        asked = {"prompt_index": prompt_index, "prompt": storable(prompt), "max_new_tokens": limit}
-        draft.rows.append({**sample, **passed, **asked})
+def name_prompt(wanted: Wanted, draft: Draft) -> None:
+    prompt = draft.prompts[draft.number]
+    draft.row["prompt"] = storable(prompt.text)
+    if prompt.own:
+        draft.row.update(_passed(wanted.passthrough, {**draft.raw.fields, **prompt.own}))
+    if prompt.error_type is not None:
+        raise RowProblem(prompt.error_type, f"{draft.shared['sample_id']}: {prompt.message}")
 
 
-STEPS: tuple[tuple[str, Callable[[Wanted, Draft], None]], ...] = (  # with the stage whose errors rows they make
+def limit(wanted: Wanted, draft: Draft) -> None:
+    prompt = draft.prompts[draft.number]
+    try:
+        draft.row["max_new_tokens"] = limit_of(wanted.prompt, {**draft.raw.fields, **prompt.own})
+    except ValueError as error:
+        raise RowProblem("bad_limit", f"{draft.shared['sample_id']}: {error}") from None
+
+
+Steps = tuple[tuple[str, Callable[[Wanted, Draft], None]], ...]  # with the stage whose errors rows they make
+SAMPLE_STEPS: Steps = (  # for the sample as a whole: a failure costs all of its rows, and is one
     ("read", identify),
     ("read", copy_fields),
     ("read", check_image),
     ("read", ask),
-    ("read", limit),
     ("preprocess", decode_image),
-    ("preprocess", write_rows),
 )
+PROMPT_STEPS: Steps = (("read", name_prompt), ("read", limit))  # for each prompt: a failure costs its row
 
 
 def rows_of_sample(
     wanted: Wanted, shard: Shard, raw: RawSample, images: Images, decode: Decode
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """The sample's rows: one for each prompt, or one that says why there are none. Never raises for a sample."""
     identity = sample_id(shard.name, raw.sample.key)
     shared = {"row": raw.sample.row, "key": raw.sample.key, "sample_id": identity, "num_prompts": 1}
     draft = Draft(shard, raw, images, decode, shared)
-    for stage, step in STEPS:
+    failed = _take(SAMPLE_STEPS, wanted, draft)
+    if failed is not None:
+        yield {**draft.shared, "num_prompts": 1, **failed}
+        return
+    for number in range(len(draft.prompts)):
+        draft.number, draft.row = number, {**draft.shared, "prompt_index": number}
+        failed = _take(PROMPT_STEPS, wanted, draft)
+        yield draft.row if failed is None else {**draft.row, **failed}
+
+
+def _take(steps: Steps, wanted: Wanted, draft: Draft) -> dict[str, Any] | None:
+    """None, or the columns of an errors row, where one of the steps has failed."""
+    for stage, step in steps:
         try:
             step(wanted, draft)
-        except SampleProblem as problem:
+            continue
+        except RowProblem as problem:
             failed = {"error_type": problem.error_type, "message": str(problem), "attempts": problem.attempts}
-            return [{**draft.shared, "stage": stage, **failed}]
         except Exception as error:
             message = f"{draft.shared['sample_id']}: {describe_unexpected(step.__name__, error)}"
-            return [{**draft.shared, "stage": stage, "error_type": UNEXPECTED, "message": message}]
-    return draft.rows
+            failed = {"error_type": UNEXPECTED, "message": message}
+        return {**failed, "stage": stage, "pixel_index": None, "sha256": None}
+    return None
 
 
 def _passed(passthrough: Passthrough, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
         "source.table.max_record_bytes",  # as source.fetch
         "source.fetch",  # which images can be had; rows that failed may be retried under other limits
         "source.max_bytes",  # as source.fetch
+        "source.max_prompts",  # as source.fetch
         "source.retry",
         "preprocess.max_pixels",  # as source.fetch
         "preprocess.max_decode_bytes",  # as source.fetch

@@ -18,6 +18,7 @@ from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.passthrough import prepared_table
 from pipeline.plan import Sample, Shard, ShardIndex
 from pipeline.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
+from pipeline.prompts import USUAL_LIMITS, PromptLimits
 from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
 from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sample_rows import Decode, Images, rows_of_sample
@@ -99,10 +100,17 @@ class PrepareChunk:
     patience: RetryConfig = USUAL_PATIENCE
     decode_timeout_s: float = 60.0
     max_decode_bytes: int = DEFAULT_LIMITS.max_decode_bytes
+    limits: PromptLimits = USUAL_LIMITS
 
     @classmethod
     def from_config(
-        cls, config: JobConfig, reader: Reader, image_size: int, crash_log: Any, passthrough: Passthrough
+        cls,
+        config: JobConfig,
+        reader: Reader,
+        image_size: int,
+        crash_log: Any,
+        passthrough: Passthrough,
+        max_prompt_tokens: int = 0,
     ) -> "PrepareChunk":
         source = config.source
         return cls(
@@ -116,6 +124,7 @@ class PrepareChunk:
             source.retry,
             config.preprocess.decode_timeout_s,
             config.preprocess.max_decode_bytes,
+            PromptLimits.of(config, max_prompt_tokens),
         )
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
@@ -129,19 +138,20 @@ class PrepareChunk:
             readable = [sample for chunk, own in samples_of.items() if chunk not in given_up for sample in own]
             raw_samples = self._read(shard, readable)
             for chunk_index, samples in samples_of.items():
-                rows: list[dict[str, Any]] = []
+                rows = _Rows(self.passthrough)
                 images = Images(len(samples), self.image_size)
                 decode = self._begin(shard, chunk_index)
                 with noted_if_slow(f"reading and preprocessing chunk {chunk_index} of {shard.name}"):
                     for sample in samples:
                         raw = given_up[chunk_index](sample) if chunk_index in given_up else next(raw_samples)
-                        rows.extend(rows_of_sample(self, shard, raw, images, decode))
+                        for row in rows_of_sample(self, shard, raw, images, decode):
+                            rows.add(row)
                 self._done(shard, chunk_index)
                 chunk = {
                     "shard": shard.name,
                     "chunk": chunk_index,
                     "num_chunks": task["num_chunks"],
-                    "rows": to_ipc(prepared_table(rows, self.passthrough)),
+                    "rows": to_ipc(rows.table()),
                 }
                 yield pa.table(
                     {**{name: [value] for name, value in chunk.items()}, "pixels": images.column()}, CHUNK_SCHEMA
@@ -198,6 +208,30 @@ class PrepareChunk:
     def _done(self, shard: Shard, chunk_index: int) -> None:
         if self.crash_log is not None:
             self.crash_log.done.remote(f"{shard.name} (preprocess)", chunk_index)
+
+
+class _Rows:
+    """Rows of one chunk, packed as they come: an image may have several hundred thousand questions."""
+
+    _BLOCK = 4096
+
+    def __init__(self, passthrough: Passthrough) -> None:
+        self._passthrough = passthrough
+        self._waiting: list[dict[str, Any]] = []
+        self._packed: list[pa.Table] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._waiting.append(row)
+        if len(self._waiting) >= self._BLOCK:
+            self._pack()
+
+    def table(self) -> pa.Table:
+        self._pack()
+        return pa.concat_tables(self._packed)
+
+    def _pack(self) -> None:
+        self._packed.append(prepared_table(self._waiting, self._passthrough))
+        self._waiting = []
 
 
 def _lost_sample(shard: Shard, deaths: int, sample: Sample) -> RawSample:

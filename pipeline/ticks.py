@@ -17,10 +17,12 @@ import pyarrow as pa
 
 from conf.errors import SourceAway, UserError
 from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, SourceKind
+from conf.templates import field_place
 from conf.vqa import VqaConfig
 from pipeline.left_out import from_dicts
 from pipeline.passthrough import without_items
 from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, given_id, name_shards
+from pipeline.prompts import USUAL_LIMITS, NoPrompts, PromptLimits
 from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, ReadFailure, make_reader, read_patiently
 from pipeline.readers.folder_files import Companions
@@ -32,7 +34,7 @@ from pipeline.storage import Storage
 from pipeline.text import original, storable
 
 TICKS, TICK_NAME = "ticks", "tick.json"
-_ID, _ASK, _PROMPT = "__id", "__ask", "__prompt"  # fields the reader adds to a sample
+_ID, _ASK, _PROMPT = "__id", "__ask", "__prompt"  # fields the reader adds to a sample: _ASK holds pipeline.prompts
 _ROW, _MASK = "__row", "__mask"  # parts it adds: position in the whole shard, which prompts are to be asked
 _MASK_BITS = 62
 
@@ -139,14 +141,14 @@ def _due_files(
 
 def base_source(config: JobConfig, questions: Questions) -> SourceConfig:
     """The source as its own reader sees it: every field that is needed is named."""
-    template = " ".join(f"{{{name}}}" for name in questions.columns)
-    return config.source.model_copy(update={"prompt": PromptConfig(template=template)})
+    needed = (*config.source.passthrough, *questions.columns)
+    return config.source.model_copy(update={"prompt": PromptConfig(), "passthrough": needed})
 
 
 def tick_config(config: VqaConfig, tick: Tick) -> JobConfig:
     """The job of one tick: prompts and identities are those its reader adds to the samples."""
     values = {name: getattr(config, name) for name in JobConfig.model_fields}
-    prompt = PromptConfig(template=f"{{{_PROMPT}}}", list_field=_ASK)
+    prompt = PromptConfig(template=field_place(_PROMPT), list_field=_ASK)  # part of what tells a tick's settings
     path = f"{config.output.path.rstrip('/')}/{tick.folder}"
     values["source"] = config.source.model_copy(update={"prompt": prompt, "id_column": _ID})
     values["output"] = config.output.model_copy(update={"path": path})
@@ -163,12 +165,14 @@ class TickReader:
     id_column: str | None
     needs_fields: bool
     patience: RetryConfig = USUAL_PATIENCE
+    limits: PromptLimits = USUAL_LIMITS
 
     @classmethod
-    def of(cls, config: VqaConfig, root: Storage, tick: Tick) -> "TickReader":
+    def of(cls, config: VqaConfig, root: Storage, tick: Tick, max_prompt_tokens: int = 0) -> "TickReader":
         needs_fields = bool(tick.questions.columns) or config.source.id_column is not None
         reader = make_reader(base_source(config, tick.questions))
-        return cls(reader, root, tick, config.source.id_column, needs_fields, config.source.retry)
+        limits = PromptLimits.of(config, max_prompt_tokens)
+        return cls(reader, root, tick, config.source.id_column, needs_fields, config.source.retry, limits)
 
     def _entry(self, shard: Shard) -> TickShard:
         return next(entry for entry in self.tick.shards if entry.shard.name == shard.name)
@@ -201,8 +205,8 @@ class TickReader:
         entry = self._entry(shard)
         for sample, own in zip(samples, fields, strict=True):
             try:
-                prompts = [storable(prompt) for prompt, _ in self.tick.questions.prompts(own)]
-            except LookupError:
+                prompts = [storable(prompt.text) for prompt in self.tick.questions.prompts(own, self.limits)]
+            except NoPrompts:
                 prompts = []
             yield sample, storable(self._identity(entry, sample, own)), prompts
 
@@ -229,12 +233,11 @@ class TickReader:
                 yield replace(raw, sample=sample, fields=fields)
                 continue
             try:
-                prompts = self.tick.questions.prompts(raw.fields)
-            except LookupError as error:
-                yield RawSample(sample, None, fields, "no_prompt", f"{fields[_ID]}: {error.args[0]}")
+                prompts = self.tick.questions.prompts(raw.fields, self.limits)
+            except NoPrompts as error:
+                yield RawSample(sample, None, fields, error.error_type, f"{fields[_ID]}: {error}")
                 continue
-            chosen = _chosen(asked, len(prompts))
-            fields[_ASK] = [{**prompts[n][1], _PROMPT: prompts[n][0]} for n in chosen]
+            fields[_ASK] = [prompts[number] for number in _chosen(asked, len(prompts))]
             yield RawSample(sample, raw.image, fields)
 
     def _identity(self, entry: TickShard, sample: Sample, fields: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """One reader per kind of source, all with the same three methods: `shards`, `index`, `read`."""
 
-import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from conf.schema import RetryConfig, SourceConfig, SourceKind
+from conf.templates import parse_template
 from pipeline.plan import MISSING_SHARD, Contents, Listing, Sample, Shard, ShardIndex, ShardProblem
 from pipeline.retrying import Tries, is_transient
 
@@ -116,7 +116,7 @@ def make_reader(source: SourceConfig) -> Reader:
 def field_names(source: SourceConfig) -> tuple[str, ...]:
     """The fields needed beside the image, "*" for all; what is not named here is never fetched."""
     prompt = source.prompt
-    asked = re.findall(r"\{([^{}]+)\}", prompt.template)
+    asked = parse_template(prompt.template).names
     words = () if prompt.words_field is None else (prompt.words_field.partition(".")[0], "image_size")
     named = (*source.passthrough, source.id_column, prompt.list_field, prompt.limit_field, *asked, *words)
     return tuple(dict.fromkeys(name for name in named if name))

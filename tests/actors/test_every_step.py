@@ -31,7 +31,7 @@ from tests.shards import sample_members, write_tar
 NUM_ROWS, BAD, SIZE = 7, 4, 16
 BAD_ID = f"a/{BAD:06d}"
 PROMPT = PromptConfig(template="{question}")
-PREPARING = [step for _, step in sample_rows.STEPS]
+PREPARING = [step for _, step in (*sample_rows.SAMPLE_STEPS, *sample_rows.PROMPT_STEPS)]
 ANSWERING = [*row_work.BEFORE_ENGINE, *row_work.AFTER_ENGINE]
 
 
@@ -54,8 +54,9 @@ def poisoned(step: Callable[..., None], error: BaseException) -> Callable[..., N
 
 def inject(monkeypatch: pytest.MonkeyPatch, step: Callable[..., None], error: BaseException) -> None:
     bad = poisoned(step, error)
-    steps = tuple((stage, bad if own is step else own) for stage, own in sample_rows.STEPS)
-    monkeypatch.setattr(sample_rows, "STEPS", steps)
+    for name in ("SAMPLE_STEPS", "PROMPT_STEPS"):
+        steps = tuple((stage, bad if own is step else own) for stage, own in getattr(sample_rows, name))
+        monkeypatch.setattr(sample_rows, name, steps)
     for name in ("BEFORE_ENGINE", "AFTER_ENGINE"):
         monkeypatch.setattr(row_work, name, tuple(bad if own is step else own for own in getattr(row_work, name)))
 
@@ -149,12 +150,12 @@ def test_a_value_that_no_column_can_hold_costs_its_row(
 ) -> None:
     def misfit(context: Any, state: Any) -> None:
         if stage == "preprocess" and state.shared["sample_id"] == BAD_ID:
-            state.rows[0]["prompt"] = object()
+            state.row["prompt"] = object()
         if stage == "engine" and state.row["sample_id"] == BAD_ID:
             state.columns["exit_layers"] = [300]
 
     if stage == "preprocess":
-        monkeypatch.setattr(sample_rows, "STEPS", (*sample_rows.STEPS, (stage, misfit)))
+        monkeypatch.setattr(sample_rows, "PROMPT_STEPS", (*sample_rows.PROMPT_STEPS, (stage, misfit)))
     else:
         monkeypatch.setattr(row_work, "AFTER_ENGINE", (*row_work.AFTER_ENGINE, misfit))
     storage = Storage(str(tmp_path / "out"))

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from conf.errors import UserError
 from conf.vqa import QuestionsConfig, VqaConfig
+from pipeline.prompts import Prompt
 from pipeline.questions import Questions
 from pipeline.sink import publish_shard, rows_table, stage_chunk
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
@@ -23,7 +24,7 @@ def resolve(**values: object) -> Questions:
 
 
 def texts(questions: Questions, **fields: object) -> list[str]:
-    return [prompt for prompt, _ in questions.prompts(fields)]
+    return [prompt.text for prompt in questions.prompts(fields) if prompt.error_type is None]
 
 
 def test_all_kinds_are_put_together_each_once(tmp_path: Path) -> None:
@@ -38,9 +39,8 @@ def test_all_kinds_are_put_together_each_once(tmp_path: Path) -> None:
 def test_a_field_holds_one_question_or_objects() -> None:
     questions = resolve(field="vqa")
     assert texts(questions, vqa="why?") == ["why?"]
-    assert questions.prompts({"vqa": [{"question": "why?", "answer": "so"}]}) == [
-        ("why?", {"question": "why?", "answer": "so"})
-    ]
+    own = {"question": "why?", "answer": "so"}
+    assert questions.prompts({"vqa": [own]}) == [Prompt("why?", own)]
     for fields in ({}, {"vqa": None}, {"vqa": []}):
         with pytest.raises(LookupError, match="holds no question"):
             questions.prompts(fields)

@@ -168,8 +168,11 @@ def test_a_sample_or_a_prompt_may_have_its_own_limit(tmp_path: Path, storage: St
     prompt = PromptConfig(template="{question}", list_field="qa", limit_field="limit")
     ((_, rows, _),) = prepare_all(reader, shard, storage, prompt=prompt)
     assert [(r["prompt"], r["max_new_tokens"]) for r in rows[:2]] == [("a?", 3), ("b?", 9)]
-    assert [(r["stage"], r["error_type"]) for r in rows[2:]] == [("read", "bad_limit")]
-    assert "field 'limit' must be a number of tokens, at least 1, got 'few'" in rows[2]["message"]
+    assert [(r["prompt"], r["prompt_index"], r["error_type"]) for r in rows[2:]] == [
+        ("a?", 0, None),
+        ("b?", 1, "bad_limit"),
+    ]
+    assert "field 'limit' must be a number of tokens, at least 1, got 'few'" in rows[3]["message"]
 
 
 @pytest.mark.parametrize(("given", "limit"), [(7, 7), ("7", 7), (7.0, 7), (None, None), ("", None)])
@@ -186,9 +189,9 @@ def test_other_limits_are_refused(given: Any) -> None:
 
 def test_a_list_of_strings_is_a_list_of_prompts() -> None:
     config = PromptConfig(list_field="questions")
-    assert [p for p, _ in make_prompts(config, {"questions": ["a?", "b?"]})] == ["a?", "b?"]
+    assert [p.text for p in make_prompts(config, {"questions": ["a?", "b?"]})] == ["a?", "b?"]
     config = PromptConfig(list_field="questions", template="Q: {questions}")
-    assert [p for p, _ in make_prompts(config, {"questions": ["a?"]})] == ["Q: a?"]
+    assert [p.text for p in make_prompts(config, {"questions": ["a?"]})] == ["Q: a?"]
 
 
 @pytest.mark.parametrize("fields", [{}, {"questions": []}, {"questions": "one"}, {"questions": None}])
