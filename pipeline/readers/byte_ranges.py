@@ -6,6 +6,7 @@ from typing import IO, Any
 
 from pipeline.plan import Part, Shard, resolve
 from pipeline.readers.compression import HEAD_BYTES, compression_of, decompressed
+from pipeline.readers.files import cat, open_file
 from pipeline.readers.tar import read_exactly, skip_forward
 from pipeline.retrying import Unavailable
 
@@ -35,7 +36,7 @@ class _Forward:
 def open_stream(url: str) -> Any:
     """The content from its beginning, decompressed; can be sought in where it is not compressed."""
     fs, inner = resolve(url)
-    raw = fs.open(inner, "rb")
+    raw = open_file(fs, inner)
     try:
         stream, _ = decompressed(raw)
     except BaseException:
@@ -52,7 +53,8 @@ def is_compressed(shard: Shard) -> bool:
 @lru_cache(maxsize=4096)
 def _is_compressed(url: str, size_bytes: int) -> bool:
     fs, inner = resolve(url)
-    return compression_of(bytes(fs.cat_file(inner, start=0, end=HEAD_BYTES))) is not None
+    with open_file(fs, inner) as raw:
+        return not raw.seekable() or compression_of(raw.read(HEAD_BYTES)) is not None
 
 
 def read_parts(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
@@ -66,7 +68,7 @@ def read_parts(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
 def _in_ranges(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
     fs, inner = resolve(shard.url)
     for start, end, together in _requests(parts):
-        data = fs.cat_file(inner, start=start, end=end) if end > start else b""
+        data = cat(fs, inner, start=start, end=end) if end > start else b""
         if len(data) > end - start:
             raise OSError(f"{shard.url} gave {len(data)} bytes for {end - start}: its server gives no byte ranges")
         if len(data) < end - start:

@@ -15,6 +15,7 @@ from conf.errors import UserError
 from conf.schema import RetryConfig
 from conf.table import TableConfig
 from pipeline.plan import Part, resolve
+from pipeline.readers.files import open_file
 from pipeline.readers.text_tables import BadRecord as BadRecord
 from pipeline.readers.text_tables import TextTable
 from pipeline.retrying import Exhausted, retry
@@ -84,7 +85,7 @@ def column_names(url: str, table: TableConfig = _USUAL) -> list[str] | None:
 def open_parquet(url: str) -> pq.ParquetFile:
     """A Parquet file read in pieces: neither the file nor a row group is held as a whole."""
     fs, inner = resolve(url)
-    return pq.ParquetFile(fs.open(inner, "rb"), pre_buffer=False, buffer_size=1 << 20)
+    return pq.ParquetFile(open_file(fs, inner), pre_buffer=False, buffer_size=1 << 20)
 
 
 def schemas_of(

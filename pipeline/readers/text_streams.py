@@ -13,6 +13,7 @@ from typing import IO
 from conf.table import TableConfig
 from pipeline.plan import resolve
 from pipeline.readers.compression import decompressed, read_up_to
+from pipeline.readers.files import open_file
 
 HEAD_BYTES = 64 * 1024
 BOM = codecs.BOM_UTF8
@@ -56,7 +57,7 @@ class TextStream:
 @contextmanager
 def open_text(url: str, table: TableConfig) -> Iterator[TextStream]:
     fs, inner = resolve(url)
-    with fs.open(inner, "rb", block_size=_STEP_BYTES) as raw:
+    with open_file(fs, inner) as raw:
         stream, compression = decompressed(raw)
         head = read_up_to(stream, HEAD_BYTES)
         encoding = table.encoding
