@@ -4,6 +4,7 @@ The book is rebuilt from storage at every start and trusts nothing else. It neve
 decides when a shard is worth auditing, and the audit decides.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,10 +29,12 @@ from pipeline.sink import (
 )
 from pipeline.storage import Storage, is_temporary
 from pipeline.text import original, storable
+from pipeline.versions import differ, differ_in_content
 
 STATE, PLAN_NAME, RUN_NAME = "_state", "_state/plan.parquet", "run.json"
 SIDECARS = "_state/sidecars"  # pipeline.exports.sidecars
 _THREADS = 16
+_LOG = logging.getLogger(__name__)
 _PLAN_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -39,6 +42,7 @@ _PLAN_SCHEMA = pa.schema(
         ("size_bytes", pa.int64()),
         ("files", pa.int64()),
         ("members", pa.list_(pa.string())),  # plans of older versions do not have them
+        ("version", pa.string()),  # plans of older versions do not have it
     ]
 )
 
@@ -71,7 +75,11 @@ def known_shards(storage: Storage) -> dict[str, Shard]:
         return {}
     return {
         row["name"]: Shard(
-            row["name"], original(row["url"]), row["size_bytes"], tuple(map(original, row.get("members") or ()))
+            row["name"],
+            original(row["url"]),
+            row["size_bytes"],
+            tuple(map(original, row.get("members") or ())),
+            version=row.get("version") or "",
         )
         for row in rows
     }
@@ -84,15 +92,28 @@ def with_planned(known: Mapping[str, Shard], shards: Sequence[Shard]) -> tuple[S
 
 
 def check_plan(known: Mapping[str, Shard], shards: Sequence[Shard]) -> None:
-    """UserError if a shard of this output has been replaced by another file of the same name since."""
+    """UserError if a shard of this output has been replaced by another file of the same name since.
+
+    It has if its size is another, or what storage says of its content (an ETag) under the same URL. Another time alone
+    is what a copy has: it is said, and the shard taken for the same.
+    """
+    copies: list[str] = []
     for shard in shards:
         before = known.get(shard.name)
-        if before is not None and before.size_bytes != shard.size_bytes:
+        if before is None:
+            continue
+        replaced = before.url == shard.url and differ_in_content(before.version, shard.version)
+        if before.size_bytes != shard.size_bytes or replaced:
+            then, now = (_described(one, with_tag=replaced) for one in (before, shard))
             raise UserError(
                 f"shard {shard.name!r} ({shard.url}) has changed since this output was begun "
-                f"({before.size_bytes} bytes then, {shard.size_bytes} now); "
-                "choose another output.path or set output.on_existing=overwrite"
+                f"({then} then, {now} now); choose another output.path or set output.on_existing=overwrite"
             )
+        if before.url == shard.url and differ(before.version, shard.version):
+            copies.append(shard.url)
+    if copies:
+        said = "shards were written again since this output was begun, with as many bytes, and are taken for the same"
+        _LOG.warning("%d %s: %s", len(copies), said, ", ".join(copies[:3]))
     sources, names = {shard.url for shard in shards}, {shard.name for shard in shards}
     for before in known.values():
         if before.url in sources and before.name not in names:
@@ -100,6 +121,10 @@ def check_plan(known: Mapping[str, Shard], shards: Sequence[Shard]) -> None:
                 f"{before.url} has changed since this output was begun: its shard {before.name!r} is no longer a part "
                 "of it; choose another output.path or set output.on_existing=overwrite"
             )
+
+
+def _described(shard: Shard, *, with_tag: bool) -> str:
+    return f"{shard.size_bytes} bytes" + (f" with the tag {shard.version.partition(':')[2]}" if with_tag else "")
 
 
 def save_plan(storage: Storage, known: Mapping[str, Shard], shards: Iterable[Shard]) -> None:
@@ -111,6 +136,7 @@ def save_plan(storage: Storage, known: Mapping[str, Shard], shards: Iterable[Sha
             "size_bytes": shard.size_bytes,
             "files": len(shard.members),
             "members": [storable(member) for member in shard.members],
+            "version": shard.version,
         }
         for _, shard in sorted(together.items())
     ]

@@ -61,8 +61,10 @@ class Shard:
         str, ...
     ] = ()  # image folders: its files, relative to url; manifests: where its records begin and end
     beside: tuple[str, ...] = ()  # image folders: files that give fields to the members
+    version: str = ""  # of the file as it was listed (pipeline.versions); "" where nothing is known
 
 
+UNREADABLE_SHARD = "unreadable_shard"  # storage does not give it, or nothing of it is what it should be
 MISSING_SHARD = "missing_shard"  # the error type of rows and shards that were planned and are gone
 
 
@@ -133,10 +135,11 @@ class ShardIndex:
     problems: tuple[ShardProblem, ...]
     chunk_rows: int
     left_out: tuple[LeftOut, ...] = ()
+    version: str = ""  # of the file it was taken from
 
     @classmethod
-    def of(cls, contents: Contents, chunk_rows: int) -> "ShardIndex":
-        return cls(contents.samples, contents.problems, chunk_rows, contents.left_out)
+    def of(cls, contents: Contents, chunk_rows: int, version: str = "") -> "ShardIndex":
+        return cls(contents.samples, contents.problems, chunk_rows, contents.left_out, version)
 
     @property
     def num_chunks(self) -> int:
@@ -151,6 +154,7 @@ class ShardIndex:
         metadata = {
             "chunk_rows": str(self.chunk_rows),
             "problems": json.dumps([[problem.error_type, problem.message] for problem in self.problems]),
+            "version": self.version,
             "left_out": json.dumps([[part.reason, part.count, part.examples] for part in self.left_out]),
         }
         parts = [[{"name": p.name, "offset": p.offset, "size": p.size} for p in s.parts] for s in self.samples]
@@ -169,6 +173,7 @@ class ShardIndex:
             ),
             problems=tuple(ShardProblem(*pair) for pair in json.loads(metadata[b"problems"])),
             chunk_rows=int(metadata[b"chunk_rows"]),
+            version=metadata.get(b"version", b"").decode(),
             left_out=tuple(
                 LeftOut(reason, count, tuple(names))
                 for reason, count, names in json.loads(metadata.get(b"left_out", b"[]"))

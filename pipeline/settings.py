@@ -22,7 +22,7 @@ _TABLE_VERSION = 1  # raise it when the meaning of a results column changes
 
 NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only when, where and at what price it is made
     {
-        "source.paths",  # shards may be added; one that was replaced is noticed by its size
+        "source.paths",  # shards may be added; one that was replaced is noticed (pipeline.ledger.check_plan)
         "source.chunk_rows",
         "source.table.max_record_bytes",  # as source.fetch
         "source.fetch",  # which images can be had; rows that failed may be retried under other limits

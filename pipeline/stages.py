@@ -6,7 +6,7 @@ retries whole chunks and never splits or merges them.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from conf.schema import JobConfig, PromptConfig, RetryConfig
 from pipeline.crash_log import MOST_DEATHS, ORDINARY_ATTEMPTS
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.passthrough import prepared_table
-from pipeline.plan import Sample, Shard, ShardIndex
+from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Sample, Shard, ShardIndex
 from pipeline.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
 from pipeline.prompts import USUAL_LIMITS, PromptLimits
 from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
@@ -27,6 +27,7 @@ from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough
 from pipeline.unexpected import UNEXPECTED, describe_unexpected
+from pipeline.versions import differ, differ_in_content
 
 _MOST_SURPRISES = 100  # of one task: each has the rest of its samples read from storage again
 
@@ -64,8 +65,10 @@ class IndexShard:
             index = load_index(self.storage, shard.name)
             if index is None:
                 with noted_if_slow(f"listing {shard.url}"):
-                    index = ShardIndex.of(self.reader.index(shard), self.chunk_rows)
+                    index = ShardIndex.of(self.reader.index(shard), self.chunk_rows, shard.version)
                 save_index(self.storage, shard.name, index)
+            elif differ(index.version, shard.version):
+                shard = self._compared(shard, index)
             todo = [chunk_index for chunk_index in range(index.num_chunks) if chunk_index not in staged]
             if not todo:
                 todo = [index.num_chunks - 1]  # doing one again is how the driver learns the number of chunks
@@ -79,6 +82,14 @@ class IndexShard:
                     "index": to_ipc(pa.concat_tables(pieces)),
                 }
                 yield pa.Table.from_pylist([row], schema=TASK_SCHEMA)
+
+    def _compared(self, shard: Shard, index: ShardIndex) -> Shard:
+        """The shard as an earlier run listed it, written again since: a copy has the same things in the same places. Of
+        any other file the rows that are left will be said to have changed."""
+        again = self.reader.index(shard)
+        unreadable = any(problem.error_type in (UNREADABLE_SHARD, MISSING_SHARD) for problem in again.problems)
+        same = not differ_in_content(index.version, shard.version) and again.samples == index.samples
+        return shard if same or unreadable else replace(shard, version=index.version)
 
 
 @dataclass(frozen=True)
@@ -241,11 +252,12 @@ def _lost_sample(shard: Shard, deaths: int, sample: Sample) -> RawSample:
 
 def _shard_from_json(text: str) -> Shard:
     fields = json.loads(text)
-    return Shard(**fields | {name: tuple(fields[name]) for name in ("members", "beside")})
+    lists = {name: tuple(fields[name]) for name in ("members", "beside")}
+    return Shard(**fields | lists)
 
 
 def _without_members(shard: Shard) -> Shard:
-    return Shard(shard.name, shard.url, shard.size_bytes)
+    return replace(shard, members=(), beside=())
 
 
 def to_ipc(table: pa.Table) -> bytes:

@@ -27,6 +27,7 @@ from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, ReadFailure, make_reader, read_patiently
 from pipeline.readers.folder_files import Companions
 from pipeline.readers.folder_shards import FILES_PER_SHARD
+from pipeline.readers.unchanged import as_of_now
 from pipeline.retrying import USUAL_PATIENCE, is_refusal, is_transient
 from pipeline.run_record import FINISHED
 from pipeline.sink import ERRORS, RESULTS
@@ -178,7 +179,7 @@ class TickReader:
         return next(entry for entry in self.tick.shards if entry.shard.name == shard.name)
 
     def shards(self, known: Iterable[Shard]) -> Listing:
-        return Listing(tuple(entry.shard for entry in self.tick.shards), self.tick.left_out)
+        return Listing(as_of_now([entry.shard for entry in self.tick.shards]), self.tick.left_out)
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return without_items(self.base.field_types(shards), self.tick.questions.field)

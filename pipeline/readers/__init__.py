@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from conf.schema import RetryConfig, SourceConfig, SourceKind
 from conf.templates import parse_template
-from pipeline.plan import MISSING_SHARD, Contents, Listing, Sample, Shard, ShardIndex, ShardProblem
+from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Contents, Listing, Sample, Shard, ShardIndex, ShardProblem
 from pipeline.retrying import Tries, is_transient
 
 
@@ -32,12 +32,13 @@ class ReadFailure(Exception):
 
     @property
     def error_type(self) -> str:
+        """Of the rows not yet read."""
         return MISSING_SHARD if isinstance(self.__cause__, FileNotFoundError) else "storage_error"
 
 
 def unreadable(shard: Shard, error: Exception) -> ShardProblem:
     """What is wrong with a shard that cannot be listed."""
-    error_type = MISSING_SHARD if isinstance(error, FileNotFoundError) else "unreadable_shard"
+    error_type = MISSING_SHARD if isinstance(error, FileNotFoundError) else UNREADABLE_SHARD
     return ShardProblem(error_type, f"{shard.name} ({shard.url}): {type(error).__name__}: {error}")
 
 

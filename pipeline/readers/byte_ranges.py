@@ -8,6 +8,7 @@ from pipeline.plan import Part, Shard, resolve
 from pipeline.readers.compression import HEAD_BYTES, compression_of, decompressed
 from pipeline.readers.files import cat, open_file
 from pipeline.readers.tar import read_exactly, skip_forward
+from pipeline.readers.unchanged import check_unchanged, unless_replaced
 from pipeline.retrying import Unavailable
 
 _MERGE_GAP_BYTES = 64 * 1024  # parts closer than this are fetched by one request: headers and unused members between
@@ -62,7 +63,7 @@ def read_parts(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
     if not parts:
         return
     read = _from_beginning if is_compressed(shard) else _in_ranges
-    yield from read(shard, parts)
+    yield from unless_replaced(read(shard, parts), shard)
 
 
 def _in_ranges(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
@@ -73,6 +74,7 @@ def _in_ranges(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
             raise OSError(f"{shard.url} gave {len(data)} bytes for {end - start}: its server gives no byte ranges")
         if len(data) < end - start:
             raise Unavailable(f"{shard.url} gave {len(data)} of {end - start} bytes at {start}")
+        check_unchanged(shard)
         for part in together:
             yield bytes(data[part.offset - start : part.offset - start + part.size])
 
@@ -83,6 +85,7 @@ def _from_beginning(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
         for start, end, together in _requests(parts):
             skip_forward(stream, start - position, position)
             data = read_exactly(stream, end - start, start)
+            check_unchanged(shard)
             position = end
             for part in together:
                 yield bytes(data[part.offset - start : part.offset - start + part.size])

@@ -50,7 +50,7 @@ class ManifestReader:
     def shards(self, known: Collection[Shard]) -> Listing:
         """Records that were appended to a manifest are shards of their own; the ranges of its earlier shards stay."""
         found = find_files(self.paths, self.patience, "manifest", known)
-        urls = [url for url, _ in found.files]
+        urls = [file.url for file in found.files]
         self._check_columns(urls)
         earlier = _by_number(known)
         names = name_shards(urls, {url: base for url, (base, _) in earlier.items()})

@@ -31,6 +31,7 @@ from pipeline.readers.fetch import fetch_all
 from pipeline.readers.image_columns import holds_lists, images_per_row, why_no_images
 from pipeline.readers.records import BadRecord, DamagedRow, open_parquet, read_parquet_rows, schemas_of
 from pipeline.readers.source_files import find_files
+from pipeline.readers.unchanged import unless_changed, unless_replaced, verified
 from pipeline.readers.uris import absolute
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
@@ -59,10 +60,10 @@ class ParquetReader:
 
     def shards(self, known: Collection[Shard]) -> Listing:
         found = find_files(self.paths, self.patience, "parquet", known)
-        files = found.files
-        names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
-        self._check_columns(files[0][0])
-        return Listing(tuple(Shard(names[url], url, size) for url, size in files), found.left_out)
+        names = name_shards([file.url for file in found.files], {shard.url: shard.name for shard in known})
+        self._check_columns(found.files[0].url)
+        shards = (Shard(names[f.url], f.url, f.size_bytes, version=f.version) for f in found.files)
+        return Listing(tuple(shards), found.left_out)
 
     def _check_columns(self, url: str) -> None:
         """A wrong column is a user's mistake and shows in the first file; a broken first file is only bad data."""
@@ -90,9 +91,10 @@ class ParquetReader:
 
     def index(self, shard: Shard) -> Contents:
         try:
-            return retry(lambda: self._index(shard), f"listing {shard.url}", self.patience)
+            contents = retry(lambda: self._index(shard), f"listing {shard.url}", self.patience)
         except (OSError, pa.ArrowException, Exhausted) as error:
-            return Contents(problems=(unreadable(shard, error),))
+            contents = Contents(problems=(unreadable(shard, error),))
+        return unless_changed(shard, contents, self.patience)
 
     def _index(self, shard: Shard) -> Contents:
         samples: list[Sample] = []
@@ -121,7 +123,7 @@ class ParquetReader:
             RawSample | _Elsewhere
         ] = []  # from the first image elsewhere, so that several are fetched at once
         try:
-            for raw in self._from_rows(shard, samples):
+            for raw in unless_replaced(self._from_rows(shard, samples), shard):
                 if isinstance(raw, RawSample) and not waiting:
                     yield raw
                     continue
@@ -129,6 +131,9 @@ class ParquetReader:
                 if len(waiting) == self.fetch.max_concurrent:
                     yield from self._fetched(shard, waiting)
                     waiting = []
+        except ReadFailure:
+            yield from self._fetched(shard, waiting)
+            raise
         except Exception as error:  # storage back ends and decompressors have no common base class
             yield from self._fetched(shard, waiting)
             raise ReadFailure(f"{type(error).__name__}: {error}") from error
@@ -140,9 +145,14 @@ class ParquetReader:
         wanted = [name for name in names if name == self.image_column or name in self.fields or "*" in self.fields]
         by_row = [(row, list(own)) for row, own in groupby(samples, _file_row)]
         records = read_parquet_rows(shard.url, [row for row, _ in by_row], wanted)
-        for (_, own), record in zip(by_row, records, strict=True):
+        for (_, own), record in zip(by_row, verified(records, shard, self._size_of), strict=True):
             for sample in own:
                 yield self._raw(shard, sample, record)
+
+    def _size_of(self, record: dict[str, Any] | BadRecord) -> int:
+        image: Any = None if isinstance(record, BadRecord) else record[self.image_column]
+        held = [one.get("bytes") if isinstance(one, dict) else one for one in _as_list(image)]
+        return sum(len(one) for one in held if isinstance(one, bytes))
 
     def _raw(self, shard: Shard, sample: Sample, record: dict[str, Any] | BadRecord) -> RawSample | _Elsewhere:
         place = f"{shard.name}/{sample.key}"
@@ -180,6 +190,10 @@ class ParquetReader:
                 yield RawSample(one.sample, None, one.fields, image.error_type, message, image.attempts)
             else:
                 yield RawSample(one.sample, image, one.fields)
+
+
+def _as_list(image: Any) -> list[Any]:
+    return image if isinstance(image, list) else [image]
 
 
 def _file_row(sample: Sample) -> int:

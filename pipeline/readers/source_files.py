@@ -5,9 +5,10 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import fsspec
 
@@ -19,17 +20,26 @@ from pipeline.readers.folder_walk import walk
 from pipeline.readers.kinds import is_hidden
 from pipeline.retrying import Exhausted, retry
 from pipeline.text import storable
+from pipeline.versions import version_of
 
 _LISTING_THREADS = 32
 _MAGIC, _GLOB = re.compile(r"[*?[{]"), re.compile(r"[*?[]")
 _SHARDS = {"webdataset": "tar shards", "parquet": "Parquet files", "manifest": "manifests"}
 
 
+class SourceFile(NamedTuple):
+    """A file of a source as it was listed."""
+
+    url: str
+    size_bytes: int
+    version: str  # pipeline.versions
+
+
 @dataclass(frozen=True)
 class SourceFiles:
-    """(url, size in bytes) of each file, sorted, each once; and what a folder among the paths holds beside them."""
+    """The files, sorted, each once; and what a folder among the paths holds beside them."""
 
-    files: tuple[tuple[str, int], ...]
+    files: tuple[SourceFile, ...]
     left_out: tuple[LeftOut, ...] = ()
 
 
@@ -40,16 +50,16 @@ def find_files(paths: Sequence[str], patience: RetryConfig, kind: str, known: It
     there any more is one all the same.
     """
     planned = sorted(shard.url for shard in known)
-    files: dict[str, int] = {}
+    files: dict[str, SourceFile] = {}
     left_out: list[LeftOut] = []
     with ThreadPoolExecutor(min(_LISTING_THREADS, max(1, len(paths)))) as pool:
         whole = itertools.chain.from_iterable(pool.map(lambda path: _patterns(path, patience), paths))
         for found in pool.map(lambda pattern: pattern.find(patience, kind, planned), list(whole)):
-            files.update(found.files)
+            files.update((file.url, file) for file in found.files)
             left_out.extend(found.left_out)
     if not files:
         raise UserError(f"nothing is left of the source, which had {len(planned)} shards when this output was begun")
-    return SourceFiles(tuple(sorted(files.items())), sum_left_out(left_out))
+    return SourceFiles(tuple(sorted(files.values())), sum_left_out(left_out))
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -116,15 +126,15 @@ class _Pattern:
                 return self._of_folder(kind)
             if not _is_file(self.fs, self.whole):
                 raise UserError(f"{storable(self.shown)!r} is no file that could be read again")
-            return SourceFiles(((unresolve(self.fs, self.whole), int(info.get("size") or 0)),))
+            return SourceFiles((_source_file(self.fs, self.whole, info),))
         found = self.fs.glob(glob.escape(self.head) + self.rest, detail=True)
         names = [name for name, info in found.items() if info["type"] != "directory"]
         special = [name for name in names if not _is_file(self.fs, name)]
-        files = ((unresolve(self.fs, n), int(found[n].get("size") or 0)) for n in names if n not in special)
+        files = (_source_file(self.fs, name, found[name]) for name in names if name not in special)
         return SourceFiles(tuple(files), _left_out("special_files", special))
 
     def _of_folder(self, kind: str) -> SourceFiles:
-        files: list[tuple[str, int]] = []
+        files: list[SourceFile] = []
         others: dict[str, list[str]] = {}
         accepted = {kind, "parquet"} if kind == "manifest" else {kind}  # manifests may be Parquet
         for file in sorted(walk(self.fs, self.whole.rstrip("/") or "/"), key=lambda file: file.name):
@@ -134,10 +144,17 @@ class _Pattern:
             if reason is not None:
                 others.setdefault(reason, []).append(file.name)
             else:
-                files.append((unresolve(self.fs, f"{self.whole.rstrip('/')}/{file.name}"), file.size))
+                name = f"{self.whole.rstrip('/')}/{file.name}"
+                files.append(_source_file(self.fs, name, self.fs.info(name)))
         if not files:
             raise UserError(f"the folder {storable(self.shown)!r} holds no {_SHARDS[kind]}")
         return SourceFiles(tuple(files), tuple(p for reason, names in others.items() for p in _left_out(reason, names)))
+
+
+def _source_file(fs: fsspec.AbstractFileSystem, name: str, info: Mapping[str, Any]) -> SourceFile:
+    if info.get("islink"):  # a listing says when the link was made, not when the file it leads to was written
+        info = fs.info(name)
+    return SourceFile(unresolve(fs, name), int(info.get("size") or 0), version_of(info))
 
 
 def _left_out(reason: str, names: Sequence[str]) -> tuple[LeftOut, ...]:

@@ -19,6 +19,7 @@ from pipeline.readers.keys import Grouped, group_by_key, image_part, lost_by, pa
 from pipeline.readers.kinds import is_image_name
 from pipeline.readers.source_files import find_files
 from pipeline.readers.tar import CutArchive, Member, follow_links, iter_members
+from pipeline.readers.unchanged import unless_changed
 from pipeline.retrying import USUAL_PATIENCE, retry
 
 _LOST = {
@@ -42,9 +43,9 @@ class WebDatasetReader:
 
     def shards(self, known: Collection[Shard]) -> Listing:
         found = find_files(self.paths, self.patience, "webdataset", known)
-        files = found.files
-        names = name_shards([url for url, _ in files], {shard.url: shard.name for shard in known})
-        return Listing(tuple(Shard(names[url], url, size) for url, size in files), found.left_out)
+        names = name_shards([file.url for file in found.files], {shard.url: shard.name for shard in known})
+        shards = (Shard(names[f.url], f.url, f.size_bytes, version=f.version) for f in found.files)
+        return Listing(tuple(shards), found.left_out)
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return {}
@@ -57,6 +58,9 @@ class WebDatasetReader:
         return [list(todo)] if together else [[chunk_index] for chunk_index in todo]
 
     def index(self, shard: Shard) -> Contents:
+        return unless_changed(shard, self._index(shard), self.patience)
+
+    def _index(self, shard: Shard) -> Contents:
         members: list[Member] = []
         problem: ShardProblem | None = None
         cut = False
@@ -89,6 +93,8 @@ class WebDatasetReader:
         try:
             for sample, data in _collect(shard, samples, [self._needed_parts(sample) for sample in samples]):
                 yield self._checked(shard, sample, data)
+        except ReadFailure:
+            raise
         except Exception as error:  # storage and decompressor errors have no common base class
             raise ReadFailure(f"{type(error).__name__}: {error}") from error
 

@@ -52,7 +52,7 @@ def test_a_replaced_shard_is_noticed(storage: Storage) -> None:
     known = known_shards(storage)
     assert known == {"a": Shard("a", "/a.tar", 10), "b": Shard("b", "/b.tar", 20)}
     check_plan(known, [Shard("a", "/elsewhere/a.tar", 10), Shard("c", "/c.tar", 1)])
-    with pytest.raises(UserError, match=r"'a' .*10 bytes then, 11 now"):
+    with pytest.raises(UserError, match=r"'a' .*10 bytes then, 11 bytes now"):
         check_plan(known, [Shard("a", "/a.tar", 11)])
 
 

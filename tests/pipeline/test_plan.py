@@ -34,7 +34,7 @@ def test_files_are_found_sorted_and_once(tmp_path: Path) -> None:
     for name in ("b.tar", "a.tar", "c.txt"):
         (tmp_path / name).write_bytes(b"12345")
     found = find_files([f"{tmp_path}/*.tar", f"{tmp_path}/a.tar"], ONE_TRY, "webdataset")
-    assert list(found.files) == [(f"{tmp_path}/a.tar", 5), (f"{tmp_path}/b.tar", 5)]
+    assert [file[:2] for file in found.files] == [(f"{tmp_path}/a.tar", 5), (f"{tmp_path}/b.tar", 5)]
 
 
 @pytest.mark.parametrize("path", ["missing.tar", "none-*.tar", "part-{0..1}.tar"])
