@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.errors import UserError
 from conf.schema import SourceConfig
-from pipeline.ledger import known_shards
+from pipeline.ledger import known_shards, with_planned
 from pipeline.plan import Sample, Shard
 from pipeline.readers import RawSample, Reader, ReadFailure, make_reader
 from pipeline.report.folder import RunFolder
@@ -34,11 +34,11 @@ def read_samples(folder: RunFolder, wanted: Iterable[SampleKey]) -> Iterator[tup
     if not by_shard:
         return
     source = ((folder.read_record() or {}).get("config") or {}).get("source") or {}
-    known = known_shards(folder.storage).values()
+    known = known_shards(folder.storage)
     try:
         config = SourceConfig.model_validate({**source, "passthrough": ("*",)})  # any field: JSON and text are read too
         reader = make_reader(config)
-        shards = {shard.name: shard for shard in reader.shards(known).shards}
+        shards = {shard.name: shard for shard in with_planned(known, reader.shards(known.values()).shards)}
     except (UserError, ValueError, OSError) as error:
         print(f"the source cannot be read for previews and references: {error}", file=sys.stderr)
         return

@@ -19,7 +19,7 @@ from conf.schema import SourceConfig, SourceKind
 from pipeline.exports import Exported, Options, SidecarOptions
 from pipeline.exports.caption_files import Captions, LeftAlone, merged, read_text
 from pipeline.exports.rows import Published, whole_local_file
-from pipeline.ledger import known_shards
+from pipeline.ledger import known_shards, with_planned
 from pipeline.plan import LeftOut, Shard, is_local, resolve, sum_left_out
 from pipeline.readers import make_reader
 from pipeline.readers.kinds import IMAGE_SUFFIXES
@@ -98,7 +98,8 @@ class _Places:
         self._many = len({shard.url for shard in self._shards.values()}) > 1
         self._reader = reader = make_reader(source) if source.kind is SourceKind.MANIFEST else None
         if reader is not None:
-            self._shards = {shard.name: shard for shard in reader.shards(self._shards.values()).shards}
+            listed = reader.shards(self._shards.values()).shards
+            self._shards = {shard.name: shard for shard in with_planned(self._shards, listed)}
 
     def of_shard(self, name: str, writer: "_Writer") -> Iterator[_Place]:
         """In input order, each file once; images without one are counted by the writer."""

@@ -112,8 +112,10 @@ class ImageFolderReader:
         return is_metadata(name) or suffix == "json" or suffix in self.fields or "*" in self.fields
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
-        urls = dict.fromkeys(url for shard in shards for url in metadata_urls(shard))
-        return common_types(schemas_of(urls or [None], self.patience)) if self.fields else {}
+        urls: list[str | None] = [url for shard in shards for url in metadata_urls(shard)]
+        if any(suffix_of(name) == "json" and not is_metadata(name) for shard in shards for name in shard.beside):
+            urls.append(None)  # sidecars may have fields of the same names, without types
+        return common_types(schemas_of(urls, self.patience)) if self.fields else {}
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]

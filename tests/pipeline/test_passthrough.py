@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conf.schema import PromptConfig, SourceConfig, SourceKind
+from conf.schema import PromptConfig, RetryErrors, SourceConfig, SourceKind
 from pipeline.passthrough import COLUMNS_NAME, settle
 from pipeline.readers import make_reader
+from pipeline.second_chance import reopen
 from pipeline.sink import publish_shard, rows_table, stage_chunk
 from pipeline.source_types import TEXT, common_types, plain_type, python_values, to_text
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
@@ -189,3 +190,27 @@ def test_manifests_and_metadata_keep_their_types_too(tmp_path: Path, kind: str) 
         else {"kind": SourceKind.IMAGES, "paths": (f"{tmp_path}/in",)}
     )
     assert published(tmp_path, ("day",), **source)["src_day"].to_pylist() == [DAY]
+
+
+def test_sidecars_beside_typed_metadata_make_text(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.png").write_bytes(image_bytes((1, 1, 1)))
+    pq.write_table(pa.table({"file_name": ["a.png"], "n": [1]}), tmp_path / "in" / "metadata.parquet")
+    (tmp_path / "in" / "b.json").write_text('{"n": "two"}')
+    table = published(tmp_path, ("n",), kind=SourceKind.IMAGES, paths=(f"{tmp_path}/in",))
+    assert table["src_n"].to_pylist() == ["1", "two"]
+
+
+def test_rows_that_are_kept_in_a_retry_keep_their_types(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", {name: COLUMNS[name] for name in ("nanoseconds", "nested", "map")})
+    names = ("nanoseconds", "nested", "map")
+    before = published(tmp_path, names)
+    config = SourceConfig(kind=SourceKind.PARQUET, paths=(f"{tmp_path}/in/a.parquet",), passthrough=names)
+    storage, reader = Storage(f"{tmp_path}/out"), make_reader(config)
+    shards = reader.shards(()).shards
+    fields = settle(storage, reader, config, shards, begun=True)
+    assert reopen(storage, reader, shards[0], RetryErrors.ALL, 10, fields) is None
+    assert publish_shard(storage, "a", fields).counts is not None
+    after = storage.read_table("results/a.parquet")
+    assert after.equals(before.select(after.column_names)), "the record says the types, whatever is asked now"
