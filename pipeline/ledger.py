@@ -22,6 +22,7 @@ from pipeline.sink import (
     STAGING,
     load_index,
     open_shards,
+    published_name,
     remove_other_generations,
     remove_staging,
     staged_chunk_of,
@@ -35,6 +36,7 @@ STATE, PLAN_NAME, RUN_NAME = "_state", "_state/plan.parquet", "run.json"
 SIDECARS = "_state/sidecars"  # pipeline.exports.sidecars
 _THREADS = 16
 _LOG = logging.getLogger(__name__)
+_LONGEST_FILE_NAME = 1 + 255  # with the slash
 _PLAN_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -68,7 +70,7 @@ def remove_temporaries(
 
 
 def known_shards(storage: Storage) -> dict[str, Shard]:
-    """name -> shard as it was when it was planned."""
+    """name -> shard as it was when it was planned, but for names that a former version gave and no disk can hold."""
     try:
         rows = storage.read_table(PLAN_NAME).to_pylist()
     except FileNotFoundError:
@@ -82,6 +84,7 @@ def known_shards(storage: Storage) -> dict[str, Shard]:
             version=row.get("version") or "",
         )
         for row in rows
+        if not storage.is_local or len(published_name("", row["name"])) <= _LONGEST_FILE_NAME
     }
 
 

@@ -5,9 +5,14 @@ from pathlib import Path
 import pytest
 
 from conf.errors import UserError
-from pipeline.plan import Part, Sample, ShardIndex, ShardProblem, name_shards
+from pipeline.ledger import known_shards, save_plan
+from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
 from pipeline.readers.source_files import expand_braces, find_files
 from pipeline.retrying import ONE_TRY
+from pipeline.storage import Storage
+from tests.pipeline.small_run import done_rows, small_run
+from tests.pipeline.test_ledger import config as any_config
+from tests.shards import image_bytes, write_tar
 
 
 @pytest.mark.parametrize(
@@ -67,6 +72,40 @@ def test_names_given_out_before_are_kept() -> None:
 def test_identical_short_urls_cannot_be_told_apart() -> None:
     with pytest.raises(UserError, match="cannot tell"):
         name_shards(["/a.tar", "/a.tar.gz"])
+
+
+def test_names_have_room_for_what_is_put_behind_them_and_stay_distinct() -> None:
+    urls = [f"/d/{'x' * 240}{end}.tar" for end in ("", "1", "2", "A", "a")]
+    names = name_shards(urls)
+    assert all(len(f"{name}-00012-t000001-00000.parquet") <= 143 for name in names.values())
+    assert len({name.lower() for name in names.values()}) == len(urls)
+    assert name_shards(reversed(urls)) == names, "a name does not depend on what else there is"
+    assert name_shards(urls, {urls[0]: "x" * 240})[urls[0]] == "x" * 240, "given out before"
+
+
+def test_names_that_differ_in_case_alone_are_told_apart_on_every_file_system() -> None:
+    names = name_shards(["/d/A.tar", "/d/a.tar", "/e/B.tar"])
+    assert (names["/d/A.tar"], names["/e/B.tar"]) == ("A", "B")
+    assert names["/d/a.tar"].startswith("a-")
+    assert name_shards(["/d/b.tar", "/e/B.tar"], {"/e/B.tar": "B"})["/d/b.tar"].startswith("b-")
+
+
+def test_a_shard_whose_name_is_as_long_as_the_file_system_allows_is_published(tmp_path: Path) -> None:
+    """Also where a former version has planned it under that name, could not publish it, and was stopped."""
+    (tmp_path / "in").mkdir()
+    paths = [tmp_path / "in" / f"{'y' * 250}{end}.tar" for end in "01"]
+    for path in paths:
+        write_tar(path, [("k0.jpg", image_bytes((1, 2, 3))), ("k1.jpg", image_bytes((3, 2, 1)))])
+    for out in ("new", "begun"):
+        storage = Storage(f"{tmp_path}/{out}")
+        config = any_config(source={"paths": [f"{tmp_path}/in/*.tar"]}, output={"path": storage.url})
+        if out == "begun":
+            save_plan(storage, {}, [Shard(path.stem, str(path), path.stat().st_size) for path in paths])
+        small_run(config)
+        assert len(done_rows(storage.url)) == 4
+        planned = {shard.url: name for name, shard in known_shards(storage).items()}
+        assert planned.keys() == {str(path) for path in paths}, "which name is which shard is on record"
+        assert {f"{name}.parquet" for name in planned.values()} == set(storage.names("results"))
 
 
 @pytest.mark.parametrize(("num_samples", "num_chunks"), [(0, 1), (1, 1), (4, 1), (5, 2), (8, 2)])

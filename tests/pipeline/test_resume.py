@@ -12,12 +12,14 @@ import pytest
 from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import OutputLost, UserError
 from conf.schema import JobConfig
+from conf.vqa import VqaConfig
+from jobs.vqa import run_ticks
 from pipeline import dataflow, generation
 from pipeline.lease import Lease
 from pipeline.ledger import RUN_NAME, known_shards, save_plan
 from pipeline.readers import make_reader
 from pipeline.resume import begin, decide
-from pipeline.settings import CONFIG_NAME, content_settings
+from pipeline.settings import CONFIG_NAME, content_settings, save_settings
 from pipeline.sink import chunk_name, publish_shard, rows_table, stage_chunk, write_engine_stats
 from pipeline.storage import Storage
 from tests.integration.corpus import fake_spec, make_config, write_shards
@@ -124,3 +126,23 @@ def test_an_old_publisher_that_wakes_up_writes_nothing(config: JobConfig, tmp_pa
         assert {name: new.read(name) for name in new.walk("")} == before
         stage_chunk(old.permitted_by(None), "s", 0, rows_table([good_row(0), good_row(1)]))
         assert new.exists(chunk_name(new, "s", 0)) is not anew
+
+
+def test_ticks_of_another_configuration_that_came_in_between_are_noticed(tmp_path: Path, monkeypatch: Any) -> None:
+    """`deed vqa` too: it is checked once more when the output is held."""
+    write_shards(tmp_path / "in", 1, 1)
+    values = make_config(tmp_path).model_dump(mode="json")
+    values["source"]["passthrough"] = []
+    config = VqaConfig.model_validate({**values, "questions": {"ask": ["what?"]}})
+    enter = Lease.__enter__
+
+    def after_another(self: Lease) -> Lease:
+        monkeypatch.undo()
+        with Lease(Storage(config.output.path)) as other:
+            save_settings(other.storage, {"engine.kv": "something else"})
+        return enter(self)
+
+    monkeypatch.setattr(Lease, "__enter__", after_another)
+    with pytest.raises(UserError, match="was made with another configuration"):
+        run_ticks(config, fake_spec)
+    assert Storage(config.output.path).walk("ticks") == []
