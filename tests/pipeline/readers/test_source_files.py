@@ -23,7 +23,7 @@ def write(folder: Path, *names: str) -> Path:
 
 def found(folder: Path, *paths: str, kind: str = "webdataset") -> list[str]:
     files = find_files([f"{folder}/{path}" for path in paths], ONE_TRY, kind).files
-    return [os.path.relpath(url, folder) for url, _ in files]
+    return [os.path.relpath(url, folder) for url, *_ in files]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_same_holds_on_object_storage() -> None:
     for name in ("x [1]/a.tar", "x [1]/b.tar", "x 1/c.tar"):
         fs.pipe_file(f"/names/{name}", b"1")
     files = find_files(["memory://names/x [1]/*.tar"], ONE_TRY, "webdataset").files
-    assert [url.rpartition("names/")[2] for url, _ in files] == ["x [1]/a.tar", "x [1]/b.tar"]
+    assert [url.rpartition("names/")[2] for url, *_ in files] == ["x [1]/a.tar", "x [1]/b.tar"]
 
 
 def test_shards_whose_names_are_odd_are_read(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_folder_stands_for_the_shards_in_it(tmp_path: Path, kind: SourceKind, 
     write(tmp_path, "a.tar", "deep/b.tgz", "deep/c.tar.zst", "p.parquet", "m.jsonl", "deep/m.csv.gz", "README.md")
     write(tmp_path, "._a.tar", ".cache/x.parquet", ".x.jsonl")
     files = find_files([str(tmp_path)], ONE_TRY, kind.value)
-    assert [os.path.relpath(url, tmp_path) for url, _ in files.files] == expected
+    assert [os.path.relpath(url, tmp_path) for url, *_ in files.files] == expected
     assert {part.reason: part.count for part in files.left_out} == {"other_files": 7 - len(expected), "hidden_files": 3}
 
 
@@ -91,7 +91,7 @@ def test_a_folder_without_them_and_a_pipe_are_mistakes(tmp_path: Path) -> None:
         found(tmp_path, "pipe.tar")
     write(tmp_path, "a.tar")
     globbed = find_files([f"{tmp_path}/*.tar"], ONE_TRY, "webdataset")
-    assert ([os.path.basename(url) for url, _ in globbed.files], globbed.left_out[0].reason) == (
+    assert ([os.path.basename(url) for url, *_ in globbed.files], globbed.left_out[0].reason) == (
         ["a.tar"],
         "special_files",
     )
