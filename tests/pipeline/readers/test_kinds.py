@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.preprocess import FORMATS
+from pipeline.imaging.opening import FORMATS
 from pipeline.readers.kinds import IMAGE_SUFFIXES, SNIFF_BYTES, image_format, is_hidden, is_image_name
 
 
