@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.exports import SidecarOptions
     from pipeline.readers import Reader
 
-SUCCESS, TOO_MANY_ERRORS, SHARDS_MISSING = 0, 3, 3
+SUCCESS, ROWS_FAILED = 0, 3  # too many, all of them, or those of shards that are gone
 
 
 class Stopped(BaseException):
@@ -103,13 +103,13 @@ def run_job(
     try:
         with raise_on_signals(), log.session() as on_progress:
             record = run(config, info, spec, on_progress, reader)
-        code, message = (SUCCESS, None) if record["status"] == "complete" else (SHARDS_MISSING, record["message"])
+        code, message = (SUCCESS, None) if record["status"] == "complete" else (ROWS_FAILED, record["message"])
         log.finished(code, record, message)
         if message is not None:
             print(f"{command}: {message}", file=sys.stderr)
         return code, record
     except TooManyErrors as error:
-        code, message = TOO_MANY_ERRORS, f"stopped, {error}"
+        code, message = ROWS_FAILED, f"stopped, {error}"
     except Stopped as stop:
         code, message = stop.exit_code, f"stopped by {stop}; {config.output.to_continue}"
     except UserError as error:

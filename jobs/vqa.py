@@ -136,15 +136,17 @@ def relabel_ticks(
     limit = config.relabel_below
     if limit is None:
         return SUCCESS
+    worst = SUCCESS
     for tick in due(root, ticks):
         changes = load_changes(root, tick)
         if changes is None:
             shards = uncertain_shards(root, tick, limit)
             if shards:
                 reader = RelabelReader.over(config, root, tick, shards, limit, _max_prompt_tokens(config))
-                code, _ = run_job(relabel_config(config, tick), make_spec, reader, "deed vqa", log_mode)
-                if code != SUCCESS:
-                    return code
+                code, record = run_job(relabel_config(config, tick), make_spec, reader, "deed vqa", log_mode)
+                worst = max(worst, code)
+                if record is None:
+                    return worst
             lease.check()
             changes = save_changes(root, tick, shards, limit)
         lease.check()
@@ -153,7 +155,7 @@ def relabel_ticks(
             f"deed vqa: tick {tick.number}: {changes.uncertain} uncertain answers, {changes.answered} given again at "
             f"full depth, {changes.changed} changed"
         )
-    return SUCCESS
+    return worst
 
 
 def _max_prompt_tokens(config: "VqaConfig") -> int:

@@ -13,11 +13,11 @@ import pyarrow as pa
 from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline import generation, left_out
+from pipeline.ending import FINISHED, Status
 from pipeline.ledger import RUN_NAME, check_plan, clear_output, known_shards, save_plan, with_planned
 from pipeline.passthrough import settle
 from pipeline.plan import Listing, Shard
 from pipeline.readers import Reader
-from pipeline.run_record import FINISHED
 from pipeline.second_chance import open_again, shards_to_retry
 from pipeline.settings import CONFIG_NAME, check_settings, save_settings
 from pipeline.sink import RESULTS, STAGING
@@ -94,4 +94,9 @@ def finished_record(storage: Storage, shards: Sequence[Shard]) -> dict[str, Any]
         return None
     published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
     done = record["status"] in FINISHED and all(shard.name in published for shard in shards)
-    return record if done and not storage.walk(STAGING) else None
+    if not done or storage.walk(STAGING):
+        return None
+    if record["status"] == Status.NOTHING_SUCCEEDED.value and record["counts"]["rows_ok"]:
+        # It was an earlier invocation, over some of the shards, in which no row succeeded; now nothing was to do.
+        return {**record, "status": Status.COMPLETE.value, "message": None}
+    return record

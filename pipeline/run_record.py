@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
@@ -23,6 +22,7 @@ from conf.checkpoint_info import CheckpointInfo, untrained_exits_warning
 from conf.errors import OutputFailed, OutputLost
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
+from pipeline.ending import Status, ending
 from pipeline.energy import EnergyMeter
 from pipeline.ledger import RUN_NAME, STATE, Ledger
 from pipeline.left_out import as_dicts, load_listing
@@ -36,18 +36,6 @@ _LOG = logging.getLogger(__name__)
 _TOUCH_S = 10.0
 _STATS = {"busy_s", "model_load_s", "device", "num_drafted", "num_accepted", "num_audited", "num_audited_same"}
 _PACKAGES = ("deed-pipeline", "ray", "pyarrow", "numpy", "pillow", "torch", "transformers", "tokenizers", "fsspec")
-
-
-class Status(str, Enum):
-    RUNNING = "running"
-    COMPLETE = "complete"
-    SHARDS_MISSING = "shards_missing"  # complete but for shards that were planned and are gone
-    TOO_MANY_ERRORS = "too_many_errors"
-    INTERRUPTED = "interrupted"
-    FAILED = "failed"
-
-
-FINISHED = frozenset({Status.COMPLETE.value, Status.SHARDS_MISSING.value})  # nothing is left to do
 
 
 class TooManyErrors(Exception):
@@ -90,9 +78,8 @@ class RunRecord:
         if isinstance(error, OutputLost):  # the output and its run.json are another run's now
             return
         if error is None:
-            self.status = Status.COMPLETE
-            if missing := self._total_counts().num_missing:
-                self.status, self.message = Status.SHARDS_MISSING, missing_message(missing)
+            own = self._counts
+            self.status, self.message = ending(self._storage, self._total_counts(), own, self._ledger.published)
         elif isinstance(error, TooManyErrors):
             self.status = Status.TOO_MANY_ERRORS
         else:
@@ -207,17 +194,6 @@ class RunRecord:
         with ThreadPoolExecutor(16) as pool:
             read: Iterable[Counts] = pool.map(lambda name: read_counts(self._storage, name), earlier)
             return sum([*self._counts.values(), *read], NO_ROWS)
-
-
-def missing_message(num_missing: int) -> str:
-    """What it means that shards are missing, and what to do."""
-    what = (
-        "a shard that was planned is gone" if num_missing == 1 else f"{num_missing} shards that were planned are gone"
-    )
-    return (
-        f"{what}, errors/ names them (missing_shard); bring them back and run the same command with "
-        "--set output.retry_errors=transient"
-    )
 
 
 def read_engine_stats(storage: Storage) -> dict[str, Any]:

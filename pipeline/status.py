@@ -20,7 +20,6 @@ from pipeline.sink import (
     ERRORS,
     NO_ROWS,
     RESULTS,
-    Counts,
     load_index,
     published_name,
     read_counts,
@@ -108,7 +107,9 @@ def read_status(url: str) -> RunStatus:
         left_out=sum_left_out([*load_listing(storage), *total.left_out]),
         chunks_staged=sum(len(chunks) for chunks in staged.values()),
         samples_staged=sum(sum(chunks.values()) for chunks in staged.values()),
-        errors_by_type=_errors_by_type(storage, counts.items()),
+        errors_by_type=errors_by_type(
+            storage, (name for name, count in counts.items() if count.num_errors + count.num_shard_errors)
+        ),
         wall_s=sum(wall_s),
         actor_s=sum(s * note["num_actors"] for s, note in zip(wall_s, notes, strict=True)),
         command=list(record.get("command", ())),
@@ -139,6 +140,8 @@ def next_step(status: RunStatus) -> str:
         return f"wait; stopping it and running {same} again continues where it was"
     if status.state == "shards_missing":
         return f"bring the missing shards back, and run {same} and --set output.retry_errors=transient"
+    if status.state == "nothing_succeeded":
+        return f"look at the errors, mend their cause, and run {same} and --set output.retry_errors=all"
     if status.state == "complete":
         if status.rows_error + status.shard_errors:
             return f"look at the errors; {same} and --set output.retry_errors=transient tries them again"
@@ -168,13 +171,12 @@ def _run_record(storage: Storage) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _errors_by_type(storage: Storage, counts: Iterable[tuple[str, Counts]]) -> dict[str, int]:
-    """Most frequent first; shards without errors are not opened."""
+def errors_by_type(storage: Storage, shard_names: Iterable[str]) -> dict[str, int]:
+    """ "stage/error_type" -> rows of these published shards, the most frequent first."""
     found: Counter[str] = Counter()
-    for name, count in counts:
-        if count.num_errors + count.num_shard_errors:
-            table = storage.read_table(published_name(ERRORS, name)).select(["stage", "error_type"])
-            found.update(f"{row['stage']}/{row['error_type']}" for row in table.to_pylist())
+    for name in shard_names:
+        table = storage.read_table(published_name(ERRORS, name)).select(["stage", "error_type"])
+        found.update(f"{row['stage']}/{row['error_type']}" for row in table.to_pylist())
     return dict(found.most_common())
 
 

@@ -19,6 +19,7 @@ from conf.errors import SourceAway, UserError
 from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, SourceKind
 from conf.templates import field_place
 from conf.vqa import VqaConfig
+from pipeline.ending import FINISHED
 from pipeline.left_out import from_dicts
 from pipeline.passthrough import without_items
 from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, given_id, name_shards
@@ -29,7 +30,6 @@ from pipeline.readers.folder_files import Companions
 from pipeline.readers.folder_shards import FILES_PER_SHARD
 from pipeline.readers.unchanged import as_of_now
 from pipeline.retrying import USUAL_PATIENCE, is_refusal, is_transient
-from pipeline.run_record import FINISHED
 from pipeline.sink import ERRORS, RESULTS
 from pipeline.storage import Storage
 from pipeline.text import original, storable

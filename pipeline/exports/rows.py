@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import UserError
+from pipeline.ending import Status
 from pipeline.ledger import RUN_NAME
 from pipeline.plan import is_local, resolve
-from pipeline.run_record import Status
 from pipeline.sink import RESULTS, published_name
 from pipeline.storage import Storage
 from pipeline.text import storable

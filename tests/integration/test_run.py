@@ -182,7 +182,8 @@ def test_a_run_going_wrong_stops_and_can_be_continued(tmp_path: Path) -> None:
     assert record["status"] == "too_many_errors"
     assert not (tmp_path / "out" / "_state" / "lease.json").exists()
     done = go(make_config(tmp_path, output={"max_error_fraction": 1.0}))
-    assert done["counts"]["rows_error"] == 1500
+    assert (done["status"], done["counts"]["rows_error"]) == ("nothing_succeeded", 1500)
+    assert done["message"].startswith("all 1,500 rows failed: 1500 x preprocess/not_an_image;")
 
 
 def test_duplicates_are_answered_once(tmp_path: Path) -> None:
