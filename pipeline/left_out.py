@@ -32,10 +32,11 @@ def from_dicts(entries: Iterable[dict[str, Any]]) -> tuple[LeftOut, ...]:
 
 
 def in_words(part: LeftOut) -> str:
-    """`1,100 hidden files (._a.jpg, ._b.jpg, ...)`: reasons are plural nouns."""
+    """`1,100 hidden files (._a.jpg, ._b.jpg, ...)`: reasons are plural nouns that end with an s."""
+    noun = part.reason.replace("_", " ")
     more = ", ..." if part.count > len(part.examples) else ""
     names = f" ({', '.join(part.examples)}{more})" if part.examples else ""
-    return f"{part.count:,} {part.reason.replace('_', ' ')}{names}"
+    return f"{part.count:,} {noun.removesuffix('s') if part.count == 1 else noun}{names}"
 
 
 def sentence(parts: Iterable[LeftOut]) -> str:

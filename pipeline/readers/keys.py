@@ -78,7 +78,7 @@ def group_by_key(members: Sequence[Member], image_suffix: Sequence[str] = ()) ->
             last_rows = list(range(first, len(bases)))
         for entry in entries:
             if entry.suffix not in stems and images.get(entry.suffix):
-                reason = "other_image_suffix" if image_suffix else "companion_image"
+                reason = "unwanted_images" if image_suffix else "companion_images"
                 ignored.append(LeftOut(reason, 1, (f"{key}.{entry.written}",)))
     samples = (Sample(row, key, parts) for row, (key, parts) in enumerate(zip(_unique(bases), parts_of, strict=True)))
     return Grouped(tuple(samples), sum_left_out(ignored), tuple(last_rows))
@@ -87,13 +87,13 @@ def group_by_key(members: Sequence[Member], image_suffix: Sequence[str] = ()) ->
 def _entry_of(member: Member) -> _Entry | str:
     """A member under its key, or why it is left out."""
     if is_hidden(member.name):
-        return "hidden"
+        return "hidden_files"
     if member.kind is Kind.SPECIAL:
-        return "special_file"
+        return "special_files"
     key, written = split_key(member.name)
     found = image_format(member.head)
     if not written and (not key or found is None):
-        return "no_suffix"
+        return "other_files"
     suffix = written.lower() or str(found).lower()
     lost = f"/{member.kind.value}" if member.kind in _WITHOUT_BYTES else ""
     return _Entry(suffix, written or suffix, Part(suffix + lost, member.offset, member.size), found)

@@ -68,7 +68,7 @@ def test_an_output_of_an_earlier_version_left_nothing_out(storage: Storage) -> N
 
 
 def test_words_name_a_few_and_say_when_there_are_more() -> None:
-    assert in_words(LeftOut("broken_links", 1, ("a.png",))) == "1 broken links (a.png)"
+    assert in_words(LeftOut("broken_links", 1, ("a.png",))) == "1 broken link (a.png)"
     assert in_words(LeftOut("broken_links", 12)) == "12 broken links"
     assert sentence([]) == ""
     assert sentence(BOTH).startswith("left out, no input rows: 1,100 hidden files (._a.jpg, ._b.jpg, ...); 3 other")

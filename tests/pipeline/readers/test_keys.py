@@ -67,7 +67,7 @@ def test_a_mask_is_counted_and_named_but_is_no_row(tmp_path: Path) -> None:
     members = [("k.mask.png", b"m"), ("k.jpg", b"i"), ("k.json", b'{"a": 1}'), ("k.05.jpg", b"five"), ("n.jpg", b"n")]
     rows, left_out = read(tmp_path / "a.tar", members)
     assert rows == [("k", b"i", {"a": 1}), ("k.05", b"five", {"a": 1}), ("n", b"n", {})]
-    assert left_out == {"companion_image": ("k.mask.png",)}
+    assert left_out == {"companion_images": ("k.mask.png",)}
 
 
 def test_two_formats_of_a_key_are_two_rows(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_the_user_may_say_which_image_is_meant(
     members = [("k.jpg", b"i"), ("k.mask.png", b"m"), ("k.img", b"other"), ("x.left.jpg", b"l"), ("x.right.jpg", b"r")]
     rows, left_out = read(tmp_path / "a.tar", members, suffixes)
     assert {key: image for key, image, _ in rows} == expected
-    assert list(left_out) == ["other_image_suffix"]
-    assert len(left_out["other_image_suffix"]) == ignored
+    assert list(left_out) == ["unwanted_images"]
+    assert len(left_out["unwanted_images"]) == ignored
 
 
 def test_what_is_no_sample_is_counted_by_reason(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_what_is_no_sample_is_counted_by_reason(tmp_path: Path) -> None:
     ]
     rows, left_out = read(tmp_path / "a.tar", members)
     assert rows == [("a", b"a", {})]
-    assert {reason: len(names) for reason, names in left_out.items()} == {"hidden": 3, "no_suffix": 2}
+    assert {reason: len(names) for reason, names in left_out.items()} == {"hidden_files": 3, "other_files": 2}
 
 
 def test_images_without_a_suffix_or_with_an_unknown_one_are_found_by_their_first_bytes(tmp_path: Path) -> None:
