@@ -13,6 +13,7 @@ from pipeline.plan import Sample, Shard
 from pipeline.readers import RawSample, Reader, ReadFailure, make_reader
 from pipeline.report.folder import RunFolder
 from pipeline.report.quality import Kind, Reference
+from pipeline.text import storable_value
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -105,7 +106,7 @@ def reference_of(fields: Mapping[str, Any], prompt: str | None, field: str | Non
 
 
 def _texts(value: Any, prompt: str | None, *, fall_back: bool) -> tuple[str, ...]:
-    items = value if isinstance(value, list) else [value]
+    items = storable_value(value if isinstance(value, list) else [value])  # as the prompts of the tables are
     plain = tuple(item.strip() for item in items if isinstance(item, str) and item.strip())
     entries: list[tuple[str | None, str]] = []
     for item in items:

@@ -161,3 +161,11 @@ def test_thumbnails_are_made_as_the_model_sees_the_image() -> None:
         assert image.size == (40, 60)
         red, _, blue = image.getpixel((20, 30))
         assert blue > red + 60
+
+
+def test_references_of_a_prompt_with_half_a_character_are_found() -> None:
+    half = chr(0xD83D)
+    fields = {"qa": [{"question": f"what is {half}?", "answer": half}, {"question": "else?", "answer": "b"}]}
+    found = reference_of(fields, "what is \\ud83d?")
+    assert found is not None
+    assert found.texts == ("\\ud83d",)
