@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.job_arguments import add_job_arguments, job_config
 from jobs.log_modes import JobLog, LogMode, add_log_argument
-from jobs.sidecars import add_sidecar_arguments, say_what_is_missing, sidecar_options
+from jobs.sidecars import add_sidecar_flag, asked_sidecars, say_what_is_missing
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig
@@ -34,12 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed caption", description=__doc__)
     add_job_arguments(parser)
     add_log_argument(parser)
-    parser.add_argument(
-        "--sidecar", metavar="SUFFIX", help="when all is done, write a caption file beside each image: .txt or .caption"
-    )
-    add_sidecar_arguments(parser, only_if="--sidecar")
+    add_sidecar_flag(parser)
     options = parser.parse_args(arguments)
-    config, sidecars = job_config(options), sidecar_options(options, options.sidecar)
+    config = job_config(options)
+    sidecars = asked_sidecars(options, config)
     return run_and_summarise(config, LogMode(options.log), references=False, sidecars=sidecars)
 
 
@@ -52,10 +50,6 @@ def run_and_summarise(
 ) -> int:
     """Run the job, then print its summary; with `references`, scored against those in the source, if it has any; with
     `sidecars`, captions are written beside the images."""
-    if sidecars is not None:
-        from pipeline.exports.sidecars import check
-
-        check(config.source, sidecars, None)
     code, record = run_job(config, log_mode=log_mode)
     if record is not None and sidecars is not None:
         write_sidecars(config, sidecars, log_mode)

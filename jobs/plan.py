@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.job_arguments import add_job_arguments, job_config
+from jobs.sidecars import add_sidecar_flag, asked_sidecars
 from jobs.status import left_out_lines
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 def main(arguments: Sequence[str]) -> int:
     options = make_parser().parse_args(arguments)
     config = job_config(options)
+    asked_sidecars(options, config)
 
     from conf.checkpoint_info import read_checkpoint_info
     from pipeline.cluster import fit_resources
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deed plan", description=__doc__)
     add_job_arguments(parser)
+    add_sidecar_flag(parser)  # so that it takes the arguments of deed caption; nothing is written
     parser.add_argument("--count", action="store_true", help="open every shard to count its samples; slow on many")
     parser.add_argument(
         "--like", metavar="OUTPUT", help="take speed and sample sizes from this run, a trial for example"

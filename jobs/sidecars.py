@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from conf.errors import UserError
 
 if TYPE_CHECKING:
+    from conf.schema import JobConfig
     from pipeline.exports import Exported, SidecarOptions
 
 EXISTING = ("skip", "overwrite", "append", "prepend")
@@ -25,6 +26,23 @@ def add_sidecar_arguments(parser: argparse.ArgumentParser, *, only_if: str, suff
         help=f"{only_if}: between several captions of an image, and between new and old ones; \\n is a line break "
         "(default: ', ')",
     )
+
+
+def add_sidecar_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sidecar", metavar="SUFFIX", help="when all is done, write a caption file beside each image: .txt or .caption"
+    )
+    add_sidecar_arguments(parser, only_if="--sidecar")
+
+
+def asked_sidecars(options: argparse.Namespace, config: "JobConfig") -> "SidecarOptions | None":
+    """What --sidecar asks for; UserError, before a run is begun, where this source cannot have it."""
+    chosen = sidecar_options(options, options.sidecar)
+    if chosen is not None:
+        from pipeline.exports.sidecars import check
+
+        check(config.source, chosen, None)
+    return chosen
 
 
 def sidecar_options(options: argparse.Namespace, extension: str | None) -> "SidecarOptions | None":

@@ -207,6 +207,7 @@ def test_what_cannot_have_sidecars_is_one_sentence(tmp_path: Path, capsys: pytes
         (["export", run, "--to", "txt", "--out", "s3://bucket/x"], "local folders"),
         (["export", run, "--to", "csv"], "say where the export goes"),
         (["caption", "x.tar", "--out", f"{tmp_path}/o", "--sidecar", ".txt"], "source.kind is webdataset"),
+        (["plan", "x.parquet", "--out", f"{tmp_path}/o", "--sidecar", ".txt"], "source.kind is parquet"),
         (["caption", "s3://bucket/x/", "--out", f"{tmp_path}/o", "--sidecar", "txt"], "is not"),
         (
             ["caption", f"{tmp_path}/photos", "--out", f"{tmp_path}/o", "--prefix", "x"],
