@@ -10,8 +10,7 @@ from actors.engine.request import Completion, Request
 from actors.engine_factory import make_engine
 from actors.generation_texts import prefix_of
 from actors.model.checkpoint import Checkpoint
-from actors.training.data import TrainingSample, expand_shards, read_pixels, read_shard
-from conf.errors import UserError
+from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
 from conf.schema import EngineConfig
 from pipeline.words import word_lines
 
@@ -35,19 +34,14 @@ class Prediction:
     completion: Completion
 
 
-def first_samples(patterns: Sequence[str], count: int) -> list[TrainingSample]:
-    """Return the first `count` labelled samples of the shards; UserError when there are none."""
+def first_samples(corpus: LabelledCorpus, count: int, image_size: int) -> list[TrainingSample]:
+    """The first `count` samples that can be used, each under a key of its own; UserError when there are none."""
     samples: dict[str, TrainingSample] = {}
-    for path in expand_shards(patterns):
-        for sample in read_shard(path):
-            repeats = itertools.chain([sample.key], (f"{sample.key}~{n}" for n in itertools.count(2)))
-            key = next(key for key in repeats if key not in samples)  # shards may count their samples each from 0
-            samples[key] = replace(sample, key=key)
-        if len(samples) >= count:
-            break
-    if not samples:
-        raise UserError(f"no labelled images in {', '.join(patterns)}")
-    return list(samples.values())[:count]
+    for sample in corpus.first(count, image_size):
+        repeats = itertools.chain([sample.key], (f"{sample.key}~{n}" for n in itertools.count(2)))
+        key = next(key for key in repeats if key not in samples)  # shards may count their samples each from 0
+        samples[key] = replace(sample, key=key)
+    return list(samples.values())
 
 
 def caption_and_question_items(sample: TrainingSample, prompt: str, questions_per_image: int) -> Iterator[Item]:
@@ -74,7 +68,7 @@ def predict(
     done: dict[int, Completion] = {}
     for request_id, item in enumerate(items):
         if item.key not in pixels:
-            pixels = {item.key: read_pixels(by_key[item.key].jpeg, config.image_size)}  # items come image by image
+            pixels = {item.key: pixels_of(by_key[item.key], config.image_size)}  # items come image by image
         words = word_lines(by_key[item.key].record, words_field) if checkpoint.codec.rules.words else ""
         prompt_ids = checkpoint.codec.encode_prompt(item.prompt + words, config.encoder.max_prompt_tokens)
         prefix_ids = prefix_of(item.prompt, engine.generation, checkpoint.codec)

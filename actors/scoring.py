@@ -8,7 +8,7 @@ from actors.depth import agreement, computed_depth, mean_depth
 from actors.engine.thresholds import NEVER
 from actors.evaluation import Item, Prediction, predict
 from actors.model.checkpoint import Checkpoint
-from actors.training.data import TrainingSample
+from actors.training.corpus import TrainingSample
 from conf.model import ModelConfig
 from conf.schema import EngineConfig, Gate, Schedule
 from pipeline.metrics import anls, bleu_4, cider_d, exact_match, object_names, rouge_l, set_f1

@@ -6,6 +6,7 @@ candidate that has the fewest layers computed and loses no more than the allowed
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,17 +29,22 @@ def main(arguments: Sequence[str]) -> int:
     from actors.model.checkpoint import load_checkpoint
     from actors.scoring import points_lost, sweep
     from actors.training.calibration import record, thresholds_at_risk
+    from actors.training.corpus import LabelledCorpus
     from actors.training.data import Packer
     from conf.model import CONFIG_FILE
     from conf.schema import EngineConfig, GenerationConfig
     from jobs.evaluate import HEADER, line
+    from pipeline.left_out import sentence
 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     checkpoint = load_checkpoint(config.checkpoint)
     exits = config.exits or checkpoint.config.exits
     columns = tuple(checkpoint.config.exits.index(layer) for layer in exits)
-    samples = first_samples(config.shards, config.num_images)
+    corpus = LabelledCorpus(config.shards, config.words_field if checkpoint.codec.rules.words else "")
+    samples = first_samples(corpus, config.num_images, checkpoint.config.image_size)
+    if corpus.left_out:
+        print(sentence(corpus.left_out, "not scored"), file=sys.stderr)
     data = DataConfig(train=config.shards, validation=config.shards, words_field=config.words_field)
     packer = Packer(checkpoint.codec, checkpoint.config, data, 0)
     device = torch.device("cpu")

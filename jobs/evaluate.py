@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     from actors.evaluation import caption_and_question_items, first_samples
     from actors.model.checkpoint import load_checkpoint
     from actors.scoring import dynamic_exits, static_exit, sweep
+    from actors.training.corpus import LabelledCorpus
+    from pipeline.left_out import as_dicts, sentence
 
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
@@ -35,7 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     if "max_new_tokens" not in generation.model_fields_set and generation.max_new_tokens > most:
         generation = generation.model_copy(update={"max_new_tokens": most})
     engine = config.engine.model_copy(update={"generation": generation})
-    samples = first_samples(config.shards, config.num_images)
+    corpus = LabelledCorpus(config.shards, config.words_field if checkpoint.codec.rules.words else "")
+    samples = first_samples(corpus, config.num_images, checkpoint.config.image_size)
+    if corpus.left_out:
+        print(sentence(corpus.left_out, "not scored"), file=sys.stderr)
     items = [
         item
         for sample in samples
@@ -56,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
             "weights_sha256": checkpoint.sha256,
             "num_images": len(samples),
             "num_prompts": len(items),
+            "left_out": as_dicts(corpus.left_out),
             "caption_prompt": config.caption_prompt,
             "thresholds": config.engine.thresholds or checkpoint.config.thresholds,
             "rows": [row.as_dict() for row in rows],

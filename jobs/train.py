@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(
         f"{parameters / 1e6:.1f} M parameters, exits {list(trainer.model_config.exits)}, on {trainer.device}, "
-        f"{len(trainer.train_shards)} shards, from step {trainer.step} of {config.optimizer.total_steps}"
+        f"{len(trainer.corpus.shards)} shards, from step {trainer.step} of {config.optimizer.total_steps}"
     )
     if not trainer.run(lambda: bool(stopping)):
         print("stopped; run the same command again to continue", file=sys.stderr)
@@ -65,9 +65,13 @@ class TrainReport:
 
     def __init__(self, output: Path) -> None:
         self.log = TrainingLog(output)
+        self._left_out: list[dict[str, Any]] = []
         self._started, self._first_step = time.monotonic(), -1
 
     def __call__(self, values: dict[str, Any]) -> None:
+        if "left_out" in values:
+            self._say_left_out(values)
+            return
         step, kind = values["step"], "validation" if "validation" in values else "losses"
         numbers = values[kind]["token_accuracy_by_exit"] if kind == "validation" else values[kind]
         self.log.append([("train", step, kind, name, value) for name, value in numbers.items()], values)
@@ -85,3 +89,14 @@ class TrainReport:
             f"{values['images_per_s']:.1f} images/s  lr {values['lr']:.2e}  {eta}",
             flush=True,
         )
+
+    def _say_left_out(self, values: dict[str, Any]) -> None:
+        from pipeline.left_out import from_dicts, sentence
+
+        parts = values["left_out"]
+        self.log.append(
+            [("train", values["step"], "left_out", part["reason"], part["count"]) for part in parts], values
+        )
+        if parts != self._left_out:
+            print(sentence(from_dicts(parts), "not trained on"), file=sys.stderr)
+        self._left_out = parts

@@ -22,6 +22,7 @@ def train_frozen(path: str, overrides: Sequence[str]) -> int:
 
     from actors.training.frozen import FrozenTrainer
     from jobs.train import _stop_requests
+    from pipeline.left_out import sentence
 
     stopping = _stop_requests()
     report = FrozenReport(Path(config.output))
@@ -33,6 +34,8 @@ def train_frozen(path: str, overrides: Sequence[str]) -> int:
         f"{len(trainer.validation.examples)} to choose thresholds by, {len(trainer.test.examples)} to report on, "
         f"from step {trainer.step}"
     )
+    if trainer.left_out:
+        print(sentence(trainer.left_out, "not trained on"), file=sys.stderr)
     if not trainer.run(lambda: bool(stopping)):
         print("stopped; run the same command again to continue", file=sys.stderr)
         return 128 + stopping[0]

@@ -39,7 +39,7 @@ def in_words(part: LeftOut) -> str:
     return f"{part.count:,} {noun.removesuffix('s') if part.count == 1 else noun}{names}"
 
 
-def sentence(parts: Iterable[LeftOut]) -> str:
+def sentence(parts: Iterable[LeftOut], what: str = "no input rows") -> str:
     """All of them in one line; empty if there is nothing to say."""
     said = "; ".join(map(in_words, parts))
-    return f"left out, no input rows: {said}" if said else ""
+    return f"left out, {what}: {said}" if said else ""

@@ -1,38 +1,20 @@
-"""Training shards -> packed batches, in an order that is a pure function of (seed, epoch).
+"""Training samples -> packed batches.
 
 Every image brings one caption and as many question-answer pairs as fit the token budgets, drawn anew each epoch.
 """
 
-import io
-import json
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from actors.model.model import PackedBatch
 from actors.model.tokenizer import TextCodec
-from conf.errors import UserError
+from actors.training.corpus import TrainingSample, pixels_of
 from conf.model import ModelConfig
 from conf.training import DataConfig
 from pipeline.words import word_lines
-
-DEFAULT_PROMPT = "describe the image"  # of captions that come without one
-_IMAGES = ("jpg", "jpeg", "png", "webp")
-
-
-@dataclass(frozen=True)
-class TrainingSample:
-    """One image file and its texts, as stored in a shard."""
-
-    key: str
-    jpeg: bytes
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,67 +24,6 @@ class Pair:
     prompt_text: str
     prompt: tuple[int, ...]
     target: tuple[int, ...]
-
-
-def expand_shards(patterns: Sequence[str]) -> list[str]:
-    """Return the shard files the patterns name, sorted; UserError when there are none."""
-    paths = sorted({path for pattern in patterns for path in glob(pattern)})
-    if not paths:
-        raise UserError(f"no training shards match {', '.join(patterns)}")
-    return paths
-
-
-def read_shard(path: str) -> list[TrainingSample]:
-    """Return the labelled images of one WebDataset tar, in file order; UserError for labels of another form.
-
-    A sample's JSON has `captions`, texts or {text, prompt}, and `qa`, {question, answer} or {question, answers}, one of
-    them at least. Samples without either, or without an image, are left out.
-    """
-    parts: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(path) as archive:
-        for member in archive:
-            key, _, extension = member.name.partition(".")
-            file = archive.extractfile(member)
-            if file is not None:
-                parts.setdefault(key, {})[extension.lower()] = file.read()
-    samples = []
-    for key, files in parts.items():
-        image = next((files[extension] for extension in _IMAGES if extension in files), None)
-        if image is not None and "json" in files:
-            try:
-                record = _labelled(json.loads(files["json"]))
-            except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-                raise UserError(
-                    f"{path}: {key}.json must hold `captions` (texts, or text and prompt) or `qa` (question and "
-                    f"answer): {error!r}"
-                ) from None
-            if record["captions"] or record["qa"]:
-                samples.append(TrainingSample(key, image, record))
-    return samples
-
-
-def _labelled(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with every caption and question in its full form."""
-    captions = [{"text": c} if isinstance(c, str) else c for c in record.get("captions") or ()]
-    questions = [{"answers": [q["answer"]], **q} if "answer" in q else q for q in record.get("qa") or ()]
-    return {
-        **record,
-        "captions": [{"prompt": DEFAULT_PROMPT, **c, "text": str(c["text"])} for c in captions],
-        "qa": [
-            {"task": "question", "hard": False, "answer": q["answers"][0], **q, "question": str(q["question"])}
-            for q in questions
-        ],
-    }
-
-
-def iterate_samples(shards: Sequence[str], *, seed: int, epoch: int, shuffle_shards: int) -> Iterator[TrainingSample]:
-    """Yield every sample of an epoch once: shards in random order, samples shuffled within groups of shards."""
-    rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(shards))
-    for start in range(0, len(order), shuffle_shards):
-        group = [sample for i in order[start : start + shuffle_shards] for sample in read_shard(shards[i])]
-        for i in rng.permutation(len(group)):
-            yield group[i]
 
 
 class Packer:
@@ -155,7 +76,7 @@ class Packer:
             targets.append(target_row)
         prompt_BQ3 = _pad(prompts, (config.pad_id, 0, -1), device)
         target_BT4 = _pad(targets, (config.pad_id, -100, 0, -1), device)
-        pixels = np.stack([read_pixels(sample.jpeg, config.image_size) for sample in samples])
+        pixels = np.stack([pixels_of(sample, config.image_size) for sample in samples])
         images = torch.from_numpy(pixels).to(device)
         return PackedBatch(images, *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1))
 
@@ -163,15 +84,6 @@ class Packer:
 def num_tokens(pairs: Sequence[Sequence[Pair]]) -> int:
     """Target tokens of some samples, end tokens included."""
     return sum(len(pair.target) + 1 for own in pairs for pair in own)
-
-
-def read_pixels(jpeg: bytes, image_size: int) -> np.ndarray:
-    """Encoded image -> uint8 [image_size, image_size, 3]."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        rgb = image.convert("RGB")
-    if rgb.size != (image_size, image_size):
-        rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(rgb)
 
 
 def _pad(rows: Sequence[Sequence[tuple[int, ...]]], fill: tuple[int, ...], device: torch.device) -> torch.Tensor:

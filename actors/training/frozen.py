@@ -21,6 +21,7 @@ from actors.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from actors.model.model import MultiExitModel
 from actors.training import state
 from actors.training.agreement import Agreement, measure
+from actors.training.corpus import ImageCorpus
 from actors.training.device import choose_device
 from actors.training.distillation import distillation_losses, features, gate_losses
 from actors.training.unlabelled import Corpus, Targets, digest, own_targets, read_examples
@@ -80,7 +81,9 @@ class FrozenTrainer:
     def _corpora(self) -> tuple[Corpus, Corpus, Corpus]:
         """Images to learn from, to choose by, and to report on."""
         config = self.config
-        examples = read_examples(config.shards, config.prompts, config.num_images, self.checkpoint.config.image_size)
+        corpus = ImageCorpus(config.shards)
+        examples = read_examples(corpus, config.prompts, config.num_images, self.checkpoint.config.image_size)
+        self.left_out = corpus.left_out
         if len(examples) < 3:
             raise UserError(f"frozen training needs at least 3 readable images, got {len(examples)}")
         test = min(config.test_images, len(examples) // 2)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actors.model.model import MultiExitModel
-from actors.training.data import Pair, TrainingSample
+from actors.training.corpus import TrainingSample
+from actors.training.data import Pair
 
 SIZES = ("small", "medium", "large")
 _SIZE_INDEX = {size: i for i, size in enumerate(SIZES)}
@@ -45,7 +46,7 @@ class Places:
     def __init__(self, samples: Iterable[TrainingSample], side: int) -> None:
         names, cards, characters = set(), set(), set()
         for sample in samples:
-            for thing in sample.record.get("objects", ()):
+            for thing in _placed(sample):
                 names.add(thing["name"])
                 cards.add(str(thing.get("card")))
             for plate in _plates(sample):
@@ -65,7 +66,7 @@ class Places:
         objects, characters, mentions, patches = [], [], [], []
         for i, (sample, sample_pairs) in enumerate(zip(samples, pairs, strict=True)):
             scale = self.side / sample.record.get("image_size", self.side * PATCH_PIXELS)
-            things = [thing for thing in sample.record.get("objects", ()) if thing["name"] in self._name_index]
+            things = [thing for thing in _placed(sample) if thing["name"] in self._name_index]
             places: dict[str, list[int]] = {}
             attributes: dict[str, tuple[int, ...]] = {}
             for place, thing in enumerate(things):
@@ -201,8 +202,15 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _plates(sample: TrainingSample) -> Sequence[dict[str, Any]]:
-    plates: Sequence[dict[str, Any]] = (sample.record.get("sign") or {}).get("plates", ())
-    return plates
+    """Signs whose characters have places."""
+    sign = sample.record.get("sign")
+    plates = sign.get("plates") if isinstance(sign, dict) else None
+    return [p for p in plates or () if isinstance(p, dict) and {"text", "y", "character_x"} <= p.keys()]
+
+
+def _placed(sample: TrainingSample) -> Sequence[dict[str, Any]]:
+    """Objects that have a place, by their centre in pixels."""
+    return [thing for thing in sample.record.get("objects", ()) if {"x", "y"} <= thing.keys()]
 
 
 def _table(rows: Sequence[tuple[int, ...]], width: int) -> Tensor:

@@ -15,15 +15,8 @@ from actors.model.encoders import tied_names
 from actors.model.model import MultiExitModel
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from actors.training import state
-from actors.training.data import (
-    Packer,
-    Pair,
-    TrainingSample,
-    expand_shards,
-    iterate_samples,
-    num_tokens,
-    read_shard,
-)
+from actors.training.corpus import LabelledCorpus, TrainingSample
+from actors.training.data import Packer, Pair, num_tokens
 from actors.training.device import choose_device
 from actors.training.grounding import PATCH_PIXELS, GroundingHead, Places
 from actors.training.loss import multi_exit_loss
@@ -32,6 +25,7 @@ from actors.training.scratch import initialise, model_config
 from actors.training.workers import Workers
 from conf.errors import UserError
 from conf.training import TrainConfig
+from pipeline.left_out import as_dicts
 
 REPORT_EVERY = 10  # steps
 Report = Callable[[dict[str, Any]], None]
@@ -48,8 +42,8 @@ class Trainer:
         self.state_path = self.output / "state"
         self.machine = choose_device(config.device, config.precision, config.num_threads)
         self.device = self.machine.device
-        self.train_shards = expand_shards(config.data.train)
-        self.validation_shards = expand_shards(config.data.validation)
+        self.corpus = LabelledCorpus(config.data.train)
+        self.validation_corpus = LabelledCorpus(config.data.validation)
         torch.manual_seed(config.seed)
         if self.workers.leads:
             self._tokenizer()
@@ -61,6 +55,9 @@ class Trainer:
         self.model.to(self.device, memory_format=torch.channels_last)
         codec = TextCodec(self.tokenizer, self.model_config.text)
         self.packer = Packer(codec, self.model_config, config.data, config.seed)
+        if codec.rules.words:
+            self.corpus.words_field = self.validation_corpus.words_field = config.data.words_field
+        self.validation_samples = self.validation_corpus.first(config.validation_images, self.model_config.image_size)
         grounds = config.loss.grounding_weight and self.model.packs_prompts
         self.places = self._known_places() if grounds else None
         self.grounding: GroundingHead | None = None
@@ -84,13 +81,15 @@ class Trainer:
             return Tokenizer.from_file(str(path))
         texts: list[str] = []
         count = 0
-        for shard in self.train_shards:
-            for sample in read_shard(shard):
+        for shard in self.corpus.shards:
+            for sample in self.corpus.samples(shard):
                 texts += [text for pair in sample.record["captions"] for text in (pair["prompt"], pair["text"])]
                 texts += [text for pair in sample.record["qa"] for text in (pair["question"], pair["answer"])]
                 count += 1
             if count >= self.config.tokenizer.num_samples:
                 break
+        if not count:
+            raise self.corpus.nothing("labelled images")
         tokenizer = train_tokenizer(texts, self.config.tokenizer.vocab_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         tokenizer.save(str(path))
@@ -98,9 +97,9 @@ class Trainer:
 
     def _known_places(self) -> Places | None:
         """What the first shards say is where; a rare name that only later shards hold is not asked for."""
-        shards = self.train_shards[: self.config.data.shuffle_shards]
+        shards = self.corpus.shards[: self.config.data.shuffle_shards]
         side = self.model_config.image_size // PATCH_PIXELS
-        places = Places((sample for shard in shards for sample in read_shard(shard)), side)
+        places = Places((sample for shard in shards for sample in self.corpus.samples(shard)), side)
         return places if places.names else None
 
     def _named_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -138,6 +137,7 @@ class Trainer:
                 return False
         if self._stalled():
             self.save_state()
+        self._report_left_out()
         if self.workers.leads:
             self.export()
         self.workers.wait()
@@ -159,22 +159,36 @@ class Trainer:
         self.worse = max(self.worse, self.config.patience or 0) if stalled else self.worse
 
     def _batches(self) -> Iterator[list[TrainingSample]]:
-        """The samples of one step at a time; a step never spans two epochs."""
+        """The decoded samples of one step at a time; a step never spans two epochs."""
+        image_size, shuffle_shards = self.model_config.image_size, self.config.data.shuffle_shards
         while True:
-            samples = iterate_samples(
-                self.train_shards,
-                seed=self.config.seed,
-                epoch=self.epoch,
-                shuffle_shards=self.config.data.shuffle_shards,
-            )
-            samples = itertools.islice(samples, self.epoch_images, None)  # a resumed epoch continues where it stopped
-            while True:
-                batch = list(itertools.islice(samples, self._batch_images()))
-                if len(batch) < self._batch_images():
-                    break
-                self.epoch_images += len(batch)
-                yield batch
+            first = drawn = self.epoch_images  # a resumed epoch continues where it stopped
+            batch: list[TrainingSample] = []
+            samples = self.corpus.epoch(seed=self.config.seed, epoch=self.epoch, shuffle_shards=shuffle_shards)
+            for shard, sample in itertools.islice(samples, first, None):
+                drawn += 1
+                decoded = self.corpus.decoded(shard, sample, image_size)
+                if decoded is not None:
+                    batch.append(decoded)
+                if len(batch) == self._batch_images():
+                    self.epoch_images = drawn
+                    yield batch
+                    batch = []
+            if first == self.epoch_images == 0:
+                raise self._too_small(len(batch))
             self.epoch, self.epoch_images = self.epoch + 1, 0
+            self._report_left_out()
+
+    def _too_small(self, num_samples: int) -> UserError:
+        name = "encoder_batch_images" if self.step < self.config.optimizer.encoder_steps else "batch_images"
+        return UserError(
+            f"{', '.join(self.config.data.train)}: {num_samples} labelled images are fewer than one step takes, "
+            f"optimizer.{name}={self._batch_images()}; lower it or add images"
+        )
+
+    def _report_left_out(self) -> None:
+        if self.workers.leads and self.corpus.left_out:
+            self.report({"step": self.step, "left_out": as_dicts(self.corpus.left_out)})
 
     def _batch_images(self) -> int:
         o = self.config.optimizer
@@ -221,7 +235,10 @@ class Trainer:
             targets = self.places.targets(samples, pairs, self.device)
             grounding = self.grounding.loss(self.model, patches, states, targets)
             weight = self.config.loss.grounding_weight * image_share
-            loss = loss + weight * torch.stack(list(grounding.values())).sum()
+            if grounding:
+                loss = loss + weight * torch.stack(list(grounding.values())).sum()
+            else:  # no image of this part has places: nothing to learn, and still something to go back through
+                loss = loss + 0.0 * states.sum()
             values.update({key: value.detach() * image_share for key, value in grounding.items()})
         if self.step >= self.config.optimizer.encoder_steps:
             text_loss, losses, _ = multi_exit_loss(self.model, batch, states, segments, self.config.loss)
@@ -234,12 +251,7 @@ class Trainer:
     def validate(self) -> dict[str, Any]:
         """Return teacher-forced token accuracy per exit on the validation images."""
         self.model.eval()
-        samples: list[TrainingSample] = []
-        for shard in self.validation_shards:
-            samples += read_shard(shard)
-            if len(samples) >= self.config.validation_images:
-                break
-        samples = samples[: self.config.validation_images]
+        samples = self.validation_samples
         correct, tokens = [0] * len(self.model_config.exits), 0
         for start in range(0, len(samples), 64):
             part = samples[start : start + 64]

@@ -1,7 +1,6 @@
 """Images without labels -> what the model itself says of them at full depth, the target of frozen training."""
 
 import hashlib
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,14 +11,9 @@ from actors.engine.engine import Engine
 from actors.engine.request import Completion, FinishReason, Request
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import PackedBatch
-from actors.training.data import expand_shards
-from conf.errors import UserError
+from actors.training.corpus import ImageCorpus
 from conf.schema import EngineConfig, GenerationConfig, Schedule
 from pipeline.preprocess import Pixels, image_to_pixels
-
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-_MAX_PIXELS = 64_000_000
-
 
 Targets = list[tuple[int, ...]]
 
@@ -52,22 +46,18 @@ class Corpus:
         return sum(len(self.targets[i]) for i in indices)
 
 
-def read_examples(patterns: Sequence[str], prompts: Sequence[str], count: int, image_size: int) -> list[Example]:
+def read_examples(corpus: ImageCorpus, prompts: Sequence[str], count: int, image_size: int) -> list[Example]:
     """The first `count` images that can be read; UserError when there are none."""
     examples: list[Example] = []
-    for path in expand_shards(patterns):
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if not member.name.lower().endswith(_EXTENSIONS):
-                    continue
-                file = archive.extractfile(member)
-                data = file.read() if file is not None else b""
-                if isinstance(image_to_pixels(data, image_size=image_size, max_pixels=_MAX_PIXELS), Pixels):
-                    examples.append(Example(data, prompts[len(examples) % len(prompts)]))
-                if len(examples) == count:
-                    return examples
+    for shard in corpus.shards:
+        for raw in corpus.raw(shard):
+            assert raw.image is not None
+            if corpus.decode(shard, raw.sample.key, raw.image, image_size) is not None:
+                examples.append(Example(raw.image, prompts[len(examples) % len(prompts)]))
+            if len(examples) == count:
+                return examples
     if not examples:
-        raise UserError(f"no readable images in {', '.join(patterns)}")
+        raise corpus.nothing("readable images")
     return examples
 
 
@@ -82,7 +72,7 @@ def digest(examples: Sequence[Example]) -> str:
 
 def pixels_of(example: Example, image_size: int) -> np.ndarray:
     """As the pipeline makes them."""
-    decoded = image_to_pixels(example.image, image_size=image_size, max_pixels=_MAX_PIXELS)
+    decoded = image_to_pixels(example.image, image_size=image_size)
     assert isinstance(decoded, Pixels)
     return decoded.pixels_HWC
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from actors.evaluation import first_samples
+from actors.training.corpus import LabelledCorpus
 from conf.model import read_model_config
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
@@ -81,7 +82,7 @@ def test_a_missing_corpus_is_one_sentence(tmp_path: Path, capsys: pytest.Capture
     settings = tmp_path / "train.yaml"
     settings.write_text(yaml.safe_dump(tiny_config(tmp_path / "run", "none/*.tar").model_dump(mode="json")))
     assert main(["train", "--config", str(settings)]) == 2
-    assert capsys.readouterr().err == "deed train: no training shards match none/*.tar\n"
+    assert capsys.readouterr().err == "deed train: no shard matches 'none/*.tar'\n"
     assert not (tmp_path / "run").exists()
 
 
@@ -125,7 +126,7 @@ def test_labels_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_keys_that_shards_share_are_other_samples(tmp_path: Path) -> None:
     for shard in range(2):
         _own_shard(tmp_path / f"{shard}.tar", *({"captions": [f"text {shard}{n}"]} for n in range(2)))
-    samples = first_samples([str(tmp_path / "*.tar")], 3)
+    samples = first_samples(LabelledCorpus([str(tmp_path / "*.tar")]), 3, 32)
     assert [(s.key, s.record["captions"][0]["text"]) for s in samples] == [
         ("0", "text 00"), ("1", "text 01"), ("0~2", "text 10"),
     ]  # fmt: skip
@@ -138,7 +139,7 @@ def test_labels_of_another_form_are_one_sentence(
     _own_shard(tmp_path / "own.tar", record)
     assert _evaluate(tmp_path) == (2, [])
     said = capsys.readouterr().err
-    assert "own.tar: 0.json must hold `captions`" in said
+    assert "own/0.json must hold `captions`" in said
     assert said.count("\n") == 1
 
 

@@ -16,7 +16,7 @@ import torch
 
 from actors.model.pretrained.pix2struct import Pix2StructEncoder
 from actors.model.tokenizer import train_tokenizer
-from actors.training.data import TrainingSample, expand_shards, iterate_samples, read_pixels, read_shard
+from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
 
 IMAGE, PATCH, PROMPT, BATCH = 64, 8, "describe the image briefly", 24
 WIDTH, LAYERS = 96, 6
@@ -42,16 +42,16 @@ def caption(sample: TrainingSample) -> str:
     return next(c["text"] for c in sample.record["captions"] if c["prompt"] == PROMPT)
 
 
-def batches(shards: list[str], tokenizer: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(corpus: LabelledCorpus, tokenizer: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless (patches, labels); -100 marks padding."""
     grid = SimpleNamespace(side=IMAGE // PATCH, patch=PATCH)
     epoch = 0
     while True:
         group: list[TrainingSample] = []
-        for sample in iterate_samples(shards, seed=0, epoch=epoch, shuffle_shards=4):
+        for _, sample in corpus.epoch(seed=0, epoch=epoch, shuffle_shards=4):
             group.append(sample)
             if len(group) == BATCH:
-                pixels = torch.from_numpy(np.stack([read_pixels(s.jpeg, IMAGE) for s in group]))
+                pixels = torch.from_numpy(np.stack([pixels_of(s, IMAGE) for s in group]))
                 rows = [[*tokenizer.encode(" " + caption(s)).ids, 2] for s in group]
                 labels = torch.full((BATCH, max(map(len, rows))), -100)
                 for row, ids in zip(labels, rows, strict=True):
@@ -63,12 +63,12 @@ def batches(shards: list[str], tokenizer: Any) -> Iterator[tuple[torch.Tensor, t
 
 def main(output: Path, steps: int) -> None:
     torch.manual_seed(0)
-    shards = expand_shards(["data/scenes/train/*.tar"])
-    tokenizer = train_tokenizer((caption(s) for shard in shards[:3] for s in read_shard(shard)), 512)
+    corpus = LabelledCorpus(["data/scenes/train/*.tar"])
+    tokenizer = train_tokenizer((caption(s) for shard in corpus.shards[:3] for s in corpus.samples(shard)), 512)
     model = build(tokenizer.get_vocab_size())
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.05)
-    for step, (patches, labels) in enumerate(batches(shards, tokenizer), start=1):
+    for step, (patches, labels) in enumerate(batches(corpus, tokenizer), start=1):
         loss = model(flattened_patches=patches, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.training.data import Pair, TrainingSample, read_shard
+from actors.training.corpus import TrainingSample
+from actors.training.data import Pair
 from actors.training.grounding import Places
 from actors.training.muon import Muon, orthogonalise
 from actors.training.trainer import Trainer
@@ -73,7 +74,7 @@ def test_a_corpus_without_places_trains_without_grounding(tmp_path: Path) -> Non
     shards = write_corpus(tmp_path / "corpus", 8, places=False)
     trainer = Trainer(tiny_config(tmp_path, shards), lambda _: None)
     assert trainer.grounding is None
-    assert "objects" not in read_shard(trainer.train_shards[0])[0].record
+    assert "objects" not in trainer.corpus.samples(trainer.corpus.shards[0])[0].record
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 48), (2, 48, 16)])

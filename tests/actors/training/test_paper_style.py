@@ -14,7 +14,7 @@ from actors.engine.reference import generate
 from actors.engine.request import Request
 from actors.evaluation import caption_and_question_items, predict
 from actors.model.checkpoint import Checkpoint, load_checkpoint
-from actors.training.data import read_shard
+from actors.training.corpus import LabelledCorpus
 from actors.training.trainer import Trainer
 from conf.schema import EngineConfig, Gate
 from conf.training import TrainConfig
@@ -105,7 +105,8 @@ def checkpoint_vocab(trained: dict[str, tuple[Checkpoint, list[float]]]) -> int:
 def test_evaluation_gives_the_words_too(
     trained: dict[str, tuple[Checkpoint, list[float]]], shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = read_shard(sorted(Path(shards).parent.glob("*.tar"))[0].as_posix())[:2]
+    corpus = LabelledCorpus([shards])
+    samples = corpus.samples(corpus.shards[0])[:2]
     items = [item for sample in samples for item in caption_and_question_items(sample, "describe", 1)]
     settings = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": 4}})
     checkpoint, seen = trained["latr"][0], []

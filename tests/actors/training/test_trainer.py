@@ -14,7 +14,8 @@ import torch
 
 from actors.model.checkpoint import load_checkpoint
 from actors.model.model import PackedBatch
-from actors.training.data import Packer, expand_shards, iterate_samples, read_shard
+from actors.training.corpus import LabelledCorpus
+from actors.training.data import Packer
 from actors.training.loss import exit_weights, multi_exit_loss
 from actors.training.optimizers import rate_share
 from actors.training.trainer import Trainer
@@ -35,7 +36,7 @@ def _final_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def _first_batch(trainer: Trainer, size: int) -> PackedBatch:
-    samples = read_shard(trainer.train_shards[0])[:size]
+    samples = trainer.corpus.samples(trainer.corpus.shards[0])[:size]
     return trainer.packer.pack(samples, trainer.packer.choose(samples, 0), torch.device("cpu"))
 
 
@@ -119,7 +120,7 @@ def test_training_learns_and_the_exported_checkpoint_loads(tmp_path: Path, shard
 def test_packing_many_prompts_per_image_equals_one_at_a_time(tmp_path: Path, shards: str) -> None:
     trainer = Trainer(tiny_config(tmp_path, shards), lambda _: None)
     trainer.model.eval()
-    [sample] = read_shard(trainer.train_shards[0])[:1]
+    [sample] = trainer.corpus.samples(trainer.corpus.shards[0])[:1]
     packer = trainer.packer
     packed = _first_batch(trainer, 1)
     with torch.no_grad():
@@ -177,8 +178,8 @@ def test_accumulated_steps_are_those_of_the_whole_batch(
 
 
 def test_every_sample_once_per_epoch_in_an_order_that_depends_on_the_seed(shards: str) -> None:
-    paths = expand_shards([shards])
-    keys = [[s.key for s in iterate_samples(paths, seed=seed, epoch=0, shuffle_shards=2)] for seed in (0, 0, 1)]
+    corpus = LabelledCorpus([shards])
+    keys = [[s.key for _, s in corpus.epoch(seed=seed, epoch=0, shuffle_shards=2)] for seed in (0, 0, 1)]
     assert keys[0] == keys[1] != keys[2]
     assert sorted(keys[0]) == sorted(keys[2]) == [f"k{i:05d}" for i in range(40)]
 
@@ -187,7 +188,7 @@ def test_pairs_fit_the_budgets(tmp_path: Path, shards: str) -> None:
     trainer = Trainer(tiny_config(tmp_path, shards), lambda _: None)
     data = trainer.config.data.model_copy(update={"prompt_tokens": 12, "target_tokens": 14})
     packer = Packer(trainer.packer.codec, trainer.model_config, data, seed=0)
-    for sample in read_shard(trainer.train_shards[0]):
+    for sample in trainer.corpus.samples(trainer.corpus.shards[0]):
         pairs = packer.choose_pairs(sample, 0)
         assert sum(len(pair.prompt) for pair in pairs) <= 12
         assert sum(len(pair.target) + 1 for pair in pairs) <= 14
@@ -217,5 +218,5 @@ def test_encoder_steps_need_a_corpus_with_places(tmp_path: Path, shards: str) ->
 
 
 def test_missing_shards_are_the_users_mistake() -> None:
-    with pytest.raises(UserError, match="no training shards match nowhere"):
-        expand_shards(["nowhere/*.tar"])
+    with pytest.raises(UserError, match="no shard matches 'nowhere"):
+        LabelledCorpus(["nowhere/*.tar"])
