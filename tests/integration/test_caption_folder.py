@@ -1,5 +1,6 @@
 """`deed caption FOLDER --out OUTPUT` as a person runs it: loose images, no configuration, from another directory."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,13 @@ def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
     (photos / "older" / "ü c.webp").write_bytes(image_bytes((10, 10, 200), (40, 80), "WEBP"))
     (photos / "broken.jpeg").write_bytes(image_bytes((1, 2, 3), (64, 64), "JPEG")[:200])
     (photos / "notes.txt").write_text("no image")
+    (photos / "._a.jpg").write_bytes(b"litter")
+    (photos / "22.05").write_bytes(image_bytes((1, 2, 3)))
+    (photos / os.fsdecode(b"caf\xe9.jpg")).write_bytes(image_bytes((9, 2, 3)))
+    os.mkfifo(photos / "pipe.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.png").write_bytes(image_bytes((4, 5, 6)))
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
     result = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "caption", "./photos", "--out", "runs/mine",
          "--set", "engine.generation.max_new_tokens=8"],
@@ -32,7 +40,16 @@ def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     rows = pq.read_table(tmp_path / "runs" / "mine" / "results").to_pylist()
-    assert {row["sample_id"] for row in rows} == {"photos/a.jpg", "photos/B.PNG", "photos/older/ü c.webp"}
+    assert {row["sample_id"] for row in rows} == {
+        f"photos/{key}" for key in ("a.jpg", "B.PNG", "older/ü c.webp", "22.05", "caf\\udce9.jpg", "linked/d.png")
+    }
     assert all(row["text"] for row in rows)
     (error,) = pq.read_table(tmp_path / "runs" / "mine" / "errors").to_pylist()
     assert (error["sample_id"], error["error_type"]) == ("photos/broken.jpeg", "truncated_image")
+    record = json.loads((tmp_path / "runs" / "mine" / "run.json").read_bytes())
+    assert {part["reason"]: part["count"] for part in record["left_out"]} == {
+        "hidden_files": 1,
+        "other_files": 1,
+        "special_files": 1,
+    }
+    assert "1 hidden files (._a.jpg)" in result.stdout

@@ -1,0 +1,107 @@
+"""Whole runs over folders, without Ray: every file is a row, an error or left out, whatever comes and goes between."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from conf.schema import JobConfig
+from conf.vqa import VqaConfig
+from pipeline.left_out import load_listing
+from pipeline.questions import Questions
+from pipeline.readers import folder_shards
+from pipeline.storage import Storage
+from pipeline.ticks import TickReader, plan_tick, tick_config
+from tests.pipeline.small_run import done_rows, error_rows, small_run
+from tests.pipeline.test_ledger import config
+from tests.shards import image_bytes
+
+
+def job(folder: Path, out: Path, **source: object) -> JobConfig:
+    return config(source={"kind": "images", "paths": [str(folder)], **source}, output={"path": str(out)})
+
+
+def write(folder: Path, *names: str, data: bytes | None = None) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image_bytes((1, 2, 3)) if data is None else data)
+
+
+def test_a_copy_of_a_mac_folder_that_is_cleaned_up_and_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_shards, "FILES_PER_SHARD", 40)
+    photos, out = tmp_path / "photos", tmp_path / "photos" / "captions"  # the output lies inside the source
+    write(photos, *(f"{n:03d}.jpg" for n in range(50)), os.fsdecode(b"caf\xe9.jpg"), "22.05")
+    write(photos, *(f"._{n:03d}.jpg" for n in range(50)), data=b"\0\5\x16\7")
+    write(photos, "broken.jfif", "notes.md", data=b"no image")
+    small_run(job(photos, out))
+    first = done_rows(str(out))
+    assert len(first) == 52
+    assert ("photos-00001/caf\\udce9.jpg", 0) in first
+    assert error_rows(str(out)) == {"photos-00001/broken.jfif": "not_an_image"}
+    assert {part.reason: part.count for part in load_listing(Storage(str(out)))} == {
+        "hidden_files": 50,
+        "other_files": 1,
+    }
+    for path in photos.glob("._*"):
+        path.unlink()
+    (photos / "000.jpg").unlink()  # captioned already
+    small_run(job(photos, out))
+    assert done_rows(str(out)) == first
+    write(photos, *(f"{n:03d}.jpg" for n in range(100, 145)))
+    small_run(job(photos, out))
+    assert done_rows(str(out)).items() > first.items()
+    assert len(done_rows(str(out))) == 52 + 45
+    assert {sample.partition("/")[0] for sample, _ in done_rows(str(out))} == {f"photos-{n:05d}" for n in range(4)}
+    assert {part.reason: part.count for part in load_listing(Storage(str(out)))}.keys() == {
+        "run_output_files",
+        "other_files",
+    }
+
+
+def test_a_file_that_was_planned_and_is_gone_is_an_error(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    write(photos, *(f"{n}.jpg" for n in range(6)))
+
+    def die(shard: str, chunk: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(job(photos, out, chunk_rows=2), on_chunk=die)
+    (photos / "5.jpg").unlink()
+    small_run(job(photos, out, chunk_rows=2))
+    assert len(done_rows(str(out))) == 5
+    assert error_rows(str(out)) == {"photos/5.jpg": "missing_file"}
+
+
+def test_prompts_and_passthrough_come_from_sidecars(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    write(photos, "a.jpg", "b.jpg")
+    write(photos, "a.txt", data=b"a red cat")
+    write(photos, "b.json", data=b'{"txt": "a dog", "n": 7}')
+    small_run(job(photos, out, prompt={"template": "Better than: {txt}"}))
+    assert {text.partition(": ")[2] for text in done_rows(str(out)).values()} == {
+        "Better than: a red cat",
+        "Better than: a dog",
+    }
+
+
+def test_questions_about_a_folder_ask_new_files_only_and_read_their_sidecars(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    write(photos, "a.jpg", "sub/b")
+    write(photos, "a.txt", "sub/b.txt", data=b"a cat")
+    content = job(photos, tmp_path / "out").model_dump(mode="json")
+    vqa = VqaConfig.model_validate(content | {"questions": {"ask": ["Is it {txt}?"]}})
+    questions, root = Questions(("Is it {txt}?",), None, "{question}"), Storage(str(tmp_path / "out"))
+    tick = plan_tick(vqa, questions, [])
+    assert tick is not None
+    assert [part.reason for part in tick.left_out] == ["sidecar_files"]
+    small_run(tick_config(vqa, tick), TickReader.of(vqa, root, tick))
+    assert len(done_rows(f"{tmp_path}/out/{tick.folder}")) == 2
+    write(photos, "c.jpg")
+    write(photos, "c.txt", data=b"a dog")
+    second = plan_tick(vqa, questions, [tick])
+    assert second is not None
+    assert [entry.shard.members for entry in second.shards] == [("c.jpg",)]
+    assert [entry.shard.beside for entry in second.shards] == [("c.txt",)]
+    assert plan_tick(vqa, questions, [tick, second]) is None
