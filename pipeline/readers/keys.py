@@ -8,12 +8,14 @@ those of the key; `key.png` beside `key.jpg`, and a second `key.jpg`, is `key~2`
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pipeline.plan import LeftOut, Part, Sample, sum_left_out
 from pipeline.readers.kinds import image_format, is_hidden, is_image_name
 from pipeline.readers.tar import Kind, Member
 
 _WITHOUT_BYTES = frozenset({Kind.BROKEN_LINK, Kind.SPARSE})
+_REASONS = frozenset(kind.value for kind in _WITHOUT_BYTES)
 _MOST_SHARED = 100  # sidecars of a key that each of its images gets: an archive may have one key alone
 # Behind the suffix in a part's name, where the suffix alone does not say it; no suffix has a slash.
 _MARK, _IMAGE, _UNWANTED = "/", "/image", "/unwanted"
@@ -61,7 +63,7 @@ def group_by_key(members: Sequence[Member], image_suffix: Sequence[str] = ()) ->
     suffixes: dict[str, dict[str, bool]] = {}  # of each key: those of images, with whether content alone says so
     for (key, _), entries in groups.items():
         for entry in entries:
-            by_name = _is_image(entry.suffix, image_suffix)
+            by_name = is_image_suffix(entry.suffix, image_suffix)
             if by_name or entry.format is not None:
                 suffixes.setdefault(key, {}).setdefault(entry.suffix, by_name)
     bases: list[str] = []
@@ -91,7 +93,7 @@ def _entry_of(member: Member) -> _Entry | str:
     if member.kind is Kind.SPECIAL:
         return "special_files"
     key, written = split_key(member.name)
-    found = image_format(member.head)
+    found = image_format(member.head) if member.head else None
     if not written and (not key or found is None):
         return "other_files"
     suffix = written.lower() or str(found).lower()
@@ -101,11 +103,18 @@ def _entry_of(member: Member) -> _Entry | str:
 
 def wants_head(name: str) -> bool:
     """Whether the name of a member leaves open if it is an image."""
-    return is_image_name(name) is None
+    base = name.rpartition("/")[2]
+    return _named_an_image(base.rpartition(".")[2].lower() if "." in base else "") is None
 
 
-def _is_image(suffix: str, image_suffix: Sequence[str]) -> bool:
-    return bool(is_image_name(f"x.{suffix}")) or _rank(suffix, image_suffix) is not None
+def is_image_suffix(suffix: str, image_suffix: Sequence[str] = ()) -> bool:
+    """Whether what follows a key's dot is the suffix of an image, or one that the user takes for one."""
+    return bool(_named_an_image(suffix.rpartition(".")[2])) or _rank(suffix, image_suffix) is not None
+
+
+@lru_cache(maxsize=4096)  # the same few are asked about for every member
+def _named_an_image(last_suffix: str) -> bool | None:
+    return is_image_name(f"x.{last_suffix}")
 
 
 def _rank(suffix: str, image_suffix: Sequence[str]) -> int | None:
@@ -131,13 +140,13 @@ def _samples_of(
     """(key, parts) of each sample that the members of one key make."""
     images = [entry for entry in entries if entry.suffix in stems]
     if not images:
-        yield key, tuple(_marked(e.part, _UNWANTED) if _is_image(e.suffix, ()) else e.part for e in entries)
+        yield key, tuple(_marked(e.part, _UNWANTED) if is_image_suffix(e.suffix) else e.part for e in entries)
         return
     own: dict[str | None, list[Part]] = {}  # by stem; None: sidecars of all images of the key
     named = {stem for stem in stems.values() if stem is not None}
     alone = len(stems) == 1
     for entry in entries:
-        if entry.suffix in stems or _is_image(entry.suffix, ()):
+        if entry.suffix in stems or is_image_suffix(entry.suffix):
             continue
         owner = next((stem for stem in _beginnings(entry.suffix) if stem in named), None)
         if owner is not None:
@@ -148,7 +157,7 @@ def _samples_of(
             ignored.append(LeftOut("sidecar_without_image", 1, (f"{key}.{entry.written}",)))
     for image in images:
         stem = stems[image.suffix]
-        part = image.part if _is_image(image.suffix, ()) or lost_by(image.part) else _marked(image.part, _IMAGE)
+        part = image.part if is_image_suffix(image.suffix) or lost_by(image.part) else _marked(image.part, _IMAGE)
         sidecars = [*own.get(None, ()), *(own.get(stem, ()) if stem is not None else ())]  # its own hold over the key's
         if alone or stem is None:
             yield key, (part, *sidecars)
@@ -179,7 +188,7 @@ def part_suffix(part: Part) -> str:
 def lost_by(part: Part) -> str | None:
     """Why the archive does not have a part's bytes in one piece: broken_link or sparse_file; None: it has them."""
     mark = part.name.partition(_MARK)[2]
-    return mark if mark in {kind.value for kind in _WITHOUT_BYTES} else None
+    return mark if mark in _REASONS else None
 
 
 def image_part(sample: Sample) -> Part | None:
@@ -189,7 +198,7 @@ def image_part(sample: Sample) -> Part | None:
 
 
 def _looks_wanted(part: Part) -> bool:
-    return not part.name.endswith(_UNWANTED) and _is_image(part_suffix(part), ())
+    return not part.name.endswith(_UNWANTED) and is_image_suffix(part_suffix(part))
 
 
 def _unique(bases: Sequence[str]) -> list[str]:

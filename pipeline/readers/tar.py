@@ -17,6 +17,7 @@ from pipeline.text import storable
 
 _BLOCK = 512
 _PAX, _GNU_LONG = (b"x", b"g", tarfile.SOLARIS_XHDTYPE), (b"L", b"K")  # headers that describe the next member
+_HEADERS = (*_PAX, *_GNU_LONG)
 _GNU_BOOKS = (b"D", b"M", b"N", b"V")  # lists of a folder, parts of files in other volumes, old long names, labels
 _MAX_HEADER_BYTES = 1 << 20
 _MOST_LINKS = 40  # from one link to the next, as file systems have it
@@ -50,6 +51,7 @@ class Member:
     head: bytes = b""
 
 
+_LINKS = (Kind.HARD_LINK, Kind.SYMBOLIC_LINK)
 _KINDS = {
     tarfile.LNKTYPE: Kind.HARD_LINK,
     tarfile.SYMTYPE: Kind.SYMBOLIC_LINK,
@@ -75,7 +77,7 @@ def iter_members(stream: IO[bytes], wants_head: Callable[[str], bool] = lambda _
             return
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         position += _BLOCK
-        if header.type in (*_PAX, *_GNU_LONG):
+        if header.type in _HEADERS:
             if _checked(header.size, position) > _MAX_HEADER_BYTES:
                 raise ValueError(f"a tar header at byte {position} claims {header.size} bytes")
             payload = read_exactly(stream, _padded(header.size), position)[: header.size]
@@ -96,7 +98,7 @@ def iter_members(stream: IO[bytes], wants_head: Callable[[str], bool] = lambda _
         kind = _KINDS.get(header.type, Kind.FILE)  # types that nobody knows are files, by the standard
         if header.type == tarfile.GNUTYPE_SPARSE:
             position += _skip_sparse_map(stream, block, position)
-        elif kind is Kind.FILE and any(key.startswith("GNU.sparse.") for key in known):
+        elif known and kind is Kind.FILE and any(key.startswith("GNU.sparse.") for key in known):
             kind = Kind.SPARSE
         if kind not in (Kind.FILE, Kind.SPARSE) and header.type not in _GNU_BOOKS and size:
             # Headers of links, folders and devices may have a size, and mostly nothing follows it; links of pax
@@ -106,7 +108,7 @@ def iter_members(stream: IO[bytes], wants_head: Callable[[str], bool] = lambda _
                 size = 0
             else:
                 kind = Kind.FILE if kind is Kind.HARD_LINK else kind
-        target = storable(known.get("linkpath", header.linkname))
+        target = storable(known.get("linkpath", header.linkname)) if kind in _LINKS else ""
         head = b""
         if kind is Kind.FILE and size and wants_head(name):
             peeked = peeked or read_exactly(stream, _BLOCK, position)
@@ -198,7 +200,7 @@ def follow_links(members: Sequence[Member]) -> list[Member]:
 
     A hard link leads to the last file of that name before it, a symbolic one to the last in the archive.
     """
-    if not any(member.kind in (Kind.HARD_LINK, Kind.SYMBOLIC_LINK) for member in members):
+    if not any(member.kind in _LINKS for member in members):
         return list(members)
     places: dict[str, list[int]] = {}
     for n, member in enumerate(members):

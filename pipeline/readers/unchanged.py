@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from conf.schema import RetryConfig
-from pipeline.plan import Contents, Shard, ShardProblem, resolve
+from pipeline.plan import Contents, Shard, ShardProblem, is_local, resolve
 from pipeline.readers import ReadFailure
+from pipeline.readers.files import REQUEST_S, within
 from pipeline.retrying import retry
 from pipeline.versions import differ, version_of
 
@@ -42,9 +43,13 @@ def check_unchanged(shard: Shard) -> None:
 
 def _now(url: str) -> tuple[int | None, str]:
     fs, inner = resolve(url)
-    fs.invalidate_cache(inner)  # listings are remembered, and are what is in question
-    info = fs.info(inner)
-    return info.get("size"), version_of(info)
+
+    def ask() -> tuple[int | None, str]:
+        fs.invalidate_cache(inner)  # listings are remembered, and are what is in question
+        info = fs.info(inner)
+        return info.get("size"), version_of(info)
+
+    return ask() if is_local(fs) else within(REQUEST_S, ask)
 
 
 def unless_changed(shard: Shard, contents: Contents, patience: RetryConfig) -> Contents:

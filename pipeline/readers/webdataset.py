@@ -15,8 +15,7 @@ from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, Sh
 from pipeline.readers import RawSample, ReadFailure, unreadable
 from pipeline.readers.byte_ranges import is_compressed, open_stream, read_parts
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson, parse_json
-from pipeline.readers.keys import Grouped, group_by_key, image_part, lost_by, part_suffix, wants_head
-from pipeline.readers.kinds import is_image_name
+from pipeline.readers.keys import Grouped, group_by_key, image_part, is_image_suffix, lost_by, part_suffix, wants_head
 from pipeline.readers.source_files import find_files
 from pipeline.readers.tar import CutArchive, Member, follow_links, iter_members
 from pipeline.readers.unchanged import unless_changed
@@ -109,7 +108,7 @@ class WebDatasetReader:
 
     def _has_fields(self, part: Part) -> bool:
         suffix = part_suffix(part)
-        if not self.fields or is_image_name(f"x.{suffix}"):
+        if not self.fields or is_image_suffix(suffix):
             return False
         if "*" in self.fields:
             return suffix == "json" or part.size <= MAX_JSON_BYTES
