@@ -38,6 +38,7 @@ from pipeline.readers import Reader, make_reader
 from pipeline.resume import begin, decide
 from pipeline.run_record import RunRecord
 from pipeline.settings import content_settings
+from pipeline.sink import RESULTS
 from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
 
@@ -87,6 +88,8 @@ def run(
             decision = decide(lease.storage, config, settings, reader, early)
             if decision.finished is not None:  # by another run, meanwhile
                 return decision.finished
+            if decision.overwrite and lease.storage.names(RESULTS):
+                check_engine(captioner, config, fit)
             begun, shards = begin(decision, config, settings, reader), decision.shards
             storage, passthrough = begun.storage, begun.passthrough
             ledger = Ledger.from_storage(storage, [shard.name for shard in shards])
@@ -111,6 +114,28 @@ def run(
                     lambda tasks: summaries(tasks, index, prepare, captioner.actor_class, actor_args, config, fit)
                 )
             return record.content
+
+
+def check_engine(captioner: CaptionerSpec, config: JobConfig, fit: Fit) -> None:
+    """Load the model once, where and as the actors will, and let it go. What that raises is raised here, before an
+    earlier run is deleted for one that cannot even start."""
+    import ray
+
+    options: dict[str, Any] = {
+        "num_cpus": fit.actor_cpus,
+        "num_gpus": fit.actor_gpus or None,
+        "accelerator_type": config.actors.accelerator_type,
+        "label_selector": config.actors.label_selector or None,
+        "max_calls": 1,  # the process ends and gives the memory of its device back
+        "max_retries": 0,
+    }
+    load = ray.remote(**options)(_load)
+    with plain_errors():
+        ray.get(load.remote(captioner.make_backend))
+
+
+def _load(make_backend: Callable[[], Any]) -> None:
+    make_backend()
 
 
 def summaries(

@@ -43,8 +43,9 @@ _PLAN_SCHEMA = pa.schema(
         ("url", pa.string()),
         ("size_bytes", pa.int64()),
         ("files", pa.int64()),
-        ("members", pa.list_(pa.string())),  # plans of older versions do not have them
-        ("version", pa.string()),  # plans of older versions do not have it
+        ("members", pa.list_(pa.string())),  # plans of older versions do not have these three
+        ("beside", pa.list_(pa.string())),
+        ("version", pa.string()),
     ]
 )
 
@@ -80,7 +81,7 @@ def known_shards(storage: Storage) -> dict[str, Shard]:
             row["name"],
             original(row["url"]),
             row["size_bytes"],
-            tuple(map(original, row.get("members") or ())),
+            *(tuple(map(original, row.get(names) or ())) for names in ("members", "beside")),
             version=row.get("version") or "",
         )
         for row in rows
@@ -140,6 +141,7 @@ def save_plan(storage: Storage, known: Mapping[str, Shard], shards: Iterable[Sha
             "files": len(shard.members),
             "members": [storable(member) for member in shard.members],
             "version": shard.version,
+            "beside": [storable(name) for name in shard.beside],
         }
         for _, shard in sorted(together.items())
     ]

@@ -20,11 +20,14 @@ from actors.captioner import Captioner
 from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from conf.schema import JobConfig
+from jobs.caption import run_job
 from pipeline.cluster import ray_cluster
 from pipeline.crash_log import MOST_DEATHS, CrashLog
 from pipeline.dataflow import CaptionerSpec, run
 from pipeline.driver import Progress
+from pipeline.ledger import save_plan
 from pipeline.plan import Shard
+from pipeline.readers import make_reader
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.run_record import TooManyErrors
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
@@ -269,6 +272,37 @@ def test_the_model_is_loaded_inside_the_actor_only(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="no such device"):
         run(config, read_checkpoint_info(config.model.checkpoint), broken)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_run_that_cannot_start_overwrites_nothing(tmp_path: Path) -> None:
+    write_shards(tmp_path / "in", 1, 4)
+    go(make_config(tmp_path))
+    before = files_of(tmp_path)
+    config = make_config(tmp_path, output={"on_existing": "overwrite"})
+    broken = CaptionerSpec(fake_spec(config).actor_class, partial(fail_to_load, "no such device"))
+    with pytest.raises(Exception, match="no such device"):
+        run(config, read_checkpoint_info(config.model.checkpoint), broken)
+    left = {name: when for name, when in files_of(tmp_path).items() if "/_state/lease" not in name}
+    assert left == {name: when for name, when in before.items() if "/_state/lease" not in name}
+
+
+def test_a_planned_shard_that_is_gone_is_an_exit_code_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "in", 3, 4)
+    config = make_config(tmp_path)
+    save_plan(Storage(config.output.path), {}, make_reader(config.source).shards(()).shards)
+    (tmp_path / "in" / "part-001.tar").rename(tmp_path / "away.tar")
+    for _ in range(2):
+        code, record = run_job(config, fake_spec)
+        assert record is not None
+        assert (code, record["status"], record["counts"]["shards_missing"]) == (3, "shards_missing", 1)
+        assert record["counts"]["rows_ok"] == 8
+    assert "a shard that was planned is gone" in capfd.readouterr().err
+    (tmp_path / "away.tar").rename(tmp_path / "in" / "part-001.tar")
+    code, record = run_job(make_config(tmp_path, output={"retry_errors": "transient"}), fake_spec)
+    assert record is not None
+    assert (code, record["status"], record["counts"]["rows_ok"]) == (0, "complete", 12)
 
 
 def fail_to_load(reason: str) -> None:

@@ -1,6 +1,7 @@
 """What was planned stays planned: shards that are gone when a run goes on become errors, and can be brought back."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_a_plan_of_the_previous_version_is_continued(tmp_path: Path, kind: str) 
     """It does not say which files were in a shard; one that is gone is missing as a whole."""
     paths, files = begun(tmp_path, kind, glob=False)
     storage = Storage(str(tmp_path / "out"))
-    storage.write_table(PLAN_NAME, storage.read_table(PLAN_NAME).drop_columns(["members"]))
+    storage.write_table(PLAN_NAME, storage.read_table(PLAN_NAME).drop_columns(["members", "beside"]))
     shutil.rmtree(storage.path("_staging"))
     shutil.move(files[2], tmp_path / files[2].name)
     small_run(config_for(tmp_path, kind, paths))
@@ -124,7 +125,7 @@ def test_a_plan_of_the_previous_version_is_continued(tmp_path: Path, kind: str) 
 
 def test_plans_keep_what_describes_a_shard(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    shards = [Shard("a", "/a/caf\udce9", 3, ("x/\udcff.png", "y.png")), Shard("b", "/b.tar", 4)]
+    shards = [Shard("a", "/a/caf\udce9", 3, ("x/\udcff.png", "y.png"), ("x/metadata.jsonl",)), Shard("b", "/b.tar", 4)]
     save_plan(storage, {}, shards)
     assert known_shards(storage) == {shard.name: shard for shard in shards}
 
@@ -139,3 +140,60 @@ def test_status_tells_of_missing_shards(tmp_path: Path) -> None:
     status = read_status(storage.url)
     assert (status.shards, status.shards_published, status.shards_missing) == (3, 3, 1)
     assert "retry_errors=transient" in next_step(status)
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "manifest", "images"])
+def test_a_source_may_grow_by_names_that_are_there_already(tmp_path: Path, kind: str) -> None:
+    """What was done stays as it is, file for file, whatever comes before it in order or has its name."""
+    output = tmp_path / "out"
+    paths = [str(write_source(tmp_path / "in" / "m", kind, "b"))]
+    small_run(config_for(tmp_path, kind, paths))
+    first = {path: path.read_bytes() for path in [*output.glob("results/*"), *output.glob("errors/*")]}
+    for number, folder in enumerate(("m2", "a"), 2):
+        paths.insert(0, str(write_source(tmp_path / "in" / folder, kind, "b")))
+        small_run(config_for(tmp_path, kind, paths))
+        assert (len(done_rows(str(output))), error_rows(str(output))) == (number * ROWS, {})
+        assert {path: path.read_bytes() for path in first} == first
+    small_run(config_for(tmp_path, kind, paths[::-1]))
+    assert len(done_rows(str(output))) == 3 * ROWS, "nothing is done twice"
+
+
+def test_a_folder_may_grow_and_lose_files(tmp_path: Path) -> None:
+    """New photographs are captioned, old ones keep their captions; one that is gone keeps what was said of it."""
+    output, folder = tmp_path / "out", write_source(tmp_path, "images", "photos")
+    config = config_for(tmp_path, "images", [str(folder)])
+    small_run(config)
+    before = done_rows(str(output))
+    (folder / "0.png").unlink()
+    for number, name in enumerate(("0a.png", "new/z.png"), 1):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(image_bytes((1, 2, number), (4, 4)))
+        record = small_run(config)
+        assert sum(counts.num_rows for counts in record.published.values()) == 1, "only what is new is read"
+    now = done_rows(str(output))
+    assert before.items() <= now.items()
+    assert {key.partition("/")[2] for key, _ in now.keys() - before.keys()} == {"0a.png", "new/z.png"}
+    (folder / "0a.png").write_bytes(b"another picture")
+    with pytest.raises(UserError, match="has changed since this output was begun"):
+        small_run(config)
+
+
+def test_a_folder_that_grows_between_kill_and_rerun(tmp_path: Path) -> None:
+    paths, folders = begun(tmp_path, "images", glob=False)
+    for folder in folders:
+        (folder / "00.png").write_bytes(image_bytes((1, 2, 3), (4, 4)))
+    small_run(config_for(tmp_path, "images", paths))
+    output = str(tmp_path / "out")
+    assert (len(done_rows(output)), error_rows(output)) == (3 * (ROWS + 1), {})
+
+
+def test_names_that_are_not_utf8_can_be_tried_again(tmp_path: Path) -> None:
+    """The names in the tables are those of the listing, in whatever form it has them."""
+    folder = write_source(tmp_path, "images", "photos", 2)
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+    odd.write_bytes(b"")
+    small_run(config_for(tmp_path, "images", [str(folder)]))
+    output = str(tmp_path / "out")
+    assert (len(done_rows(output)), len(error_rows(output))) == (2, 1)
+    record = small_run(config_for(tmp_path, "images", [str(folder)], retry_errors="all"))
+    assert (len(done_rows(output)), len(error_rows(output)), record.warnings) == (2, 1, [])
