@@ -81,7 +81,8 @@ def known_shards(storage: Storage) -> dict[str, Shard]:
             row["name"],
             original(row["url"]),
             row["size_bytes"],
-            *(tuple(map(original, row.get(names) or ())) for names in ("members", "beside")),
+            members=tuple(map(original, row.get("members") or ())),
+            beside=tuple(map(original, row.get("beside") or ())),
             version=row.get("version") or "",
         )
         for row in rows
