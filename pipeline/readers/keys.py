@@ -154,7 +154,7 @@ def _samples_of(
         elif alone or (entry.suffix[0].isalpha() and len(own.get(None, ())) < _MOST_SHARED):
             own.setdefault(None, []).append(entry.part)
         else:
-            ignored.append(LeftOut("sidecar_without_image", 1, (f"{key}.{entry.written}",)))
+            ignored.append(LeftOut("lone_sidecars", 1, (f"{key}.{entry.written}",)))
     for image in images:
         stem = stems[image.suffix]
         part = image.part if is_image_suffix(image.suffix) or lost_by(image.part) else _marked(image.part, _IMAGE)

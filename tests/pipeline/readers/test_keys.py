@@ -142,7 +142,7 @@ def test_an_archive_of_one_key_is_listed_in_good_time(tmp_path: Path) -> None:
     orphans = [Member(f"x.w{n}", 0, 0) for n in range(20_000)]
     grouped = group_by_key([*members, *orphans])
     assert (len(grouped.samples), grouped.samples[-1].key) == (20_000, "x.19999")
-    assert [(part.reason, part.count) for part in grouped.left_out] == [("sidecar_without_image", 19_900)]
+    assert [(part.reason, part.count) for part in grouped.left_out] == [("lone_sidecars", 19_900)]
 
 
 BAD = {
