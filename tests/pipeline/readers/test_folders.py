@@ -303,5 +303,5 @@ def test_an_output_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_says_what_is_in_it(tmp_path: Path) -> None:
     write(tmp_path, "._a.jpg", "notes.txt")
-    with pytest.raises(UserError, match=r"no image files below .*1 hidden files \(\._a\.jpg\); 1 other files"):
+    with pytest.raises(UserError, match=r"no image files below .*1 hidden file \(\._a\.jpg\); 1 other file"):
         ImageFolderReader((str(tmp_path),)).shards(())
