@@ -171,6 +171,11 @@ class SourceConfig(Section):
         description="Columns (or JSON fields) copied to the results as src_NAME, typed as in the source, else as text.",
     )
     prompt: PromptConfig = PromptConfig()
+    check_rows: Annotated[int, Field(ge=0)] = Field(
+        256,
+        description="Rows of a few shards that are looked at before a run begins, for fields that the configuration "
+        "names and none of them has. 0: none, where such fields come later.",
+    )
     max_prompts: Annotated[int, Field(ge=1)] = Field(
         1_000_000,
         description="Most prompts of one image; an image with more becomes an errors row. Each prompt is a row, and "

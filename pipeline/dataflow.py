@@ -32,6 +32,7 @@ from pipeline.duplicates import AnswerBook
 from pipeline.energy import EnergyMeter
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger, remove_temporaries
+from pipeline.preflight import check_fields
 from pipeline.prometheus import DriverMeter
 from pipeline.publisher import RayPublisher
 from pipeline.readers import Reader, make_reader
@@ -71,7 +72,7 @@ def run(
     `reader`: another one than the source's kind has.
     """
     start_s = time.time()  # listing the source and starting Ray are paid for too
-    output, reader = Storage(config.output.path), reader or make_reader(config.source)
+    output, given, reader = Storage(config.output.path), reader, reader or make_reader(config.source)
     check_outlives_job(output.url)
     settings = content_settings(config, info)
     early = decide(output, config, settings, reader)
@@ -79,6 +80,8 @@ def run(
         _LOG.info("%s", left_out.sentence(early.listing.left_out))
     if early.finished is not None:
         return early.finished
+    if given is None and early.is_new:  # what has been begun goes on as it was begun
+        check_fields(reader, config.source, early.shards)
     with ray_cluster():
         import ray
 

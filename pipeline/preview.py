@@ -11,9 +11,10 @@ from pipeline.cluster import Fit
 from pipeline.lease import look
 from pipeline.ledger import check_plan, known_shards, with_planned
 from pipeline.plan import LeftOut, Shard, sum_left_out
+from pipeline.preflight import check_fields
 from pipeline.readers import Reader, make_reader
 from pipeline.second_chance import shards_to_retry
-from pipeline.settings import check_settings, content_settings
+from pipeline.settings import CONFIG_NAME, check_settings, content_settings
 from pipeline.sink import RESULTS, load_index, open_shards, read_counts
 from pipeline.status import read_status, staged_samples
 from pipeline.storage import Storage
@@ -80,6 +81,8 @@ def preview(
     if not overwrite:
         check_settings(storage, content_settings(config, info))
         check_plan(known, listing.shards)
+    if overwrite or not storage.exists(CONFIG_NAME):
+        check_fields(reader, config.source, shards)
     names = {shard.name for shard in shards}
     retried = [] if overwrite else shards_to_retry(storage, shards, config.output.retry_errors)
     published = set() if overwrite else names & (published_shards(storage) - open_shards(storage))

@@ -13,7 +13,7 @@ from conf.templates import parse_template
 from conf.vqa import QuestionsConfig
 from pipeline.prompts import USUAL_LIMITS, NoPrompts, Prompt, PromptLimits, check_number, fill, prompt_of_item
 
-_QUESTION = "question"  # the field that stands for a question in the template
+QUESTION = "question"  # the field that stands for a question in the template
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Questions:
     def columns(self) -> tuple[str, ...]:
         """Fields of a sample that its prompts are made of."""
         named = [name for text in (*self.ask, self.template) for name in parse_template(text).names]
-        return tuple(dict.fromkeys(n for n in (*named, self.field) if n is not None and n != _QUESTION))
+        return tuple(dict.fromkeys(n for n in (*named, self.field) if n is not None and n != QUESTION))
 
     def prompts(self, fields: Mapping[str, Any], limits: PromptLimits = USUAL_LIMITS) -> list[Prompt]:
         """The prompts of one sample, each once; NoPrompts where it has none."""
@@ -68,10 +68,10 @@ class Questions:
         for question in self.ask:
             asked = fill(question, fields, limits)
             if asked.error_type is None:
-                asked = fill(self.template, {**fields, _QUESTION: asked.text}, limits)
+                asked = fill(self.template, {**fields, QUESTION: asked.text}, limits)
             first.setdefault(asked.text, asked)
         for item in items:
             assert self.field is not None
-            asked = prompt_of_item(self.template, item, self.field, _QUESTION, fields, limits)
+            asked = prompt_of_item(self.template, item, self.field, QUESTION, fields, limits)
             first.setdefault(asked.text, asked)
         return list(first.values())

@@ -36,6 +36,11 @@ class Decision:
     finished: dict[str, Any] | None
 
     @property
+    def is_new(self) -> bool:
+        """Whether no run has begun this output."""
+        return self.overwrite or not self.storage.exists(CONFIG_NAME)
+
+    @property
     def shards(self) -> tuple[Shard, ...]:
         return with_planned(self.known, self.listing.shards)
 
@@ -74,7 +79,7 @@ class Begun:
 def begin(decision: Decision, config: JobConfig, settings: Mapping[str, Any], reader: Reader) -> Begun:
     """Prepare the output for what was decided under the lease."""
     storage = decision.storage
-    if decision.overwrite or not storage.exists(CONFIG_NAME):
+    if decision.is_new:
         storage = generation.renew(storage)
     if decision.overwrite:
         clear_output(storage)

@@ -28,6 +28,7 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
         "source.fetch",  # which images can be had; rows that failed may be retried under other limits
         "source.max_bytes",  # as source.fetch
         "source.max_prompts",  # as source.fetch
+        "source.check_rows",
         "source.retry",
         "preprocess.max_pixels",  # as source.fetch
         "preprocess.max_decode_bytes",  # as source.fetch

@@ -23,6 +23,7 @@ from pipeline.ending import FINISHED
 from pipeline.left_out import from_dicts
 from pipeline.passthrough import without_items
 from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, given_id, name_shards
+from pipeline.preflight import check_question_fields
 from pipeline.prompts import USUAL_LIMITS, NoPrompts, PromptLimits
 from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, ReadFailure, make_reader, read_patiently
@@ -96,7 +97,8 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
     containers = [replace(entry.shard, name=entry.container) for tick in ticks for entry in tick.shards]
     if config.source.kind is SourceKind.IMAGES:  # which of their files are covered is decided below, one by one
         containers = [replace(shard, size_bytes=0, members=()) for shard in containers]
-    listing = make_reader(base_source(config, questions)).shards(containers)
+    reader = make_reader(base_source(config, questions))
+    listing = reader.shards(containers)
     earlier: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
     covered: set[tuple[str, int, str]] = set()  # url, size, and file or "": asked just these questions before
@@ -118,6 +120,8 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
                     f"{shard.url} has changed since it was labelled and its rows have no names: set source.id_column, "
                     "or give changed files new names"
                 )
+    if not any(tick.questions.digest == questions.digest for tick in ticks):
+        check_question_fields(reader, config.source, questions, [shard for shard, _ in due], first=not ticks)
     entries = tuple(TickShard(shard, name, tuple(earlier.get(shard.url, ()))) for shard, name in due)
     return Tick(number, questions, entries, listing.left_out) if entries else None
 

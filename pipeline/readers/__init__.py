@@ -25,6 +25,18 @@ class RawSample:
     attempts: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class FirstFields:
+    """What is known beforehand of the fields of a shard: its columns, where it has a schema, and those of some rows.
+
+    `says_all`: whether a field that none of the rows has is one that rows of its kind do not have.
+    """
+
+    columns: tuple[str, ...] | None
+    rows: tuple[dict[str, Any], ...]
+    says_all: bool = True
+
+
 class ReadFailure(Exception):
     """Storage failed in the middle of a chunk; the caller decides what becomes of the samples not yet read."""
 
@@ -60,6 +72,10 @@ class Reader(Protocol):
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         """Field -> Arrow type of its column, where these shards say so (pipeline.source_types.common_types)."""
+
+    def first_fields(self, shard: Shard, most_rows: int, until_s: float) -> FirstFields:
+        """The fields of so many of its first rows, without their images, as far as they can be found by `until_s` of
+        time.monotonic(). May raise whatever storage raises."""
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         """The chunks still to do, in the groups in which they are read: one by one where each can be reached by itself,

@@ -5,10 +5,12 @@ pieces. The list is taken when a run starts; files that an earlier run has plann
 have come since make shards of their own. What stands beside the images gives them fields (folder_fields).
 """
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,7 +32,7 @@ from pipeline.plan import (
     sum_left_out,
     unresolve,
 )
-from pipeline.readers import RawSample, not_recorded
+from pipeline.readers import FirstFields, RawSample, not_recorded
 from pipeline.readers.files import NotAFile, TooLarge, read_file, read_plain
 from pipeline.readers.folder_fields import (
     fields_of_sidecars,
@@ -116,6 +118,19 @@ class ImageFolderReader:
         if any(suffix_of(name) == "json" and not is_metadata(name) for shard in shards for name in shard.beside):
             urls.append(None)  # sidecars may have fields of the same names, without types
         return common_types(schemas_of(urls, self.patience)) if self.fields else {}
+
+    def first_fields(self, shard: Shard, most_rows: int, until_s: float) -> FirstFields:
+        if not most_rows:
+            return FirstFields(None, ())
+        samples = self.index(shard).samples
+        with_fields = [sample for sample in samples if len(sample.parts) > 1][:most_rows]
+        without_images = replace(self, max_bytes=0)  # too large, all of them, which does not concern their fields
+        rows: list[dict[str, Any]] = []
+        for raw in without_images.read(shard, with_fields):
+            rows.append(raw.fields)
+            if time.monotonic() > until_s:
+                break
+        return FirstFields(None, tuple(rows) or ({},) * min(most_rows, len(samples)))
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]

@@ -4,6 +4,7 @@ A manifest is cut into shards of a fixed number of records. A sample's key is it
 without a scheme is one beside the manifest.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pyarrow as pa
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig, TableConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, name_shards
-from pipeline.readers import RawSample, ReadFailure, not_recorded, unreadable
+from pipeline.readers import FirstFields, RawSample, ReadFailure, not_recorded, unreadable
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.records import (
     BadRecord,
@@ -90,6 +91,14 @@ class ManifestReader:
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return common_types(schemas_of((shard.url for shard in shards), self.patience, self.table))
+
+    def first_fields(self, shard: Shard, most_rows: int, until_s: float) -> FirstFields:
+        table, (first, end) = self._table(shard.url), map(int, shard.members)
+        names = column_names(shard.url, table)
+        found = list(itertools.islice(places(shard.url, first, end, table), most_rows))
+        records = read_records(shard.url, found, self._columns(shard), table)
+        rows = tuple(record for record in records if not isinstance(record, BadRecord))
+        return FirstFields(None if names is None else tuple(names), rows)
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         text = text_table(shard.url, self._table(shard.url))

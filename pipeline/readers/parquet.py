@@ -26,7 +26,7 @@ from pipeline.plan import (
     ShardProblem,
     name_shards,
 )
-from pipeline.readers import RawSample, ReadFailure, unreadable
+from pipeline.readers import FirstFields, RawSample, ReadFailure, unreadable
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.image_columns import holds_lists, images_per_row, why_no_images
 from pipeline.readers.records import BadRecord, DamagedRow, open_parquet, read_parquet_rows, schemas_of
@@ -81,6 +81,13 @@ class ParquetReader:
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return common_types(schemas_of((shard.url for shard in shards), self.patience))
+
+    def first_fields(self, shard: Shard, most_rows: int, until_s: float) -> FirstFields:
+        with open_parquet(shard.url) as table:
+            names, num_rows = table.schema_arrow.names, table.metadata.num_rows
+        wanted = [name for name in names if name in self.fields and name != self.image_column]
+        records = read_parquet_rows(shard.url, range(min(most_rows, num_rows)), wanted) if wanted else ()
+        return FirstFields(tuple(names), tuple(row for row in records if not isinstance(row, BadRecord)))
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         def group_of(chunk_index: int) -> int:

@@ -4,6 +4,7 @@ A shard is listed once by hopping over its headers. A sample is every member wit
 they are. An archive without its end marker was cut: complete samples are kept, the cut is one ShardProblem.
 """
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,20 @@ import pyarrow as pa
 
 from conf.schema import RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
-from pipeline.readers import RawSample, ReadFailure, unreadable
+from pipeline.readers import FirstFields, RawSample, ReadFailure, unreadable
 from pipeline.readers.byte_ranges import is_compressed, open_stream, read_parts
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson, parse_json
-from pipeline.readers.keys import Grouped, group_by_key, image_part, is_image_suffix, lost_by, part_suffix, wants_head
+from pipeline.readers.keys import (
+    Grouped,
+    group_by_key,
+    image_part,
+    is_image_suffix,
+    lost_by,
+    part_suffix,
+    split_key,
+    wants_head,
+)
+from pipeline.readers.kinds import is_image_name
 from pipeline.readers.source_files import find_files
 from pipeline.readers.tar import CutArchive, Member, follow_links, iter_members
 from pipeline.readers.unchanged import unless_changed
@@ -48,6 +59,17 @@ class WebDatasetReader:
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return {}
+
+    def first_fields(self, shard: Shard, most_rows: int, until_s: float) -> FirstFields:
+        members, says_all = _first_members(shard, most_rows, until_s)
+        samples = group_by_key(follow_links(members), self.image_suffix).samples[:most_rows]
+        beside = [[part for part in self._needed_parts(s) if part != image_part(s)] for s in samples]
+        rows: list[dict[str, Any]] = []
+        for sample, data in _collect(shard, samples, beside):
+            image = image_part(sample)
+            if image is not None:
+                rows.append(self._checked(shard, sample, {**data, image: b""}).fields)
+        return FirstFields(None, tuple(rows), says_all)
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         try:
@@ -156,6 +178,27 @@ class WebDatasetReader:
                 return RawSample(sample, None, {}, "bad_json", f"{name}.json: {error}")
             own.update(value if isinstance(value, dict) else {"json": value})
         return RawSample(sample, data[image], {**texts, **own})
+
+
+def _first_members(shard: Shard, most_keys: int, until_s: float) -> tuple[list[Member], bool]:
+    """The members of the first keys, and whether they say what the other keys have: they do where the members of a key
+    lie together and some are no images, or where the archive was gone through to its end."""
+    members: list[Member] = []
+    keys: dict[str, None] = {}
+    together, has_fields = True, False
+    with open_stream(shard.url) as stream:
+        for member in iter_members(stream, wants_head):
+            key = split_key(member.name)[0]
+            is_new = key not in keys
+            together = together and (is_new or key == next(reversed(keys)))
+            if is_new and len(keys) >= most_keys and together and has_fields:
+                return members, True
+            if time.monotonic() > until_s:
+                return members, False
+            keys[key] = None
+            members.append(member)
+            has_fields = has_fields or is_image_name(member.name) is not True
+    return members, True
 
 
 def _drop_incomplete(grouped: Grouped) -> tuple[tuple[Sample, ...], list[str]]:
