@@ -52,4 +52,4 @@ def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
         "other_files": 1,
         "special_files": 1,
     }
-    assert "1 hidden files (._a.jpg)" in result.stdout
+    assert "1 hidden file (._a.jpg)" in result.stdout
