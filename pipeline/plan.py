@@ -217,8 +217,9 @@ def name_shards(urls: Iterable[str], known: dict[str, str] | None = None) -> dic
     """url -> shard name: the file name without its suffixes, with parent folders in front where names would collide.
 
     One that is too long for what is put behind it, or differs from another in upper and lower case alone, which some
-    file systems do not tell apart, is cut and gets a hash of the whole. Names given out before (`known`) are kept, so
-    that adding shards to a source never renames published ones.
+    file systems do not tell apart, is cut and gets a hash of the whole; so do those that differ in characters alone
+    that no name may have. Names given out before (`known`) are kept, so that adding shards to a source never renames
+    published ones.
     """
     names = dict(known or {})
     fresh = [url for url in urls if url not in names]
@@ -234,7 +235,7 @@ def name_shards(urls: Iterable[str], known: dict[str, str] | None = None) -> dic
                 names[claimants[0]] = own = _hashed(name) if name.lower() in folded else name
                 folded.add(own.lower())
             elif depth > max(url.count("/") for url in claimants) + 1:
-                raise UserError(f"cannot tell the shards {claimants} apart by name; rename one of them")
+                names.update({url: _hashed(_short_name(url, 1), url) for url in claimants})
             else:
                 fresh.extend(claimants)
         if not fresh:
@@ -249,6 +250,7 @@ def _short_name(url: str, depth: int) -> str:
     return name if len(name) <= _LONGEST_NAME else _hashed(name)
 
 
-def _hashed(name: str) -> str:
-    mark = hashlib.sha256(name.encode()).hexdigest()[:12]
+def _hashed(name: str, whole: str | None = None) -> str:
+    """The name with a hash behind it: of itself, or of what it stands for."""
+    mark = hashlib.sha256((whole or name).encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{name[: _LONGEST_NAME - len(mark) - 1]}-{mark}"

@@ -1,5 +1,6 @@
 """Paths -> shards with stable names; an index survives a round trip."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,14 @@ def test_names_given_out_before_are_kept() -> None:
     assert name_shards(["/train/0.tar", "/val/0.tar"], known) == {"/train/0.tar": "0", "/val/0.tar": "val__0"}
 
 
-def test_identical_short_urls_cannot_be_told_apart() -> None:
-    with pytest.raises(UserError, match="cannot tell"):
-        name_shards(["/a.tar", "/a.tar.gz"])
+def test_names_that_have_nothing_to_tell_them_apart_get_a_mark_that_lasts() -> None:
+    odd = os.fsdecode(b"/caf\xe9.tar"), os.fsdecode(b"/caf\xe8.tar")
+    for urls in (["/a.tar", "/a.tar.gz"], ["/d/猫.tar", "/d/犬.tar"], odd, ["/x/写真", "/x/動画"]):
+        names = name_shards(urls)
+        assert len({name.lower() for name in names.values()}) == 2
+        assert all(name.isascii() for name in names.values())
+        assert name_shards(list(reversed(urls))) == names
+        assert name_shards([*urls, "/d/other.tar"], names).items() > names.items()
 
 
 def test_names_have_room_for_what_is_put_behind_them_and_stay_distinct() -> None:
