@@ -3,29 +3,38 @@
 Of /proc and not of getrusage, whose peak a process inherits from the one that started it.
 """
 
+import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 
 _CODE = """
-import re, sys
+import pickle, re, sys
 from pathlib import Path
-from pipeline.preprocess import Pixels, image_to_pixels
+from pipeline.preprocess import image_to_pixels
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-data = sys.stdin.buffer.read()
+files, image_size, limits = pickle.load(sys.stdin.buffer)
 before = peak()
-result = image_to_pixels(data, image_size=int(sys.argv[1]), **eval(sys.argv[2]))
-print((peak() - before) * 1024, getattr(result, "error_type", "ok"))
+results = [image_to_pixels(data, image_size=image_size, **limits) for data in files]
+outcomes = [getattr(result, "error_type", "ok") for result in results]
+sys.stdout.buffer.write(pickle.dumps(((peak() - before) * 1024, outcomes)))
 """
+
+
+def outcomes(files: Sequence[bytes], image_size: int = 32, **limits: int) -> tuple[int, list[str]]:
+    """(bytes that decoding all of them added to the process, of each "ok" or the problem's type)."""
+    task = pickle.dumps((list(files), image_size, limits))
+    done = subprocess.run([sys.executable, "-c", _CODE], input=task, capture_output=True, check=True)
+    result: tuple[int, list[str]] = pickle.loads(done.stdout)
+    return result
+
+
+def outcome(data: bytes, image_size: int = 32, **limits: int) -> tuple[int, str]:
+    """The same of one file."""
+    peak, (error_type,) = outcomes([data], image_size, **limits)
+    return peak, error_type
 
 
 def peak_bytes(data: bytes, image_size: int = 32, **limits: int) -> int:
     """Bytes that decoding added to the process."""
     return outcome(data, image_size, **limits)[0]
-
-
-def outcome(data: bytes, image_size: int = 32, **limits: int) -> tuple[int, str]:
-    """(bytes that decoding added, "ok" or the problem's type)."""
-    command = [sys.executable, "-c", _CODE, str(image_size), repr(limits)]
-    done = subprocess.run(command, input=data, capture_output=True, check=True)
-    peak, error_type = done.stdout.decode().split()
-    return int(peak), error_type
