@@ -257,3 +257,11 @@ def weights_sha256(checkpoint: str | Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def longest_prompt(max_prompt_tokens: int) -> int:
+    """Characters of a prompt that are tokenised at most, for a model that reads so many tokens of it.
+
+    Generous: a token of text has about four, but runs of spaces and long words have many.
+    """
+    return max(100_000, 64 * max_prompt_tokens)

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from conf.model import longest_prompt
 from conf.schema import JobConfig, PromptConfig, SourceConfig
 from conf.templates import field_place, parse_template
 from pipeline.words import word_lines
 
-_FEWEST_CHARACTERS = 100_000
-_CHARACTERS_A_TOKEN = 64  # generous: a token of text has about four, runs of spaces and long words have many
 _WORDS_FACTOR = 20  # words found in the image may be longer: a model leaves out what does not fit
 _MOST_SHOWN = 200
 
@@ -19,13 +18,13 @@ _MOST_SHOWN = 200
 class PromptLimits:
     """What is not built, because no model would read it: a longer prompt, more prompts of one image."""
 
-    characters: int = _FEWEST_CHARACTERS
+    characters: int = longest_prompt(0)
     prompts: int = SourceConfig.model_fields["max_prompts"].default
 
     @classmethod
     def of(cls, config: JobConfig, max_prompt_tokens: int) -> "PromptLimits":
         """For the model that reads so many tokens of a prompt."""
-        return cls(max(_FEWEST_CHARACTERS, _CHARACTERS_A_TOKEN * max_prompt_tokens), config.source.max_prompts)
+        return cls(longest_prompt(max_prompt_tokens), config.source.max_prompts)
 
 
 USUAL_LIMITS = PromptLimits()

@@ -7,7 +7,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from actors.model.words import pack, split_words
 from conf.errors import UserError
-from conf.model import TextRules
+from conf.model import TextRules, longest_prompt
 from pipeline.text import encodable
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
@@ -71,6 +71,8 @@ class TextCodec:
         if rules.prompt == "bytes":
             return tuple((text or " ").encode())[:max_tokens]
         question, words = split_words(text) if rules.words else (text, [])
+        if max_tokens is not None:  # what lies far behind the cut is not tokenised at all
+            question = question[: longest_prompt(max_tokens)]
         ids = list(self.encode(self._task(question)))
         if strangers := [token_id for token_id in ids if token_id >= self.vocab_size]:
             raise ValueError(f"the prompt holds {self.tokenizer.id_to_token(strangers[0])!r}, which no prompt may")

@@ -225,3 +225,30 @@ def test_alone_means_alone() -> None:
     asyncio.run(main())
     assert most["alone"] == 1
     assert most["together"] > 1
+
+
+def test_many_questions_of_one_image_wait_outside_the_engine(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many there are, only so many are requests at a time; how far the chunk is, is said once a minute."""
+    monkeypatch.setattr("actors.captioner._MOST_WAITING", 600)
+    monkeypatch.setattr("pipeline.slow.SLOW_S", 0.0)
+    most = 0
+
+    class Watched(FakeEngine):
+        def add(self, request: Request) -> None:
+            nonlocal most
+            super().add(request)
+            most = max(most, len(self.queue))
+
+    rows = [
+        {**good(0, 0, f"question {n}"), "prompt_index": n, "num_prompts": 5000, "src_note": None} for n in range(5000)
+    ]
+    backend = lambda: replace(make_backend(SIZE), make_engine=Watched)  # noqa: E731
+    (summary,) = caption(storage, [chunk(0, rows, pixels_of(1))], backend=backend)
+    assert summary["num_rows"] == 5000
+    assert most <= 600 + 256
+    table = storage.read_table(chunk_name(storage, "s", 0))
+    assert table["prompt_index"].to_pylist() == list(range(5000))
+    assert table["prompt"].to_pylist() == [f"question {n}" for n in range(5000)]
+    assert "chunk 0 of s in the engine: 2,560 of 5,000 rows" in caplog.text
