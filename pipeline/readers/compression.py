@@ -3,11 +3,10 @@
 Archives and text tables share this rule, so that a `.tar` that is gzip and a `.csv.gz` that is plain are both read.
 """
 
-import bz2
-import gzip
 import io
-import lzma
 from typing import IO, Any
+
+from smart_open.compression import compression_wrapper
 
 HEAD_BYTES = 10  # what compression_of has to see
 _GZIP, _XZ, _ZSTD = b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
@@ -31,8 +30,8 @@ def compression_of(head: bytes) -> str | None:
 def decompressed(raw: IO[bytes]) -> tuple[Any, str | None]:
     """A stream of the content and the compression that was found; a file that is not compressed comes back as it is.
 
-    The stream of a compressed file can be read from its beginning and, except for zst, rewound at the price of reading
-    it again. Closing it does not close `raw`.
+    The stream of a compressed file can be read from its beginning and rewound, at the price of reading it again.
+    Closing it does not close `raw`.
     """
     head = read_up_to(raw, HEAD_BYTES)
     kind = compression_of(head)
@@ -41,19 +40,12 @@ def decompressed(raw: IO[bytes]) -> tuple[Any, str | None]:
         whole = raw
     except (OSError, ValueError):  # a web server that gives no byte ranges
         whole = io.BufferedReader(_Prefixed(head, raw))
-    if kind == "gz":
-        return gzip.GzipFile(fileobj=whole), kind
-    if kind == "bz2":
-        return bz2.BZ2File(whole), kind
-    if kind == "xz":
-        return lzma.LZMAFile(whole), kind
-    if kind == "zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise ValueError("reading Zstandard (.zst) needs the zstd extra: pip install deed-pipeline[zstd]") from None
-        return zstandard.ZstdDecompressor().stream_reader(whole, read_across_frames=True, closefd=False), kind
-    return whole, None
+    if kind is None:
+        return whole, None
+    try:
+        return compression_wrapper(whole, "rb", compression=f".{kind}"), kind
+    except ImportError:  # the only one that Python itself has not always been able to read
+        raise ValueError("reading Zstandard (.zst) needs the zstd extra: pip install deed-pipeline[zstd]") from None
 
 
 def read_up_to(stream: IO[bytes], size: int) -> bytes:
