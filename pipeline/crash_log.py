@@ -13,7 +13,7 @@ from pipeline.slow import note_attempt
 
 ORDINARY_ATTEMPTS = 2
 MAX_ATTEMPTS = 200  # of one chunk; after that, everything in it that has not been cleared is condemned
-MOST_DEATHS = 20  # of tasks that read and decode one chunk: after them it is not even read
+MOST_DEATHS = 40  # of tasks that read and decode one chunk: after them it is not even read
 _DEATHS_OF_ONE_ROW = 2
 
 Piece = tuple[int, int]  # positions first..end-1 of the chunk's rows

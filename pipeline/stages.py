@@ -4,8 +4,9 @@ Every table that travels has one row per chunk; what a chunk holds is packed int
 retries whole chunks and never splits or merges them.
 """
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from conf.schema import JobConfig, PromptConfig, RetryConfig
-from pipeline.crash_log import MOST_DEATHS, ORDINARY_ATTEMPTS
+from pipeline.crash_log import Attempt
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.passthrough import prepared_table
 from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Sample, Shard, ShardIndex
@@ -26,6 +27,7 @@ from pipeline.sink import load_index, save_index
 from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough
+from pipeline.task_guard import TaskGuard
 from pipeline.unexpected import UNEXPECTED, describe_unexpected
 from pipeline.versions import differ, differ_in_content
 
@@ -97,8 +99,8 @@ class PrepareChunk:
     """Chunk -> RGB pixels and prompts. Whatever is wrong with a sample becomes an error row of its chunk.
 
     `crash_log` is a handle of a Ray actor of CrashLog: an image that takes too long ends the task, and a chunk that has
-    ended its task twice is decoded image by image in processes of their own. Without one every image is decoded here,
-    and may take as long as it likes.
+    ended its task twice is read piece by piece, its images decoded in processes of their own. Without one every image
+    is decoded here, and may take as long as it likes.
     """
 
     reader: Reader
@@ -145,28 +147,37 @@ class PrepareChunk:
             samples_of: dict[int, list[Sample]] = {chunk_index: [] for chunk_index in task["chunks"]}
             for sample in index.samples:
                 samples_of[sample.row // index.chunk_rows].append(sample)
-            given_up = self._given_up(shard, task["chunks"])
-            readable = [sample for chunk, own in samples_of.items() if chunk not in given_up for sample in own]
-            raw_samples = self._read(shard, readable)
-            for chunk_index, samples in samples_of.items():
+            guard = TaskGuard(self.crash_log, shard, task["chunks"])
+            in_one_go, read_anew = self._in_one_go(shard, samples_of, guard), partial(self._read, shard)
+            for chunk_index, samples in list(samples_of.items()):
+                del samples_of[chunk_index]
                 rows = _Rows(self.passthrough)
                 images = Images(len(samples), self.image_size)
-                decode = self._begin(shard, chunk_index)
+                attempt = guard.begin(chunk_index, len(samples))
+                decode = self._decoder(attempt)
+                read = read_anew if attempt.alone else partial(_take, in_one_go)
+                if attempt.alone and guard.reads_in_one_go(chunk_index):  # another task has died at it meanwhile
+                    in_one_go = self._in_one_go(shard, samples_of, guard)
                 with noted_if_slow(f"reading and preprocessing chunk {chunk_index} of {shard.name}"):
-                    for sample in samples:
-                        raw = given_up[chunk_index](sample) if chunk_index in given_up else next(raw_samples)
+                    for raw in guard.samples(chunk_index, attempt, samples, read):
                         for row in rows_of_sample(self, shard, raw, images, decode):
                             rows.add(row)
-                self._done(shard, chunk_index)
+                guard.done(chunk_index)
                 chunk = {
                     "shard": shard.name,
                     "chunk": chunk_index,
                     "num_chunks": task["num_chunks"],
-                    "rows": to_ipc(rows.table()),
+                    "rows": to_ipc(rows.table(in_order=not attempt.alone)),
                 }
                 yield pa.table(
                     {**{name: [value] for name, value in chunk.items()}, "pixels": images.column()}, CHUNK_SCHEMA
                 )
+
+    def _in_one_go(
+        self, shard: Shard, samples_of: Mapping[int, Sequence[Sample]], guard: TaskGuard
+    ) -> Iterator[RawSample]:
+        together = (samples for chunk, samples in samples_of.items() if guard.reads_in_one_go(chunk))
+        return self._read(shard, list(itertools.chain.from_iterable(together)))
 
     def _read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         """Each sample once. Those that storage does not give, however patiently it is asked, are errors; one at which
@@ -190,35 +201,19 @@ class PrepareChunk:
                 done += 1
                 yield RawSample(sample, None, {}, error_type, f"{shard.name}/{sample.key}: {said}", attempts)
 
-    def _given_up(self, shard: Shard, chunks: Sequence[int]) -> dict[int, Callable[[Sample], RawSample]]:
-        """The chunks that have ended so many tasks, however carefully, that they are not read again: what their
-        samples become."""
-        if self.crash_log is None:
-            return {}
-        import ray
-
-        attempts = ray.get(self.crash_log.attempts.remote(f"{shard.name} (preprocess)", list(chunks)))
-        return {
-            chunk: partial(_lost_sample, shard, deaths)
-            for chunk, deaths in zip(chunks, attempts, strict=True)
-            if deaths >= MOST_DEATHS
-        }
-
-    def _begin(self, shard: Shard, chunk_index: int) -> Decode:
+    def _decoder(self, attempt: Attempt) -> Decode:
         decode: Callable[..., Pixels | ImageProblem] = image_to_pixels
         if self.crash_log is not None:
-            import ray
-
-            attempt = ray.get(self.crash_log.begin.remote(f"{shard.name} (preprocess)", chunk_index, 0))
-            careful = image_to_pixels_isolated if attempt.number > ORDINARY_ATTEMPTS else image_to_pixels_or_die
+            careful = image_to_pixels_isolated if attempt.alone else image_to_pixels_or_die
             decode = partial(careful, limit_s=self.decode_timeout_s)
         return partial(
             decode, image_size=self.image_size, max_pixels=self.max_pixels, max_decode_bytes=self.max_decode_bytes
         )
 
-    def _done(self, shard: Shard, chunk_index: int) -> None:
-        if self.crash_log is not None:
-            self.crash_log.done.remote(f"{shard.name} (preprocess)", chunk_index)
+
+def _take(raw_samples: Iterator[RawSample], samples: Sequence[Sample]) -> Iterator[RawSample]:
+    """The next ones, which are those of these samples."""
+    return itertools.islice(raw_samples, len(samples))
 
 
 class _Rows:
@@ -236,18 +231,14 @@ class _Rows:
         if len(self._waiting) >= self._BLOCK:
             self._pack()
 
-    def table(self) -> pa.Table:
+    def table(self, *, in_order: bool) -> pa.Table:
         self._pack()
-        return pa.concat_tables(self._packed)
+        whole = pa.concat_tables(self._packed)
+        return whole if in_order else whole.sort_by([("row", "ascending"), ("prompt_index", "ascending")])
 
     def _pack(self) -> None:
         self._packed.append(prepared_table(self._waiting, self._passthrough))
         self._waiting = []
-
-
-def _lost_sample(shard: Shard, deaths: int, sample: Sample) -> RawSample:
-    message = f"{shard.name}/{sample.key}: {deaths} tasks that read and decoded this chunk have died"
-    return RawSample(sample, None, {}, "worker_crash", message, deaths)
 
 
 def _shard_from_json(text: str) -> Shard:

@@ -19,6 +19,7 @@ from actors.captioner import Captioner
 from conf.schema import PromptConfig
 from pipeline import sample_rows
 from pipeline.crash_log import CrashLog
+from pipeline.isolated import image_to_pixels_or_die
 from pipeline.plan import Shard
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.sink import publish_shard
@@ -44,8 +45,9 @@ def poisoned(step: Callable[..., None], error: BaseException) -> Callable[..., N
 
     def do(context: Any, state: Any) -> None:
         step(context, state)
-        row = state.shared if isinstance(state, sample_rows.Draft) else state.row
-        if row["sample_id"] == BAD_ID:
+        is_draft = isinstance(state, sample_rows.Draft)
+        row = state.shared if is_draft else state.row
+        if row["sample_id"] == BAD_ID and (not is_draft or state.raw.fields):  # none: it was not even read
             raise error
 
     do.__name__ = step.__name__
@@ -67,8 +69,8 @@ def source(tmp_path: Path) -> tuple[WebDatasetReader, Shard]:
     return WebDatasetReader((str(path),)), Shard("a", str(path), path.stat().st_size)
 
 
-def prepared(reader: Any, shard: Shard, storage: Storage) -> Iterator[pa.Table]:
-    prepare = PrepareChunk(reader, PROMPT, None, ("number",), SIZE, 10_000)
+def prepared(reader: Any, shard: Shard, storage: Storage, crash_log: Any = None) -> Iterator[pa.Table]:
+    prepare = PrepareChunk(reader, PROMPT, None, ("number",), SIZE, 10_000, crash_log)
     for tasks in IndexShard(reader, storage, NUM_ROWS)(pa.Table.from_pylist([shard_task(shard, ())])):
         yield from prepare(tasks)
 
@@ -182,6 +184,53 @@ def test_a_request_that_the_engine_does_not_take_or_cannot_do_costs_its_row(sour
         chunks = list(prepared(*source, storage))
         caption(chunks, storage, CrashLog(), lambda made=Choking: replace(make_backend(SIZE), make_engine=made))  # type: ignore[misc]
         assert "not this one" in check(storage, "engine", "TypeError")
+
+
+class Handle:
+    """A Ray actor handle of an object in this process, whose answers `ray.get` gives as they are."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return type("Method", (), {"remote": staticmethod(getattr(self._target, name))})
+
+
+@pytest.mark.parametrize("step", ["reading", *PREPARING], ids=lambda step: getattr(step, "__name__", step))
+def test_a_sample_that_kills_its_task_at_any_step_is_found(
+    monkeypatch: pytest.MonkeyPatch, source: Any, tmp_path: Path, step: Any
+) -> None:
+    (reader, shard), storage, log = source, Storage(str(tmp_path / "out")), CrashLog()
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    monkeypatch.setattr("pipeline.stages.image_to_pixels_isolated", image_to_pixels_or_die)
+
+    plain = reader
+
+    class Deadly:
+        index, spans = plain.index, plain.spans
+
+        def read(self, shard: Shard, samples: Any) -> Iterator[Any]:
+            for raw in plain.read(shard, samples):
+                if raw.sample.row == BAD:
+                    raise Died
+                yield raw
+
+    if step == "reading":
+        reader = Deadly()
+    else:
+        inject(monkeypatch, step, Died())
+    for _ in range(30):
+        try:
+            chunks = list(prepared(reader, shard, storage, Handle(log)))
+            break
+        except Died:
+            continue
+    else:
+        pytest.fail("the sample was never found")
+    monkeypatch.undo()
+    caption(chunks, storage, CrashLog())
+    assert "the task dies whenever it reads or prepares this sample" in check(storage, "read", "worker_crash")
+    assert log.attempts("a (preprocess)", [0]) == [0]
 
 
 @pytest.mark.parametrize("step", ANSWERING, ids=lambda step: step.__name__)

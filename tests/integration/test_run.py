@@ -180,11 +180,11 @@ def test_a_run_going_wrong_stops_and_can_be_continued(tmp_path: Path) -> None:
     members = [(f"{n:05d}.jpg", b"no image") for n in range(1500)]
     write_tar(tmp_path / "in" / "bad.tar", members)
     with pytest.raises(TooManyErrors, match=r"rows failed, more than .*=0.5: \d+ x preprocess/not_an_image"):
-        go(make_config(tmp_path, source={"chunk_rows": 100}))
+        go(make_config(tmp_path, source={"chunk_rows": 100, "passthrough": []}))
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "too_many_errors"
     assert not (tmp_path / "out" / "_state" / "lease.json").exists()
-    done = go(make_config(tmp_path, output={"max_error_fraction": 1.0}))
+    done = go(make_config(tmp_path, source={"passthrough": []}, output={"max_error_fraction": 1.0}))
     assert (done["status"], done["counts"]["rows_error"]) == ("nothing_succeeded", 1500)
     assert done["message"].startswith("all 1,500 rows failed: 1500 x preprocess/not_an_image;")
 
@@ -193,7 +193,7 @@ def test_duplicates_are_answered_once(tmp_path: Path) -> None:
     for shard in range(2):
         members = [(f"{shard}{n:03d}.png", image_bytes((n % 5, 9, 9))) for n in range(40)]
         write_tar(tmp_path / "in" / f"s{shard}.tar", members)
-    record = go(make_config(tmp_path, preprocess={"duplicates_remembered": 100}))
+    record = go(make_config(tmp_path, source={"passthrough": []}, preprocess={"duplicates_remembered": 100}))
     assert record["counts"]["rows_ok"] == 80
     rows = pq.read_table(tmp_path / "out" / "results").to_pylist()
     answered = [row for row in rows if row["duplicate_of"] is None]
