@@ -71,7 +71,6 @@ def run_ticks(
         root = lease.storage
         remove_temporaries(root, (STATE, TICKS))
         check_settings(root, settings)
-        save_settings(root, settings)
         ticks, worst = load_ticks(root), SUCCESS
         all_again = config.output.retry_errors is not RetryErrors.NONE
         for tick in (tick for tick in ticks if all_again or not tick.is_complete(root)):
@@ -82,6 +81,7 @@ def run_ticks(
         if (new := plan_tick(config, questions, ticks)) is None:
             JobLog(log_mode, config.cost, config.output.path).say("deed vqa: nothing new")
         else:
+            save_settings(root, settings)  # not before: a mistake in the first questions is not held on to
             new.save(root)
             worst = max(worst, run_tick(config, root, new, make_spec, log_mode))
             if not new.is_complete(root):

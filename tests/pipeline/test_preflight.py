@@ -244,3 +244,23 @@ def test_questions_are_looked_at_when_they_are_new(tmp_path: Path) -> None:
     assert first is not None
     later = asked.plan({"passthrough": ["anser"]}, [first], field="qa")  # what the output was begun with stays
     assert later is not None
+
+
+def test_a_mistake_in_the_first_run_is_not_held_against_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import vqa
+
+    tar(tmp_path / "in", [{"number": 1}])
+    done: list[str] = []
+    monkeypatch.setattr(vqa, "run_tick", lambda config, root, tick, *_: done.append(tick.folder) or 0)
+    for passthrough, told in (("nmber", "'nmber'"), ("number", None)):
+        job = make_config(tmp_path, source={"passthrough": [passthrough]}).model_dump(mode="json")
+        config = VqaConfig.model_validate({**job, "questions": {"ask": ["what?"]}})
+        if told is None:
+            assert vqa.run_ticks(config) == 0
+        else:
+            with pytest.raises(UserError, match=told):
+                vqa.run_ticks(config)
+    assert done == ["ticks/000001"]
+    assert (tmp_path / "out" / "_state" / "config.json").exists()
