@@ -135,3 +135,22 @@ def test_a_retry_whose_output_fails_anywhere_keeps_what_was_done() -> None:
         assert before.items() <= done_rows("output://run").items(), place
         small_run(config)
         assert (len(done_rows("output://run")), error_rows("output://run")) == (NUM_ROWS, {}), place
+
+
+@pytest.mark.parametrize("kind", WRITE)
+def test_a_source_that_grows_while_storage_fails_keeps_what_was_done(kind: str) -> None:
+    """As much again comes later; for folders the output fails as well."""
+    config = config_for(kind, WRITE[kind]())
+    small_run(config)
+    before = done_rows("output://run")
+    for name, file in list(SourceFileSystem.store.items()):
+        if name.startswith("/in/"):
+            put(f"/in/a/new{name[3:]}" if kind == "images" else name.replace("/in/a.", "/in/b."), file.getvalue())
+    paths = config.source.paths if "*" in config.source.paths[0] or kind == "images" else ("source://in/*.csv",)
+    config = config_for(kind, paths[0])
+    fuses = [SOURCE, OUTPUT] if kind == "images" else [SOURCE]
+    for fuse in fuses:
+        for place in failing_anywhere(config, fuse, "away", for_good=fuse is SOURCE):
+            assert before.items() <= done_rows("output://run").items(), place
+            small_run(config_for(kind, paths[0], retry_errors="all"))
+            assert (len(done_rows("output://run")), error_rows("output://run")) == (2 * NUM_ROWS, {}), place
