@@ -49,6 +49,7 @@ from pipeline.readers.folder_shards import cut_folders
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson
 from pipeline.readers.kinds import suffix_of
 from pipeline.readers.records import BadRecord, schemas_of
+from pipeline.readers.source_files import cannot_list
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient
 from pipeline.source_types import common_types
 from pipeline.text import original, storable
@@ -98,12 +99,8 @@ class ImageFolderReader:
             raise UserError(f"image folder not found: {shown!r}") from None
         except NotADirectoryError:
             raise UserError(f"{shown!r} is a file, not a folder of images") from None
-        except PermissionError as error:
-            raise UserError(f"not allowed to read {shown!r}: {error.strerror or error}") from None
-        except Exhausted as error:
-            raise UserError(f"cannot list {shown!r}: {error}") from None
         except Exception as error:  # each storage back end has its own exceptions
-            raise UserError(f"cannot list {shown!r}: {type(error).__name__}: {error}") from None
+            raise cannot_list(path, error) from None
         if not files.images and url not in planned:
             said = sentence(files.left_out)
             raise UserError(f"no image files below {shown!r}" + (f"; {said}" if said else ""))

@@ -82,6 +82,15 @@ def expand_braces(pattern: str) -> list[str]:
     return list(itertools.chain.from_iterable(expand_braces(head + choice + tail) for choice in choices))
 
 
+def cannot_list(path: str, error: Exception) -> UserError:
+    """What to say of a path that is there, or may be, and yet cannot be listed."""
+    shown = repr(storable(path))
+    if isinstance(error, PermissionError):
+        return UserError(f"not allowed to read {shown}: {storable(error.strerror or str(error))}")
+    said = str(error) if isinstance(error, Exhausted) else f"{type(error).__name__}: {error}"
+    return UserError(f"cannot list {shown}: {storable(said)}")
+
+
 @dataclass(frozen=True)
 class _Pattern:
     """A path within its storage: folders that exist under just this name, then what may hold a glob."""
@@ -108,13 +117,8 @@ class _Pattern:
             if is_planned:
                 return SourceFiles(())
             raise UserError(f"shard not found: {storable(self.shown)!r}") from None
-        except PermissionError as error:
-            raise UserError(f"not allowed to read {storable(self.shown)!r}: {error}") from None
-        except Exhausted as error:
-            raise UserError(f"cannot list {storable(self.shown)!r}: {error}") from None
         except Exception as error:  # each storage back end has its own exceptions
-            said = f"{type(error).__name__}: {storable(str(error))}"
-            raise UserError(f"cannot list {storable(self.shown)!r}: {said}") from None
+            raise cannot_list(self.shown, error) from None
         if not found.files and not is_planned:
             raise UserError(f"no shard matches {storable(self.shown)!r}")
         return found
