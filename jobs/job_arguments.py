@@ -84,10 +84,17 @@ def kind_of(sources: Sequence[str]) -> str:
 
 
 def _kind_of_one(source: str) -> str:
+    from pipeline.readers.kinds import is_image_name
+
     if Path(source).is_dir():
         return _kind_of_folder(source)
     kind = kind_by_name(source.rstrip("/"))
     if kind is None and Path(source).is_file():
+        if is_image_name(source):
+            folder = storable(os.path.dirname(source) or ".")
+            raise UserError(
+                f"{storable(source)!r} is an image: name the folder it lies in, {folder!r}, or a list of images"
+            )
         raise UserError(f"{storable(source)!r} is no folder, tar shard, Parquet file, CSV or JSONL manifest")
     return kind or "images"
 

@@ -41,6 +41,8 @@ def vqa_config(options: argparse.Namespace) -> "VqaConfig":
     from conf.vqa import VqaConfig
 
     asks = options.ask or options.questions or any(override.startswith("questions") for override in options.set)
+    if not all(question.strip() for question in options.ask or ()):
+        raise UserError("--ask is empty: there is no question in it")
     if options.config is None and not asks:
         raise UserError('say what to ask, for example --ask "how many people are there?", or --questions FILE')
     return source_config(options, VqaConfig, {"questions.ask": options.ask, "questions.file": options.questions})

@@ -14,7 +14,8 @@ import pyarrow as pa
 from conf.errors import UserError
 from pipeline.generation import GENERATION_NAME
 from pipeline.lease import FORMER_NAME, LEASE_FOLDER
-from pipeline.plan import Shard
+from pipeline.left_out import in_words
+from pipeline.plan import Listing, Shard
 from pipeline.sink import (
     ENGINE_STATS,
     ERRORS,
@@ -43,7 +44,8 @@ _PLAN_SCHEMA = pa.schema(
         ("url", pa.string()),
         ("size_bytes", pa.int64()),
         ("files", pa.int64()),
-        ("members", pa.list_(pa.string())),  # plans of older versions do not have these three
+        ("members", pa.list_(pa.string())),  # plans of older versions do not have these four
+        ("sizes", pa.list_(pa.int64())),
         ("beside", pa.list_(pa.string())),
         ("version", pa.string()),
     ]
@@ -82,6 +84,7 @@ def known_shards(storage: Storage) -> dict[str, Shard]:
             original(row["url"]),
             row["size_bytes"],
             members=tuple(map(original, row.get("members") or ())),
+            sizes=tuple(row.get("sizes") or ()),
             beside=tuple(map(original, row.get("beside") or ())),
             version=row.get("version") or "",
         )
@@ -96,13 +99,14 @@ def with_planned(known: Mapping[str, Shard], shards: Sequence[Shard]) -> tuple[S
     return (*shards, *(shard for name, shard in sorted(known.items()) if name not in names))
 
 
-def check_plan(known: Mapping[str, Shard], shards: Sequence[Shard]) -> None:
+def check_plan(known: Mapping[str, Shard], listing: Listing) -> None:
     """UserError if a shard of this output has been replaced by another file of the same name since.
 
     It has if its size is another, or what storage says of its content (an ETag) under the same URL. Another time alone
-    is what a copy has: it is said, and the shard taken for the same.
+    is what a copy has: it is said, and the shard taken for the same. So is a photograph of a folder that was replaced:
+    it is one row of many, and the others need not suffer for it.
     """
-    copies: list[str] = []
+    shards, copies = listing.shards, list[str]()
     for shard in shards:
         before = known.get(shard.name)
         if before is None:
@@ -119,6 +123,9 @@ def check_plan(known: Mapping[str, Shard], shards: Sequence[Shard]) -> None:
     if copies:
         said = "shards were written again since this output was begun, with as many bytes, and are taken for the same"
         _LOG.warning("%d %s: %s", len(copies), said, ", ".join(copies[:3]))
+    for part in listing.changed:
+        said = "answers that are there stay, and what is still to be done reads the files as they are now"
+        _LOG.warning("%s, of another size than when they were planned: %s", in_words(part), said)
     sources, names = {shard.url for shard in shards}, {shard.name for shard in shards}
     for before in known.values():
         if before.url in sources and before.name not in names:
@@ -141,6 +148,7 @@ def save_plan(storage: Storage, known: Mapping[str, Shard], shards: Iterable[Sha
             "size_bytes": shard.size_bytes,
             "files": len(shard.members),
             "members": [storable(member) for member in shard.members],
+            "sizes": shard.sizes,
             "version": shard.version,
             "beside": [storable(name) for name in shard.beside],
         }

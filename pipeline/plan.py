@@ -65,6 +65,7 @@ class Shard:
     ] = ()  # image folders: its files, relative to url; manifests: where its records begin and end
     beside: tuple[str, ...] = ()  # image folders: files that give fields to the members
     version: str = ""  # of the file as it was listed (pipeline.versions); "" where nothing is known
+    sizes: tuple[int, ...] = ()  # image folders: bytes of each member when it was planned
 
 
 UNREADABLE_SHARD = "unreadable_shard"  # storage does not give it, or nothing of it is what it should be
@@ -106,10 +107,14 @@ def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The shards of a source, sorted, and what a listing leaves out of them."""
+    """The shards of a source, sorted, and what a listing leaves out of them.
+
+    `changed`: files of shards planned earlier that have another size now, by reason like those that are left out.
+    """
 
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...] = ()
+    changed: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

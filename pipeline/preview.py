@@ -80,7 +80,7 @@ def preview(
     shards = with_planned(known, listing.shards)
     if not overwrite:
         check_settings(storage, content_settings(config, info))
-        check_plan(known, listing.shards)
+        check_plan(known, listing)
     if overwrite or not storage.exists(CONFIG_NAME):
         check_fields(reader, config.source, shards)
     names = {shard.name for shard in shards}
@@ -158,6 +158,8 @@ def _indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], count_al
     by_name = {shard.name: shard for shard in shards}
 
     def look(name: str) -> _Found | None:
+        if by_name[name].sizes:  # of files that are rows
+            return _Found(len(by_name[name].sizes), ())
         found = load_index(storage, name) or (reader.index(by_name[name]) if count_all else None)
         return None if found is None else _Found(len(found.samples), found.left_out)
 

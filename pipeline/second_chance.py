@@ -53,6 +53,11 @@ _TRANSIENT = frozenset(
 )
 
 
+def is_transient(error_type: str) -> bool:
+    """Whether `output.retry_errors=transient` tries such a row again."""
+    return error_type in _TRANSIENT
+
+
 def shards_to_retry(storage: Storage, shards: Sequence[Shard], which: RetryErrors) -> list[Shard]:
     """The published shards to be opened again because of rows that failed; those open already are not among them."""
     if which is RetryErrors.NONE or _noted(storage) == which.value:
@@ -129,7 +134,7 @@ def reopen(
 
 
 def _again(row: dict[str, Any], which: RetryErrors) -> bool:
-    return which is RetryErrors.ALL or row["error_type"] in _TRANSIENT
+    return which is RetryErrors.ALL or is_transient(row["error_type"])
 
 
 def _rows(storage: Storage, folder: str, shard_name: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from pipeline.lease import look
 from pipeline.ledger import RUN_NAME, STATE, known_shards
 from pipeline.left_out import load_listing
 from pipeline.plan import LeftOut, sum_left_out
+from pipeline.second_chance import is_transient
 from pipeline.settings import CONFIG_NAME
 from pipeline.sink import (
     ERRORS,
@@ -144,7 +145,9 @@ def next_step(status: RunStatus) -> str:
         return f"look at the errors, mend their cause, and run {same} and --set output.retry_errors=all"
     if status.state == "complete":
         if status.rows_error + status.shard_errors:
-            return f"look at the errors; {same} and --set output.retry_errors=transient tries them again"
+            if any(is_transient(name.rpartition("/")[2]) for name in status.errors_by_type):
+                return f"look at the errors; {same} and --set output.retry_errors=transient tries those that may pass"
+            return f"look at the errors; where you mend their cause, {same} and --set output.retry_errors=all"
         return f"nothing is left to do; {same} takes up shards that were added since"
     if status.state == "too_many_errors":
         return f"look at the errors; mend the source, or raise output.max_error_fraction, and run {same} again"

@@ -81,7 +81,10 @@ def _tick_from_json(text: bytes) -> Tick:
     questions = Questions(tuple(raw["questions"]["ask"]), raw["questions"]["field"], raw["questions"]["template"])
     shards = tuple(
         TickShard(
-            Shard(**entry["shard"] | {name: tuple(entry["shard"].get(name, ())) for name in ("members", "beside")}),
+            Shard(
+                **entry["shard"]
+                | {name: tuple(entry["shard"].get(name, ())) for name in ("members", "sizes", "beside")}
+            ),
             entry["container"],
             tuple(entry["earlier"]),
         )

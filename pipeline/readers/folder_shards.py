@@ -1,11 +1,11 @@
 """Folders of images cut into shards with lasting names: what was planned stays together, what is new comes behind."""
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from pipeline.plan import Shard, name_shards
+from pipeline.plan import LeftOut, Shard, name_shards
 from pipeline.readers.folder_files import FolderFiles
+from pipeline.text import storable
 
 FILES_PER_SHARD = 10_000
 # Plans of older versions do not name their files; these are the suffixes whose files were in them.
@@ -13,8 +13,9 @@ _FORMER_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif",
 
 
 def cut_folders(folders: Mapping[str, FolderFiles], known: Collection[Shard]) -> list[Shard]:
-    """The shards of the folders (by URL), in order of their names. Shards of `known` stay as they are: files of theirs
-    that are gone remain members. A known shard without members gives its folder no more than its name."""
+    """The shards of the folders (by URL), in order of their names. Shards of `known` stay as they are, with the sizes
+    that were planned, and files of theirs that are gone remain members. A known shard without members gives its folder
+    no more than its name."""
     planned: dict[str, list[Shard]] = {}
     for shard in known:
         planned.setdefault(shard.url, []).append(shard)
@@ -24,7 +25,7 @@ def cut_folders(folders: Mapping[str, FolderFiles], known: Collection[Shard]) ->
     shards: list[Shard] = []
     for url, files in sorted(folders.items()):
         own = planned.get(url, [])
-        own = [_now(shard, files) for shard in own if shard.members] or _as_before(own, names[url], files)
+        own = [shard for shard in own if shard.members] or _as_before(own, names[url], files)
         covered = {member for shard in own for member in shard.members}
         new = [name for name in files.images if name not in covered]
         shards += own
@@ -49,14 +50,24 @@ def container_of(names: Sequence[str]) -> str:
 
 
 def _shard(name: str, url: str, members: Sequence[str], files: FolderFiles) -> Shard:
-    return Shard(name, url, sum(files.images[member] for member in members), tuple(members))
+    return _shard_of(name, url, [(member, files.images[member]) for member in members])
 
 
-def _now(shard: Shard, files: FolderFiles) -> Shard:
-    """With the size its files have now, as long as all of them are there."""
-    sizes = [files.sizes.get(member) for member in shard.members]
-    present = [size for size in sizes if size is not None]
-    return replace(shard, size_bytes=sum(present)) if len(present) == len(sizes) else shard
+def _shard_of(name: str, url: str, files: Sequence[tuple[str, int]]) -> Shard:
+    sizes = tuple(size for _, size in files)
+    return Shard(name, url, sum(sizes), tuple(member for member, _ in files), sizes=sizes)
+
+
+def changed_files(files: FolderFiles, known: Iterable[Shard]) -> list[LeftOut]:
+    """The folder's files that are there and have another size than when they were planned."""
+    changed = [
+        member
+        for shard in known
+        if len(shard.sizes) == len(shard.members)
+        for member, size in zip(shard.members, shard.sizes, strict=True)
+        if files.sizes.get(member, size) != size
+    ]
+    return [LeftOut("changed_files", len(changed), tuple(map(storable, changed[:5])))] if changed else []
 
 
 def _as_before(own: Sequence[Shard], container: str, files: FolderFiles) -> list[Shard]:
@@ -72,4 +83,4 @@ def _cut_before(url: str, container: str, files: Sequence[tuple[str, int]]) -> I
     for number, first in enumerate(range(0, len(files), FILES_PER_SHARD)):
         group = files[first : first + FILES_PER_SHARD]
         name = container if len(files) <= FILES_PER_SHARD else f"{container}-{number:05d}"
-        yield Shard(name, url, sum(size for _, size in group), tuple(member for member, _ in group))
+        yield _shard_of(name, url, group)

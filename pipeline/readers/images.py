@@ -45,7 +45,7 @@ from pipeline.readers.folder_fields import (
     sidecars_of,
 )
 from pipeline.readers.folder_files import Companions, FolderFiles, list_folder
-from pipeline.readers.folder_shards import cut_folders
+from pipeline.readers.folder_shards import changed_files, cut_folders
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson
 from pipeline.readers.kinds import suffix_of
 from pipeline.readers.records import BadRecord, schemas_of
@@ -76,12 +76,14 @@ class ImageFolderReader:
             raise UserError(f"nothing is left in the image folders {', '.join(map(storable, self.paths))}")
         shards = cut_folders(folders, known)
         left_out: list[LeftOut] = []
+        changed: list[LeftOut] = []
         for url, files in folders.items():
+            changed.extend(changed_files(files, [shard for shard in known if shard.url == url]))
             left_out.extend(files.left_out)
             if self.fields:
                 left_out.extend(records_of_no_image(url, files.beside.metadata, files.images, self.patience))
                 shards = [self._with_companions(shard, files) if shard.url == url else shard for shard in shards]
-        return Listing(tuple(shards), sum_left_out(left_out))
+        return Listing(tuple(shards), sum_left_out(left_out), sum_left_out(changed))
 
     def _with_companions(self, shard: Shard, files: FolderFiles) -> Shard:
         return replace(shard, beside=tuple(filter(self._wants, files.beside.of(shard.members))))

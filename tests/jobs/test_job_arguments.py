@@ -11,6 +11,7 @@ from conf.vqa import VqaConfig
 from jobs.job_arguments import SHIPPED_CHECKPOINT, add_job_arguments, job_config
 from jobs.vqa import make_parser, vqa_config
 
+IMAGE = str(Path(__file__).parents[2] / "assets" / "sprites" / "atlas-0.webp")
 CONFIG = str(Path(__file__).parents[2] / "conf" / "caption.yaml")
 
 
@@ -85,6 +86,7 @@ def test_short_forms_go_over_the_file_and_under_set() -> None:
         (["photos"], "say where the results go"),
         (["a.tar", "b.csv", "--out", "o"], "of one kind, got 'a.tar' .webdataset., 'b.csv' .manifest."),
         ([__file__, "--out", "o"], "is no folder, tar shard"),
+        ([IMAGE, "--out", "o"], "is an image: name the folder it lies in, '.*/assets/sprites', or a list of images"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str) -> None:
@@ -110,6 +112,7 @@ def test_questions_need_no_configuration_file(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (("photos", "--out", "o"), "say what to ask"),
+        (("photos", "--out", "o", "--ask", " "), "--ask is empty"),
         (("--ask", "what?", "--out", "o"), "name what to read"),
         (("photos", "--ask", "what?"), "say where the results go"),
         (("list.csv", "--ask", "what?", "--out", "o"), "a manifest's rows have no lasting names"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.schema import JobConfig
+from conf.schema import JobConfig, RetryErrors
 from conf.vqa import VqaConfig
 from pipeline.left_out import load_listing
 from pipeline.questions import Questions
@@ -105,3 +105,32 @@ def test_questions_about_a_folder_ask_new_files_only_and_read_their_sidecars(tmp
     assert [entry.shard.members for entry in second.shards] == [("c.jpg",)]
     assert [entry.shard.beside for entry in second.shards] == [("c.txt",)]
     assert plan_tick(vqa, questions, [tick, second]) is None
+
+
+def test_a_photograph_that_is_replaced_costs_no_other_one_and_no_refusal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    write(photos, "0.jpg", "1.jpg", "2.jpg", "4.jpg")
+    write(photos, "3.jpg", data=b"half an upload")
+
+    def die(shard: str, chunk: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(job(photos, out, chunk_rows=2), on_chunk=die)
+    write(photos, "0.jpg", "2.jpg", data=image_bytes((9, 9, 9)) + b"edited")  # captioned already, and not yet
+    small_run(job(photos, out, chunk_rows=2))
+    assert len(done_rows(str(out))) == 4
+    assert error_rows(str(out)) == {"photos/3.jpg": "not_an_image"}
+    assert "2 changed files (0.jpg, 2.jpg), of another size than when they were planned" in caplog.text
+    first = done_rows(str(out))
+    write(photos, "3.jpg")  # mended
+    write(photos, "5.jpg")
+    small_run(job(photos, out, chunk_rows=2))
+    assert done_rows(str(out)).items() > first.items()
+    again = job(photos, out, chunk_rows=2)
+    output = again.output.model_copy(update={"retry_errors": RetryErrors.ALL})
+    small_run(again.model_copy(update={"output": output}))
+    assert len(done_rows(str(out))) == 6
+    assert error_rows(str(out)) == {}

@@ -20,7 +20,7 @@ from pipeline.ledger import (
     known_shards,
     save_plan,
 )
-from pipeline.plan import Shard
+from pipeline.plan import Listing, Shard
 from pipeline.sink import chunk_name, publish_shard, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage
@@ -51,9 +51,17 @@ def test_a_replaced_shard_is_noticed(storage: Storage) -> None:
     save_plan(storage, known_shards(storage), [Shard("b", "/b.tar", 20)])
     known = known_shards(storage)
     assert known == {"a": Shard("a", "/a.tar", 10), "b": Shard("b", "/b.tar", 20)}
-    check_plan(known, [Shard("a", "/elsewhere/a.tar", 10), Shard("c", "/c.tar", 1)])
+    check_plan(
+        known,
+        Listing(
+            (
+                Shard("a", "/elsewhere/a.tar", 10),
+                Shard("c", "/c.tar", 1),
+            )
+        ),
+    )
     with pytest.raises(UserError, match=r"'a' .*10 bytes then, 11 bytes now"):
-        check_plan(known, [Shard("a", "/a.tar", 11)])
+        check_plan(known, Listing((Shard("a", "/a.tar", 11),)))
 
 
 def test_clearing_removes_only_what_runs_write_and_keeps_the_lease(storage: Storage) -> None:

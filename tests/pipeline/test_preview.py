@@ -40,6 +40,15 @@ def test_a_new_run_is_unknown_until_its_shards_are_counted(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists(), "a plan writes nothing"
 
 
+def test_photographs_of_a_folder_are_counted_without_opening_them(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for n in range(12):
+        (tmp_path / "photos" / f"{n}.jpg").write_bytes(b"never opened")
+    source = {"kind": "images", "paths": [str(tmp_path / "photos")], "chunk_rows": 5, "passthrough": []}
+    plan = look(make_config(tmp_path, source=source))
+    assert (plan.samples_counted, plan.samples_estimated, plan.chunks_counted) == (12, 12.0, 3)
+
+
 def test_what_was_indexed_is_known_and_the_rest_follows_by_size(tmp_path: Path) -> None:
     write_shards(tmp_path / "in", 2, 20)
     config = make_config(tmp_path)

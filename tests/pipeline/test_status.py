@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,15 @@ def test_the_command(storage: Storage, tmp_path: Path, capsys: pytest.CaptureFix
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
     with pytest.raises(UserError, match="no run was begun"):
         read_status(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("errors", "advised"),
+    [
+        (["preprocess/truncated_image"], "all"),
+        (["preprocess/truncated_image", "read/storage_error"], "transient"),
+    ],
+)
+def test_the_advice_for_failed_rows_tries_some_of_them_again(storage: Storage, errors: list[str], advised: str) -> None:
+    status = replace(read_status(storage.url), state="complete", errors_by_type=dict.fromkeys(errors, 1))
+    assert next_step(status).partition("output.retry_errors=")[2].split()[0] == advised

@@ -15,7 +15,7 @@ from PIL import Image
 
 from conf.errors import UserError
 from conf.schema import SourceConfig, SourceKind
-from pipeline.plan import Listing, Shard, ShardIndex
+from pipeline.plan import LeftOut, Listing, Shard, ShardIndex
 from pipeline.readers import RawSample, folder_shards, make_reader
 from pipeline.readers.images import ImageFolderReader
 from pipeline.text import original
@@ -272,7 +272,9 @@ def test_a_folder_that_lost_files_goes_on_and_new_files_make_shards_of_their_own
     assert [shard.name for shard in reader.shards(second).shards] == [*(s.name for s in second), "photos-00003"]
     write(tmp_path / "photos", "d.png", data=PNG + b"longer")
     write(tmp_path / "photos", "b.png")
-    assert reader.shards(second).shards[0].size_bytes != first[0].size_bytes, "replaced, which the plan notices"
+    third = reader.shards(second)
+    assert third.shards[0] == first[0], "planned stays planned"
+    assert third.changed == (LeftOut("changed_files", 1, ("d.png",)),)
 
 
 def test_folders_of_one_name_keep_theirs_when_others_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

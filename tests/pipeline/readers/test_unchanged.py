@@ -15,7 +15,7 @@ import pytest
 from conf.errors import UserError
 from conf.schema import SourceConfig
 from pipeline.ledger import PLAN_NAME, check_plan, known_shards, save_plan
-from pipeline.plan import Shard, ShardIndex
+from pipeline.plan import Listing, Shard, ShardIndex
 from pipeline.readers import ReadFailure, make_reader
 from pipeline.readers.unchanged import ShardChanged, as_of_now, check_unchanged
 from pipeline.stages import IndexShard, shard_task
@@ -92,7 +92,7 @@ def test_a_shard_of_the_web_is_known_by_its_etag(tmp_path: Path) -> None:
         with pytest.raises(ShardChanged):
             list(reader.read(shard, samples[5:]))
         with pytest.raises(UserError, match=r"with the tag first then, .* with the tag second now"):
-            check_plan({"a": shard}, reader.shards(()).shards)
+            check_plan({"a": shard}, reader.shards(()))
 
 
 def test_versions_are_compared_where_they_are_of_one_kind() -> None:
@@ -111,14 +111,14 @@ def test_a_copy_with_another_time_is_the_same_shard_and_other_content_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     then = Shard("a", "/d/a.tar", 10, version="time:1")
-    check_plan({"a": then}, [Shard("a", "/d/a.tar", 10, version="time:1")])
+    check_plan({"a": then}, Listing((Shard("a", "/d/a.tar", 10, version="time:1"),)))
     assert caplog.records == []
-    check_plan({"a": then}, [Shard("a", "/d/a.tar", 10, version="time:2")])
+    check_plan({"a": then}, Listing((Shard("a", "/d/a.tar", 10, version="time:2"),)))
     assert "1 shards were written again" in caplog.text
     tagged = Shard("a", "s3://b/a.tar", 10, version="content:x")
-    check_plan({"a": tagged}, [Shard("a", "s3://elsewhere/a.tar", 10, version="content:y")])
+    check_plan({"a": tagged}, Listing((Shard("a", "s3://elsewhere/a.tar", 10, version="content:y"),)))
     with pytest.raises(UserError, match="has changed since this output was begun"):
-        check_plan({"a": tagged}, [Shard("a", "s3://b/a.tar", 10, version="content:y")])
+        check_plan({"a": tagged}, Listing((Shard("a", "s3://b/a.tar", 10, version="content:y"),)))
 
 
 def test_plans_keep_versions_and_those_without_are_read(tmp_path: Path) -> None:
