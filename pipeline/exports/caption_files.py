@@ -11,6 +11,7 @@ from pipeline.storage import Storage
 from pipeline.text import storable
 
 _BOM = "\ufeff"
+EXISTING = "existing_caption_files"  # left as they are by --existing skip
 
 
 class LeftAlone(Exception):
@@ -65,7 +66,7 @@ def merged(current: str | None, piece: str, before: Written, options: SidecarOpt
         return piece
     untouched = _hash(current) in before.hashes
     if options.existing is Existing.SKIP and not untouched:
-        raise LeftAlone("existing_files")
+        raise LeftAlone(EXISTING)
     prepend = options.existing is Existing.PREPEND
     for known in reversed(before.pieces):
         if known in current:

@@ -14,12 +14,13 @@ from pipeline.exports import Exported, Options
 from pipeline.exports.names import flat, numbered, plain_path
 from pipeline.exports.rows import Published, as_users_mistake, whole_file
 from pipeline.ledger import known_shards, with_planned
-from pipeline.plan import LeftOut, Shard, sum_left_out
+from pipeline.plan import MISSING_SHARD, LeftOut, Shard, sum_left_out
 from pipeline.readers import Reader, ReadFailure, make_reader
 from pipeline.readers.kinds import SNIFF_BYTES, image_format, is_image_name
 from pipeline.source_types import to_json
 from pipeline.storage import Storage
 
+_GONE = (MISSING_SHARD, "missing_file")
 _STEPS_NOT_COPIED = ("exit_layers", "confidences", "token_texts")
 
 
@@ -41,7 +42,8 @@ def write(published: Published, out: str, options: Options) -> Exported:
             for key, found in _images(reader, shards[name], rows.keys()):
                 own = rows.pop(key)
                 if isinstance(found, str):
-                    left_out.append(LeftOut(found, 1, (f"{name}/{key}",)))
+                    reason = "images_gone" if found in _GONE else f"images_with_{found}"
+                    left_out.append(LeftOut(reason, 1, (f"{name}/{key}",)))
                     continue
                 file_name = folder.add(name, key, found)
                 for row in own:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,11 +18,12 @@ from itertools import groupby
 from conf.errors import UserError
 from conf.schema import SourceConfig, SourceKind
 from pipeline.exports import Exported, Options, SidecarOptions
-from pipeline.exports.caption_files import Captions, LeftAlone, merged, read_text
+from pipeline.exports.caption_files import EXISTING, Captions, LeftAlone, merged, read_text
 from pipeline.exports.rows import Published, whole_local_file
 from pipeline.ledger import known_shards, with_planned
 from pipeline.plan import LeftOut, Shard, is_local, resolve, sum_left_out
 from pipeline.readers import make_reader
+from pipeline.readers.folder_shards import container_of
 from pipeline.readers.kinds import IMAGE_SUFFIXES
 from pipeline.readers.manifest import ManifestReader
 from pipeline.readers.uris import BadUri, absolute, local_path, scheme_of
@@ -95,7 +97,7 @@ class _Places:
     def __init__(self, published: Published, source: SourceConfig, out: str | None, extension: str) -> None:
         self._published, self._out, self._extension = published, out, extension
         self._shards = known_shards(published.storage)
-        self._many = len({shard.url for shard in self._shards.values()}) > 1
+        self._folders = _folders_below(self._shards.values())
         self._reader = reader = make_reader(source) if source.kind is SourceKind.MANIFEST else None
         if reader is not None:
             listed = reader.shards(self._shards.values()).shards
@@ -130,8 +132,22 @@ class _Places:
         folder = local_path(inner) if is_local(fs) else shard.url
         for key in keys:
             name = original(key)
-            mirrored = os.path.join(posixpath.basename(folder), name) if self._many else name
+            mirrored = os.path.join(self._folders[shard.url], name)
             yield key, os.path.join(folder, name), mirrored
+
+
+def _folders_below(shards: Iterable[Shard]) -> dict[str, str]:
+    """URL of a folder -> the one that mirrors it: none of its own if it is the only one; of its name, or, where others
+    have the same, of the name of its shards."""
+    names: dict[str, list[str]] = {}
+    for shard in shards:
+        names.setdefault(shard.url, []).append(shard.name)
+    if len(names) == 1:
+        return dict.fromkeys(names, "")
+    bases = Counter(posixpath.basename(url) for url in names)
+    return {
+        url: base if bases[base := posixpath.basename(url)] == 1 else container_of(own) for url, own in names.items()
+    }
 
 
 def _local(uri: str | None, manifest: str) -> str | None:
@@ -171,7 +187,7 @@ class _Writer:
             try:
                 content = self._content(path, place, captions)
             except LeftAlone as reason:
-                self.leave(str(reason), place.image)
+                self.leave(str(reason), path if str(reason) == EXISTING else place.image)
                 continue
             self.images += 1
             self.rows += len(place.texts)

@@ -1,13 +1,18 @@
 """Folders of images cut into shards with lasting names: what was planned stays together, what is new comes behind."""
 
 import itertools
+import logging
+import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from pipeline.plan import LeftOut, Shard, name_shards
+from pipeline.plan import LeftOut, Shard, name_shards, resolve
 from pipeline.readers.folder_files import FolderFiles
 from pipeline.text import storable
 
 FILES_PER_SHARD = 10_000
+_SAME = 0.9  # of the files of a folder that was moved
+_LOG = logging.getLogger(__name__)
 # Plans of older versions do not name their files; these are the suffixes whose files were in them.
 _FORMER_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2"})
 
@@ -38,6 +43,38 @@ def cut_folders(folders: Mapping[str, FolderFiles], known: Collection[Shard]) ->
             taken.add(name)
             shards.append(_shard(name, url, new[first : first + FILES_PER_SHARD], files))
     return sorted(shards, key=lambda shard: shard.name)
+
+
+def follow(known: Collection[Shard], folders: Mapping[str, FolderFiles]) -> list[Shard]:
+    """The known shards, where a folder was moved with the URL it has now: the earlier one is no more, and the other is
+    called like it and holds nearly all of its files, in the same sizes."""
+    planned: dict[str, list[Shard]] = {}
+    for shard in known:
+        planned.setdefault(shard.url, []).append(shard)
+    new = [url for url in folders if url not in planned]
+    moved: dict[str, str] = {}
+    for url, own in planned.items() if new else ():
+        files = [file for shard in own for file in zip(shard.members, shard.sizes, strict=False)]
+        if url in folders or not files or not _is_gone(url):
+            continue
+        for now in new:
+            same = sum(1 for member, size in files if folders[now].sizes.get(member) == size)
+            if posixpath.basename(now) == posixpath.basename(url) and same >= _SAME * len(files):
+                _LOG.warning(
+                    "%s is gone, and %s is taken for it: it holds the same files", storable(url), storable(now)
+                )
+                moved[url] = now
+                new.remove(now)
+                break
+    return [replace(shard, url=moved.get(shard.url, shard.url)) for shard in known]
+
+
+def _is_gone(url: str) -> bool:
+    fs, inner = resolve(url)
+    try:
+        return not fs.exists(inner)
+    except Exception:  # each storage back end has its own exceptions; what cannot be asked may be there
+        return False
 
 
 def container_of(names: Sequence[str]) -> str:

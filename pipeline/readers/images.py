@@ -45,7 +45,7 @@ from pipeline.readers.folder_fields import (
     sidecars_of,
 )
 from pipeline.readers.folder_files import Companions, FolderFiles, list_folder
-from pipeline.readers.folder_shards import changed_files, cut_folders
+from pipeline.readers.folder_shards import changed_files, cut_folders, follow
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson
 from pipeline.readers.kinds import suffix_of
 from pipeline.readers.records import BadRecord, schemas_of
@@ -74,6 +74,7 @@ class ImageFolderReader:
                 folders[url] = files
         if not folders:
             raise UserError(f"nothing is left in the image folders {', '.join(map(storable, self.paths))}")
+        known = follow(known, folders)
         shards = cut_folders(folders, known)
         left_out: list[LeftOut] = []
         changed: list[LeftOut] = []

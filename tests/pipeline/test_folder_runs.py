@@ -134,3 +134,19 @@ def test_a_photograph_that_is_replaced_costs_no_other_one_and_no_refusal(
     small_run(again.model_copy(update={"output": output}))
     assert len(done_rows(str(out))) == 6
     assert error_rows(str(out)) == {}
+
+
+def test_a_folder_that_was_moved_is_not_captioned_again(tmp_path: Path) -> None:
+    write(tmp_path / "disk" / "photos", *(f"sub/{n}.jpg" for n in range(20)))
+    out = tmp_path / "out"
+    small_run(job(tmp_path / "disk" / "photos", out))
+    first = done_rows(str(out))
+    (tmp_path / "disk").rename(tmp_path / "newdisk")
+    (tmp_path / "newdisk" / "photos" / "sub" / "0.jpg").unlink()
+    write(tmp_path / "newdisk" / "photos", "new.jpg")
+    small_run(job(tmp_path / "newdisk" / "photos", out))
+    assert done_rows(str(out)).items() > first.items()
+    assert set(done_rows(str(out))) - set(first) == {("photos-00001/new.jpg", 0)}
+    write(tmp_path / "other" / "photos", *(f"sub/{n}.jpg" for n in range(20)))
+    small_run(job(tmp_path / "other" / "photos", out))
+    assert len(done_rows(str(out))) == 21 + 20, "a copy beside it is another folder"

@@ -102,7 +102,7 @@ def test_existing_files_are_treated_as_asked_and_only_once(tmp_path: Path, exist
     run = make_run(tmp_path)
     first = write(run, existing=Existing(existing))
     assert texts(photos) == {"a.txt": expected, "b.txt": "a b"}
-    assert reasons(first) == ({"existing_files": 1} if existing == "skip" else {})
+    assert reasons(first) == ({"existing_caption_files": 1} if existing == "skip" else {})
     before = {path: path.stat().st_mtime_ns for path in photos.iterdir()}
     again = write(run, existing=Existing(existing))
     assert texts(photos) == {"a.txt": expected, "b.txt": "a b"}
@@ -184,6 +184,14 @@ def test_another_folder_mirrors_the_source(tmp_path: Path) -> None:
     assert not texts(tmp_path / "photos")
 
 
+def test_folders_of_one_name_are_mirrored_side_by_side(tmp_path: Path) -> None:
+    put(tmp_path / "x" / "photos", "a.jpg")
+    put(tmp_path / "y" / "photos", "a.jpg")
+    run = make_run(tmp_path, paths=(f"{tmp_path}/x/photos", f"{tmp_path}/y/photos"))
+    assert reasons(write(run, tmp_path / "out")) == {}
+    assert list(texts(tmp_path / "out")) == ["x__photos/a.txt", "y__photos/a.txt"]
+
+
 def test_manifests_of_local_files_too(tmp_path: Path) -> None:
     put(tmp_path / "in", "x y.jpg", "sub/b.jpg")
     put(tmp_path / "away", "c.jpg")
@@ -256,3 +264,12 @@ def test_names_that_are_not_utf8_and_names_at_the_limit(tmp_path: Path) -> None:
     assert os.path.exists(os.path.join(os.fsencode(photos), b"caf\xe9.txt"))
     assert (photos / ("n" * 251 + ".txt")).exists()
     assert reasons(write(run, extension=".caption")) == {"names_too_long": 1}
+
+
+def test_photographs_that_are_gone_are_counted_by_one_reason_in_every_export(tmp_path: Path) -> None:
+    put(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg")
+    run = make_run(tmp_path)
+    (tmp_path / "photos" / "a.jpg").unlink()
+    (tmp_path / "photos" / "b.jpg").unlink()
+    assert reasons(write(run)) == {"images_gone": 2}
+    assert reasons(export(Published(run), Form.IMAGEFOLDER, str(tmp_path / "folder"), Options())) == {"images_gone": 2}
