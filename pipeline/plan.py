@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import fsspec
 import pyarrow as pa
@@ -74,10 +74,14 @@ MISSING_SHARD = "missing_shard"  # the error type of rows and shards that were p
 
 @dataclass(frozen=True, slots=True)
 class ShardProblem:
-    """Something wrong with a shard as a whole; becomes one errors row without a key."""
+    """Something wrong with a shard as a whole; becomes one errors row without a key.
+
+    `passing`: whether it is its storage, which was asked as patiently as it should be, that is away. Not recorded.
+    """
 
     error_type: str
     message: str
+    passing: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,9 @@ def begin(decision: Decision, config: JobConfig, settings: Mapping[str, Any], re
     save_settings(storage, settings)
     save_plan(storage, decision.known, decision.shards)
     left_out.save_listing(storage, decision.listing.left_out)
-    which, chunk_rows = config.output.retry_errors, config.source.chunk_rows
-    return Begun(storage, passthrough, open_again(storage, reader, decision.retried, which, chunk_rows, passthrough))
+    which, source = config.output.retry_errors, config.source
+    left = open_again(storage, reader, decision.retried, which, source.chunk_rows, passthrough, source.retry)
+    return Begun(storage, passthrough, left)
 
 
 def finished_record(storage: Storage, shards: Sequence[Shard]) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ not there, is not ours to read or is damaged, or a wrong argument are not. Every
 
 import errno
 import http.client
+import itertools
 import logging
 import random
 import socket
@@ -41,6 +42,7 @@ _PASSING_ERRNOS = {
     )
     if hasattr(errno, name)
 }
+_GONE_STATUS = (404, 410)
 _PASSING_STATUS = frozenset({408, 425, 429})  # of HTTP, beside 5xx
 _CLIENTS = frozenset(  # packages whose exceptions are about the connection, unless they carry an HTTP status
     {"aiohttp", "aiobotocore", "botocore", "urllib3", "requests", "httpx", "httpx2", "httpcore", "gcsfs", "azure"}
@@ -72,6 +74,8 @@ class Unavailable(OSError):
 
 def is_transient(error: BaseException | None) -> bool:
     """Whether the same call may succeed a moment later. Back ends raise OSError, their clients kinds of their own."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return is_transient(error.__cause__)  # fsspec's web client says so of every failure
     if error is None or isinstance(error, _FINAL) or type(error).__name__ in _MISTAKES:
         return False
     status = _http_status(error)
@@ -84,6 +88,28 @@ def is_transient(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in _PASSING_ERRNOS
 
 
+def is_gone(error: BaseException | None) -> bool:
+    """Whether a file is not there, and not one whose storage did not answer or refused to."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    cause = error.__cause__
+    if cause is None or isinstance(cause, FileNotFoundError):
+        return True
+    return not is_transient(cause) and _http_status(cause) in (None, *_GONE_STATUS)
+
+
+def said_by(error: Exception) -> Exception:
+    """What a web client's "file not found" hides, or the error itself."""
+    hidden = error.__cause__
+    is_wrapped = isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and not is_gone(error)
+    return hidden if is_wrapped else error  # type: ignore[return-value]
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a call failed, however often it was tried, for a reason that may pass."""
+    return isinstance(error, Exhausted) or is_transient(error)
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether credentials or rights are missing, which somebody must see to before anything can be tried again."""
     return isinstance(error, PermissionError) or type(error).__name__ in _MISTAKES
@@ -94,7 +120,8 @@ def _http_status(error: BaseException) -> int | None:
     answer: Any = getattr(error, "response", None)
     if isinstance(answer, dict):  # botocore
         answer = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    for found in (answer, getattr(answer, "status_code", None), *(getattr(error, n, None) for n in _STATUS_NAMES)):
+    own = (getattr(error, name, None) for name in _STATUS_NAMES)  # one after the other: some are deprecated
+    for found in itertools.chain((answer, getattr(answer, "status_code", None)), own):
         if isinstance(found, int) and 100 <= found < 600:
             return found
     return None
@@ -152,9 +179,9 @@ def retry(
         except Exception as error:
             if not is_transient(error):
                 raise
-            wait_s = tries.failed(error, what, attempts)
+            wait_s = tries.failed(said_by(error), what, attempts)
             if wait_s is None:
-                raise Exhausted(tries.failures, error) from error
+                raise Exhausted(tries.failures, said_by(error)) from error
             sleep(wait_s)
 
 
@@ -173,6 +200,32 @@ class Patient:
             raise
         self._hopeless = False
         return result
+
+
+class SharedPatience:
+    """Patience with one storage, for many threads that ask it for one thing each: an outage is waited out once, by all
+    of them together. What comes up after that gets one try, and after as long again without a success none."""
+
+    def __init__(self, patience: RetryConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience, self.clock = patience, clock
+        self._since_s: float | None = None  # when what failed first after the last success was begun
+
+    def left(self) -> RetryConfig | None:
+        """How patiently to ask now; None: not at all."""
+        away_s = self.away_s
+        if away_s > 2 * self._patience.outage_s:
+            return None
+        return self._patience.model_copy(update={"outage_s": max(0.0, self._patience.outage_s - away_s)})
+
+    @property
+    def away_s(self) -> float:
+        return 0.0 if self._since_s is None else self.clock() - self._since_s
+
+    def failed(self, since_s: float) -> None:
+        self._since_s = since_s if self._since_s is None else min(self._since_s, since_s)
+
+    def succeeded(self) -> None:
+        self._since_s = None
 
 
 def backoff_s(failures: int, longest_wait_s: float) -> float:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from conf.schema import RetryErrors
+from conf.schema import RetryConfig, RetryErrors
 from pipeline.plan import MISSING_SHARD, Shard, ShardIndex
 from pipeline.readers import Reader
+from pipeline.retrying import USUAL_PATIENCE, SharedPatience
 from pipeline.sink import (
     ERRORS,
     RESULTS,
@@ -83,12 +84,28 @@ def open_again(
     which: RetryErrors,
     chunk_rows: int,
     passthrough: Passthrough,
+    patience: RetryConfig = USUAL_PATIENCE,
 ) -> list[str]:
     """Open the shards again. From then on, until `close`, no other shard is opened for this reason. Needs the lease.
 
-    Gives why some of them stay as they are, a sentence each.
+    An outage of their storage is waited out once for all of them. Gives why some of them stay as they
+    are, a sentence each.
     """
-    left = [why for s in shards if (why := reopen(storage, reader, s, which, chunk_rows, passthrough)) is not None]
+    together = SharedPatience(patience)
+
+    def open_one(shard: Shard) -> str | None:
+        left, since_s = together.left(), together.clock()
+        if left is None:
+            return f"{shard.name} stays as it was published: its storage has been away for {together.away_s:.0f} s"
+        contents = reader.with_patience(left).index(shard)
+        if any(problem.passing for problem in contents.problems):
+            together.failed(since_s)
+        else:
+            together.succeeded()
+        return reopen(storage, shard, ShardIndex.of(contents, chunk_rows), which, passthrough)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        left = [why for why in pool.map(open_one, shards) if why is not None]
     if which is not RetryErrors.NONE:
         storage.write(_NOTE, json.dumps({"retry_errors": which.value}).encode())
     return left
@@ -105,10 +122,9 @@ def _noted(storage: Storage) -> str | None:
 
 
 def reopen(
-    storage: Storage, reader: Reader, shard: Shard, which: RetryErrors, chunk_rows: int, passthrough: Passthrough
+    storage: Storage, shard: Shard, index: ShardIndex, which: RetryErrors, passthrough: Passthrough
 ) -> str | None:
-    """Index the shard anew and stage the chunks in which nothing is to be tried again; or why it stays as it is."""
-    index = ShardIndex.of(reader.index(shard), chunk_rows)
+    """Stage the chunks of a new listing in which nothing is to be tried again; or why the shard stays as it is."""
     before = read_published(storage, shard.name)
     if (left := why_left(shard.name, before, index)) is not None:
         return left

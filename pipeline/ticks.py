@@ -194,6 +194,9 @@ class TickReader:
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return self.base.spans(shard, index, todo)
 
+    def with_patience(self, patience: RetryConfig) -> "TickReader":
+        return replace(self, base=self.base.with_patience(patience), patience=patience)
+
     def index(self, shard: Shard) -> Contents:
         contents = self.base.index(shard)
         done, failed = answered(self.root, self._entry(shard).earlier)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from conf.schema import RetryConfig, SourceConfig, SourceKind
 from conf.templates import parse_template
 from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Contents, Listing, Sample, Shard, ShardIndex, ShardProblem
-from pipeline.retrying import Tries, is_transient
+from pipeline.retrying import Tries, is_gone, is_passing, is_transient
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class ReadFailure(Exception):
     @property
     def error_type(self) -> str:
         """Of the rows not yet read."""
-        return MISSING_SHARD if isinstance(self.__cause__, FileNotFoundError) else "storage_error"
+        return MISSING_SHARD if is_gone(self.__cause__) else "storage_error"
 
 
 def unreadable(shard: Shard, error: Exception) -> ShardProblem:
     """What is wrong with a shard that cannot be listed."""
-    error_type = MISSING_SHARD if isinstance(error, FileNotFoundError) else UNREADABLE_SHARD
-    return ShardProblem(error_type, f"{shard.name} ({shard.url}): {type(error).__name__}: {error}")
+    error_type = MISSING_SHARD if is_gone(error) else UNREADABLE_SHARD
+    return ShardProblem(error_type, f"{shard.name} ({shard.url}): {type(error).__name__}: {error}", is_passing(error))
 
 
 def not_recorded(shard: Shard) -> ShardProblem:
@@ -83,6 +83,9 @@ class Reader(Protocol):
 
     def index(self, shard: Shard) -> Contents:
         """All samples of the shard in input order. Never raises for bad data: that is a ShardProblem."""
+
+    def with_patience(self, patience: RetryConfig) -> "Reader":
+        """The same reader, waiting for its storage as long as that."""
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         """The given samples, in the given order, each exactly once. Bad data is a RawSample with an error, only a

@@ -50,7 +50,7 @@ from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson
 from pipeline.readers.kinds import suffix_of
 from pipeline.readers.records import BadRecord, schemas_of
 from pipeline.readers.source_files import cannot_list
-from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient
+from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, is_passing
 from pipeline.source_types import common_types
 from pipeline.text import original, storable
 
@@ -135,6 +135,9 @@ class ImageFolderReader:
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]
 
+    def with_patience(self, patience: RetryConfig) -> "ImageFolderReader":
+        return replace(self, patience=patience)
+
     def index(self, shard: Shard) -> Contents:
         if not shard.members:
             return Contents(problems=(not_recorded(shard),))
@@ -142,7 +145,7 @@ class ImageFolderReader:
 
         def broken(name: str, error: Exception) -> None:
             message = f"{shard.name}: {storable(name)} cannot be read: {type(error).__name__}: {error}"
-            problems.append(ShardProblem("unreadable_metadata", message))
+            problems.append(ShardProblem("unreadable_metadata", message, is_passing(error)))
 
         records = find_records(shard, self.patience, broken) if self.fields else {}
         beside = Companions(shard.beside)

@@ -8,7 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -107,6 +107,9 @@ class ManifestReader:
         except Exception:  # storage back ends have no common base class; who reads the chunks will say it
             together = True
         return [list(todo)] if together else [[chunk_index] for chunk_index in todo]
+
+    def with_patience(self, patience: RetryConfig) -> "ManifestReader":
+        return replace(self, patience=patience)
 
     def index(self, shard: Shard) -> Contents:
         if not shard.members:

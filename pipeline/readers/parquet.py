@@ -7,7 +7,7 @@ that no group is decompressed twice.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -95,6 +95,9 @@ class ParquetReader:
             return samples[0].parts[0].offset if samples else 0
 
         return [list(chunks) for _, chunks in groupby(todo, group_of)]
+
+    def with_patience(self, patience: RetryConfig) -> "ParquetReader":
+        return replace(self, patience=patience)
 
     def index(self, shard: Shard) -> Contents:
         try:

@@ -18,7 +18,7 @@ from conf.source_kinds import kind_in_folder
 from pipeline.plan import LeftOut, Shard, is_local, resolve, sum_left_out, unresolve
 from pipeline.readers.folder_walk import walk
 from pipeline.readers.kinds import is_hidden
-from pipeline.retrying import Exhausted, retry
+from pipeline.retrying import Exhausted, is_gone, retry, said_by
 from pipeline.text import storable
 from pipeline.versions import version_of
 
@@ -113,7 +113,9 @@ class _Pattern:
             found = retry(lambda: self._list(kind), f"listing {storable(self.shown)}", patience)
         except UserError:
             raise
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if not is_gone(error):
+                raise cannot_list(self.shown, said_by(error)) from None
             if is_planned:
                 return SourceFiles(())
             raise UserError(f"shard not found: {storable(self.shown)!r}") from None

@@ -6,7 +6,7 @@ they are. An archive without its end marker was cut: complete samples are kept, 
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -78,6 +78,9 @@ class WebDatasetReader:
             together = False
         return [list(todo)] if together else [[chunk_index] for chunk_index in todo]
 
+    def with_patience(self, patience: RetryConfig) -> "WebDatasetReader":
+        return replace(self, patience=patience)
+
     def index(self, shard: Shard) -> Contents:
         return unless_changed(shard, self._index(shard), self.patience)
 
@@ -107,7 +110,7 @@ class WebDatasetReader:
             samples, dropped = _drop_incomplete(grouped)
             kept = f"{len(samples)} complete samples kept"
             detail = f"{kept}, incomplete sample {dropped[0]!r} dropped" if dropped else kept
-            problem = ShardProblem(problem.error_type, f"{problem.message} ({detail})")
+            problem = replace(problem, message=f"{problem.message} ({detail})")
         return Contents(samples, (problem,), grouped.left_out)
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:

@@ -12,7 +12,7 @@ import pytest
 from conf.schema import PromptConfig, RetryErrors, SourceConfig, SourceKind
 from pipeline.passthrough import COLUMNS_NAME, settle
 from pipeline.readers import make_reader
-from pipeline.second_chance import reopen
+from pipeline.second_chance import open_again
 from pipeline.sink import publish_shard, rows_table, stage_chunk
 from pipeline.source_types import TEXT, common_types, plain_type, python_values, to_text
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
@@ -210,7 +210,7 @@ def test_rows_that_are_kept_in_a_retry_keep_their_types(tmp_path: Path) -> None:
     storage, reader = Storage(f"{tmp_path}/out"), make_reader(config)
     shards = reader.shards(()).shards
     fields = settle(storage, reader, config, shards, begun=True)
-    assert reopen(storage, reader, shards[0], RetryErrors.ALL, 10, fields) is None
+    assert open_again(storage, reader, [shards[0]], RetryErrors.ALL, 10, fields) == []
     assert publish_shard(storage, "a", fields).counts is not None
     after = storage.read_table("results/a.parquet")
     assert after.equals(before.select(after.column_names)), "the record says the types, whatever is asked now"

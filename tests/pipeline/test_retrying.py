@@ -124,6 +124,13 @@ def wrapped(cause: Exception) -> OSError:
     return error
 
 
+def not_there(cause: Exception) -> FileNotFoundError:
+    """What fsspec's web client makes of every failure."""
+    error = FileNotFoundError("http://h/a.tar")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "again"),
     [
@@ -143,6 +150,9 @@ def wrapped(cause: Exception) -> OSError:
         (Unavailable("cut"), True),
         (requests.ConnectionError(), True),
         (FileNotFoundError(), False),
+        (not_there(web_error(503)), True),
+        (not_there(web_error(403)), False),
+        (not_there(FileNotFoundError("404")), False),
         (PermissionError(), False),
         (client_error(403), False),
         (client_error(404), False),

@@ -1,14 +1,21 @@
 """Failed rows are tried again, everything else of their shard is kept as it was published."""
 
+import itertools
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conf.schema import RetryErrors
+from conf.schema import RetryConfig, RetryErrors
+from pipeline import second_chance
 from pipeline.ledger import Ledger
-from pipeline.plan import Shard, ShardIndex
+from pipeline.plan import Contents, Shard, ShardIndex
+from pipeline.readers import unreadable
 from pipeline.readers.webdataset import WebDatasetReader
-from pipeline.second_chance import reopen, shards_to_retry
+from pipeline.retrying import USUAL_PATIENCE, Exhausted
+from pipeline.second_chance import open_again, shards_to_retry
 from pipeline.sink import ERRORS, RESULTS, publish_shard, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row
@@ -43,7 +50,7 @@ def test_only_the_chunks_that_failed_are_done_again(
 ) -> None:
     before = storage.read_table(f"{RESULTS}/s.parquet")
     assert shards_to_retry(storage, [shard, Shard("new", "x", 1)], which) == [shard]
-    reopen(storage, WebDatasetReader((shard.url,)), shard, which, 2, ())
+    open_again(storage, WebDatasetReader((shard.url,)), [shard], which, 2, ())
     ledger = Ledger.from_storage(storage, ["s"])
     assert (ledger.open["s"].staged, ledger.open["s"].num_chunks) == (staged, 4)
     assert storage.read_table(f"{RESULTS}/s.parquet") == before, "what is published stays until there is better"
@@ -67,7 +74,7 @@ def test_nothing_to_retry(storage: Storage, shard: Shard) -> None:
 def test_an_answer_survives_an_error_of_its_second_try(storage: Storage, shard: Shard) -> None:
     """Row 4 fails anew as a row, row 7 as a whole, one prompt of row 0 fails; rows 2 and 5 fail for another reason."""
     before = {(r["key"], r["prompt_index"]): r["text"] for r in storage.read_table(f"{RESULTS}/s.parquet").to_pylist()}
-    reopen(storage, WebDatasetReader((shard.url,)), shard, RetryErrors.ALL, 8, ())
+    open_again(storage, WebDatasetReader((shard.url,)), [shard], RetryErrors.ALL, 8, ())
     away = {"error_type": "storage_error", "message": "503"}
     rows = [{**good_row(row), "text": "new"} for row in (1, 3, 6)]
     rows += [{**bad_row(row), **away} for row in (2, 5)]
@@ -95,10 +102,10 @@ def test_an_answer_survives_an_error_of_its_second_try(storage: Storage, shard: 
 def test_a_shard_that_cannot_be_listed_stays_as_it_is_and_says_so(storage: Storage, shard: Shard) -> None:
     before = {name: storage.read(name) for name in storage.walk("")}
     Path(shard.url).unlink()
-    why = reopen(storage, WebDatasetReader((shard.url,)), shard, RetryErrors.ALL, 8, ())
-    assert why is not None
+    (why,) = open_again(storage, WebDatasetReader((shard.url,)), [shard], RetryErrors.ALL, 8, ())
     assert "8 of its samples are not there" in why
     assert "FileNotFoundError" in why
+    second_chance.close(storage)
     assert {name: storage.read(name) for name in storage.walk("")} == before
 
 
@@ -114,3 +121,32 @@ def test_a_shard_that_is_cut_while_it_is_tried_again_stays_as_it_is(storage: Sto
     assert publication.counts is not None
     assert publication.counts.num_rows == 10
     assert {name: storage.read(name) for name in storage.walk("")} == before
+
+
+class DeadReader:
+    """A storage that gives nothing, however long it is waited for; `waits`: how long that was, shard by shard."""
+
+    def __init__(self, patience: RetryConfig, waits: list[float]) -> None:
+        self.patience, self.waits = patience, waits
+
+    def with_patience(self, patience: RetryConfig) -> "DeadReader":
+        return DeadReader(patience, self.waits)
+
+    def index(self, shard: Shard) -> Contents:
+        self.waits.append(self.patience.outage_s)
+        time.sleep(self.patience.outage_s)
+        return Contents(problems=(unreadable(shard, Exhausted(3, ConnectionError("nobody answers"))),))
+
+
+def test_an_outage_is_waited_out_once_for_all_shards(storage: Storage, shard: Shard) -> None:
+    shards = [replace(shard, name=f"t{number}") for number in range(200)]
+    for again, folder in itertools.product(shards, (RESULTS, ERRORS)):
+        storage.write(f"{folder}/{again.name}.parquet", storage.read(f"{folder}/s.parquet"))
+    before = {name: storage.read(f"{RESULTS}/{name}") for name in storage.names(RESULTS)}
+    waits: list[float] = []
+    reader: Any = DeadReader(USUAL_PATIENCE, waits)
+    left = open_again(storage, reader, shards, RetryErrors.ALL, 8, (), RetryConfig(outage_s=0.1))
+    assert len(left) == len(shards)
+    assert all("stays as it was published" in why for why in left)
+    assert sum(waits) <= 8 * 0.1 + 0.1, "each thread waits once"
+    assert {name: storage.read(f"{RESULTS}/{name}") for name in storage.names(RESULTS)} == before

@@ -212,6 +212,9 @@ class FailingReader:
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         return [[chunk_index] for chunk_index in todo]
 
+    def with_patience(self, patience: RetryConfig) -> "FailingReader":
+        return self
+
     def index(self, shard: Shard) -> Contents:
         return Contents(tuple(Sample(row, f"k{row}", ()) for row in range(5)))
 

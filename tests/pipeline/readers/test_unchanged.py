@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import UserError
-from conf.schema import SourceConfig
+from conf.schema import RetryConfig, SourceConfig
 from pipeline.ledger import PLAN_NAME, check_plan, known_shards, save_plan
 from pipeline.plan import Listing, Shard, ShardIndex
 from pipeline.readers import ReadFailure, make_reader
@@ -93,6 +93,30 @@ def test_a_shard_of_the_web_is_known_by_its_etag(tmp_path: Path) -> None:
             list(reader.read(shard, samples[5:]))
         with pytest.raises(UserError, match=r"with the tag first then, .* with the tag second now"):
             check_plan({"a": shard}, reader.shards(()))
+
+
+@pytest.mark.parametrize(
+    ("status", "listing", "error_type"),
+    [(503, "cannot list", "storage_error"), (403, "cannot list", "storage_error"), (404, "not found", "missing_shard")],
+)
+def test_a_web_server_that_is_away_is_no_shard_that_is_gone(
+    tmp_path: Path, status: int, listing: str, error_type: str
+) -> None:
+    """Its client says "file not found" whatever the answer was."""
+    data = write_shard(tmp_path, "tar").read_bytes()
+    with running_site() as site:
+        site.pages["/a.tar"] = data
+        source = SourceConfig(paths=(f"{site.url}/a.tar",), retry=RetryConfig(outage_s=0))
+        reader = make_reader(source)
+        (shard,) = reader.shards(()).shards
+        samples = reader.index(shard).samples
+        site.pages["/a.tar"] = lambda handler: send(handler, status)
+        for known in ((), (shard,)):
+            with pytest.raises(UserError, match=listing if not known or status != 404 else "nothing is left"):
+                reader.shards(known)
+        with pytest.raises(ReadFailure) as failure:
+            list(reader.read(shard, samples[5:]))
+        assert failure.value.error_type == error_type
 
 
 def test_versions_are_compared_where_they_are_of_one_kind() -> None:
