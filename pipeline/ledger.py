@@ -149,7 +149,7 @@ def save_plan(storage: Storage, known: Mapping[str, Shard], shards: Iterable[Sha
             "files": len(shard.members),
             "members": [storable(member) for member in shard.members],
             "sizes": shard.sizes,
-            "version": shard.version,
+            "version": "" if shard.file_bytes else shard.version,  # what may grow has another one in the next run
             "beside": [storable(name) for name in shard.beside],
         }
         for _, shard in sorted(together.items())

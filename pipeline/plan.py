@@ -66,6 +66,7 @@ class Shard:
     beside: tuple[str, ...] = ()  # image folders: files that give fields to the members
     version: str = ""  # of the file as it was listed (pipeline.versions); "" where nothing is known
     sizes: tuple[int, ...] = ()  # image folders: bytes of each member when it was planned
+    file_bytes: int = 0  # manifests: of the whole file, to which records may be appended
 
 
 UNREADABLE_SHARD = "unreadable_shard"  # storage does not give it, or nothing of it is what it should be

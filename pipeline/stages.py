@@ -69,7 +69,7 @@ class IndexShard:
                 with noted_if_slow(f"listing {shard.url}"):
                     index = ShardIndex.of(self.reader.index(shard), self.chunk_rows, shard.version)
                 save_index(self.storage, shard.name, index)
-            elif differ(index.version, shard.version):
+            elif not shard.file_bytes and differ(index.version, shard.version):
                 shard = self._compared(shard, index)
             todo = [chunk_index for chunk_index in range(index.num_chunks) if chunk_index not in staged]
             if not todo:

@@ -28,6 +28,7 @@ from pipeline.readers.records import (
     text_table,
 )
 from pipeline.readers.source_files import find_files
+from pipeline.readers.unchanged import unless_changed, unless_replaced, verified
 from pipeline.readers.uris import absolute, has_scheme, shown
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
@@ -52,6 +53,7 @@ class ManifestReader:
         """Records that were appended to a manifest are shards of their own; the ranges of its earlier shards stay."""
         found = find_files(self.paths, self.patience, "manifest", known)
         urls = [file.url for file in found.files]
+        files = {file.url: file for file in found.files}
         self._check_columns(urls)
         earlier = _by_number(known)
         names = name_shards(urls, {url: base for url, (base, _) in earlier.items()})
@@ -61,7 +63,9 @@ class ManifestReader:
             with _manifests_mistakes(url):
                 pieces = retry(lambda url=url, sizes=sizes: self._cut(url, sizes), f"reading {url}", self.patience)  # type: ignore[misc]
             for number, (first, end) in enumerate(pieces):
-                shards.append(Shard(f"{names[url]}-{number:05d}", url, end - first, (str(first), str(end))))
+                place, file = (str(first), str(end)), files[url]
+                name, version = f"{names[url]}-{number:05d}", file.version
+                shards.append(Shard(name, url, end - first, place, version=version, file_bytes=file.size_bytes))
         return Listing(tuple(shards), found.left_out)
 
     def _cut(self, url: str, sizes: Sequence[int]) -> list[tuple[int, int]]:
@@ -119,8 +123,10 @@ class ManifestReader:
             table = self._table(shard.url)
             found = retry(lambda: list(places(shard.url, first, end, table)), f"reading {shard.url}", self.patience)
         except Exception as error:  # storage and decompressor errors have no common base class
-            return Contents(problems=(unreadable(shard, error),))
-        return Contents(tuple(Sample(row, f"{row:08d}", (place,)) for row, place in enumerate(found)))
+            contents = Contents(problems=(unreadable(shard, error),))
+        else:
+            contents = Contents(tuple(Sample(row, f"{row:08d}", (place,)) for row, place in enumerate(found)))
+        return unless_changed(shard, contents, self.patience)
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         """A record is held from when its image is asked for until the image has come, and no longer."""
@@ -130,16 +136,18 @@ class ManifestReader:
             columns = None if "*" in self.fields else self._columns(shard)
             parts = [sample.parts[0] for sample in samples]
             records = read_records(shard.url, parts, columns, self._table(shard.url))
-            for sample, record in zip(samples, records, strict=True):
+            for sample, record in zip(samples, verified(records, shard, _size_of), strict=True):
                 waiting.append((sample, record))
                 if (uri := self._uri(record)) is not None:
                     yield absolute(uri, shard.url)
 
         try:
-            for image in fetch_all(uris(), self.fetch, self.patience):
+            for image in unless_replaced(fetch_all(uris(), self.fetch, self.patience), shard):
                 while self._uri(waiting[0][1]) is None:
                     yield self._without_uri(shard, *waiting.popleft())
                 yield _raw(shard, *waiting.popleft(), image)
+        except ReadFailure:
+            raise
         except Exception as error:  # storage and decompressor errors have no common base class
             raise ReadFailure(f"{type(error).__name__}: {error}") from error
         for sample, record in waiting:
@@ -177,6 +185,11 @@ class ManifestReader:
             return None
         names = column_names(shard.url, self.table) or []
         return [name for name in names if name == self.uri_column or name in self.fields]
+
+
+def _size_of(record: dict[str, Any] | BadRecord) -> int:
+    values: Any = () if isinstance(record, BadRecord) else record.values()
+    return sum(len(value) for value in values if isinstance(value, str | bytes))
 
 
 def _raw(shard: Shard, sample: Sample, record: dict[str, Any], image: bytes | FetchProblem) -> RawSample:

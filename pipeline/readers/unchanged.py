@@ -34,9 +34,12 @@ def check_unchanged(shard: Shard) -> None:
     if not shard.version:
         return
     size, version = _now(shard.url)
-    if differ(shard.version, version) or (size is not None and size != shard.size_bytes):
+    then = shard.file_bytes or shard.size_bytes
+    if shard.file_bytes and size is not None and size > then:
+        return  # records were appended
+    if differ(shard.version, version) or (size is not None and size != then):
         raise ShardChanged(
-            f"{shard.url} was replaced while it was read ({shard.size_bytes} bytes, {shard.version} when it was "
+            f"{shard.url} was replaced while it was read ({then} bytes, {shard.version} when it was "
             f"listed; now {size} bytes, {version}); give changed shards new names"
         )
 
@@ -113,7 +116,7 @@ def as_of_now(shards: Sequence[Shard]) -> tuple[Shard, ...]:
             size, version = _now(shard.url)
         except Exception:  # as above
             return shard
-        return replace(shard, version=version) if size == shard.size_bytes else shard
+        return replace(shard, version=version) if size == (shard.file_bytes or shard.size_bytes) else shard
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return tuple(pool.map(look, shards))

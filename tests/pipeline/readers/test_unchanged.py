@@ -1,9 +1,11 @@
 """A shard that is replaced by another file of the same size: noticed while it is read, and when a run is continued."""
 
+import gzip
 import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from conf.errors import UserError
 from conf.schema import RetryConfig, SourceConfig
 from pipeline.ledger import PLAN_NAME, check_plan, known_shards, save_plan
 from pipeline.plan import Listing, Shard, ShardIndex
-from pipeline.readers import ReadFailure, make_reader
+from pipeline.readers import Reader, ReadFailure, make_reader
 from pipeline.readers.unchanged import ShardChanged, as_of_now, check_unchanged
 from pipeline.stages import IndexShard, shard_task
 from pipeline.storage import Storage
@@ -71,6 +73,62 @@ def test_a_shard_replaced_while_it_is_read_is_said_to_be(tmp_path: Path, kind: s
     assert (contents.samples, [problem.error_type for problem in contents.problems]) == ((), ["shard_changed"])
 
 
+MANIFESTS = {
+    "m.csv": lambda uris: "\n".join(["uri", *uris, ""]).encode(),
+    "m.txt": lambda uris: "\n".join([*uris, ""]).encode(),
+    "m.jsonl.gz": lambda uris: gzip.compress(b"".join(b'{"uri": "%s"}\n' % uri.encode() for uri in uris)),
+    "m.parquet": lambda uris: _parquet(uris),
+}
+
+
+def _parquet(uris: list[str]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"uri": uris}), sink)
+    return bytes(sink.getvalue())
+
+
+def manifest_of(folder: Path, name: str) -> tuple[Path, Reader, Shard]:
+    for n in range(40):
+        (folder / f"{n:04d}.jpg").write_bytes(b"%04d" % n)
+    path = folder / name
+    path.write_bytes(MANIFESTS[name]([f"{n:04d}.jpg" for n in range(40)]))
+    reader = make_reader(SourceConfig(kind="manifest", paths=(str(path),)))
+    return path, reader, reader.shards(()).shards[0]
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_replaced_while_it_is_read_is_said_to_be(tmp_path: Path, name: str) -> None:
+    path, reader, shard = manifest_of(tmp_path, name)
+    samples = reader.index(shard).samples
+    without_members = replace(shard, members=())  # as it travels to those who read
+    assert [raw.image for raw in reader.read(without_members, samples[:20])] == [b"%04d" % n for n in range(20)]
+    replace_file(path, path.read_bytes()[::-1])
+    with pytest.raises(ReadFailure, match="was replaced while it was read") as caught:
+        list(reader.read(without_members, samples[20:]))
+    assert caught.value.error_type == "shard_changed"
+    contents = reader.index(shard)
+    assert (contents.samples, [problem.error_type for problem in contents.problems]) == ((), ["shard_changed"])
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_records_may_be_appended_to_a_manifest_while_it_is_read_and_between_runs(tmp_path: Path, name: str) -> None:
+    path, reader, shard = manifest_of(tmp_path, name)
+    storage = Storage(f"{tmp_path}/out")
+    (task,) = IndexShard(reader, storage, 20)(pa.Table.from_pylist([shard_task(shard, [])])).__next__().to_pylist()
+    save_plan(storage, {}, [shard])
+    samples = reader.index(shard).samples
+    path.write_bytes(MANIFESTS[name]([f"{n:04d}.jpg" for n in range(40)] + ["more.jpg"] * 50))
+    os.utime(path, (1, 1))
+    assert [raw.image for raw in reader.read(shard, samples[20:])] == [b"%04d" % n for n in range(20, 40)]
+    (again, *_) = reader.shards([shard]).shards
+    assert again.version != shard.version
+    check_plan(known_shards(storage), [replace(again, version="content:other")])
+    spans = list(IndexShard(reader, storage, 20)(pa.Table.from_pylist([shard_task(again, [])])))
+    (span, *_) = spans
+    assert json.loads(span["shard"][0].as_py())["version"] == again.version, "taken for another file"
+    assert task["num_chunks"] == 2
+
+
 def test_a_shard_of_the_web_is_known_by_its_etag(tmp_path: Path) -> None:
     data = write_shard(tmp_path, "tar").read_bytes()
     tag = ["first"]
@@ -97,7 +155,11 @@ def test_a_shard_of_the_web_is_known_by_its_etag(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "listing", "error_type"),
-    [(503, "cannot list", "storage_error"), (403, "cannot list", "storage_error"), (404, "not found", "missing_shard")],
+    [
+        (503, "cannot list .*503", "storage_error"),
+        (403, "cannot list .*403", "storage_error"),
+        (404, "not found", "missing_shard"),
+    ],
 )
 def test_a_web_server_that_is_away_is_no_shard_that_is_gone(
     tmp_path: Path, status: int, listing: str, error_type: str
