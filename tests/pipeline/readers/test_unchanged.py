@@ -122,7 +122,7 @@ def test_records_may_be_appended_to_a_manifest_while_it_is_read_and_between_runs
     assert [raw.image for raw in reader.read(shard, samples[20:])] == [b"%04d" % n for n in range(20, 40)]
     (again, *_) = reader.shards([shard]).shards
     assert again.version != shard.version
-    check_plan(known_shards(storage), [replace(again, version="content:other")])
+    check_plan(known_shards(storage), Listing((replace(again, version="content:other"),)))
     spans = list(IndexShard(reader, storage, 20)(pa.Table.from_pylist([shard_task(again, [])])))
     (span, *_) = spans
     assert json.loads(span["shard"][0].as_py())["version"] == again.version, "taken for another file"
