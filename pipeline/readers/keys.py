@@ -88,6 +88,8 @@ def group_by_key(members: Sequence[Member], image_suffix: Sequence[str] = ()) ->
 
 def _entry_of(member: Member) -> _Entry | str:
     """A member under its key, or why it is left out."""
+    if member.kind is Kind.AFTER_END:
+        return member.kind.value
     if is_hidden(member.name):
         return "hidden_files"
     if member.kind is Kind.SPECIAL:

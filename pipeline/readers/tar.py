@@ -20,6 +20,7 @@ _PAX, _GNU_LONG = (b"x", b"g", tarfile.SOLARIS_XHDTYPE), (b"L", b"K")  # headers
 _HEADERS = (*_PAX, *_GNU_LONG)
 _GNU_BOOKS = (b"D", b"M", b"N", b"V")  # lists of a folder, parts of files in other volumes, old long names, labels
 _MAX_HEADER_BYTES = 1 << 20
+_MOST_PADDING_BYTES = 1 << 20  # zeros behind an end marker that are looked through for another archive
 _MOST_LINKS = 40  # from one link to the next, as file systems have it
 HEAD_BYTES = 64  # kept of each file that is looked into
 _PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")
@@ -37,6 +38,7 @@ class Kind(Enum):
     SPARSE = "sparse_file"  # its holes are left out, so that its bytes are in pieces
     FOLDER = "folder"
     SPECIAL = "special_file"  # a device, a pipe, a part of a file that began in another archive
+    AFTER_END = "bytes_after_the_end"  # whatever follows the end marker and is no archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ _KINDS = {
 def iter_members(stream: IO[bytes], wants_head: Callable[[str], bool] = lambda _: False) -> Iterator[Member]:
     """Everything in a tar, in archive order; raises CutArchive when the end marker is missing.
 
+    Archives that were put one behind the other (`cat a.tar b.tar`) are read as one.
     `wants_head` says of which files, by name, the first 64 bytes are to be kept.
     """
     own: dict[str, str] = {}  # from pax and GNU headers, for the next member only
@@ -74,7 +77,15 @@ def iter_members(stream: IO[bytes], wants_head: Callable[[str], bool] = lambda _
         block = peeked or read_exactly(stream, _BLOCK, position)
         peeked = b""
         if block.count(0) == _BLOCK:
-            return
+            position += _BLOCK
+            peeked, padding = _after_end(stream)
+            position += padding
+            if not peeked:
+                return
+            if not _is_header(peeked):
+                yield Member(f"from byte {position}", position, 0, Kind.AFTER_END)
+                return
+            continue
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         position += _BLOCK
         if header.type in _HEADERS:
@@ -119,6 +130,20 @@ def iter_members(stream: IO[bytes], wants_head: Callable[[str], bool] = lambda _
             position += _padded(size)
             peeked = b""
         yield Member(name, yield_at, size, kind, target, head)
+
+
+def _after_end(stream: IO[bytes]) -> tuple[bytes, int]:
+    """The first block behind an end marker that is not all zeros, and the bytes before it; none: b""."""
+    for size in range(0, _MOST_PADDING_BYTES, _BLOCK):
+        try:
+            block = read_up_to(stream, _BLOCK)
+        except EOFError:  # compressed data that are cut behind the end marker lack nothing
+            break
+        if block.count(0) < len(block):
+            return block, size
+        if len(block) < _BLOCK:
+            break
+    return b"", 0
 
 
 def _is_header(block: bytes) -> bool:

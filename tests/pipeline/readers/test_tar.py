@@ -226,3 +226,32 @@ def test_names_that_are_no_text_keep_their_bytes(tmp_path: Path) -> None:
         add(tar, "caf\udce9.jpg", b"1")
         add(tar, "caf\udcea.jpg", b"2")
     assert [raw.sample.key for raw in read_all(tmp_path / "a.tar")] == ["caf\\udce9", "caf\\udcea"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_archives_one_behind_the_other_are_one(tmp_path: Path, suffix: str) -> None:
+    pieces = []
+    for number, form in enumerate(FORMATS):
+        path = tmp_path / "piece.tar"
+        with tarfile.open(path, "w", format=form) as tar:
+            add(tar, f"{number}.jpg", b"%d" % number * 700)
+            add(tar, f"{number}.txt", b"text %d" % number)
+        pieces.append(path.read_bytes() if not suffix else gzip.compress(path.read_bytes()))
+    whole = tmp_path / f"whole.tar{suffix}"
+    whole.write_bytes(b"".join(pieces))
+    rows = read_all(whole)
+    assert [(row.sample.key, row.image, row.fields) for row in rows] == [
+        (str(number), b"%d" % number * 700, {"txt": f"text {number}"}) for number in range(len(FORMATS))
+    ]
+
+
+def test_what_lies_behind_the_end_and_is_no_archive_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "a.jpg", b"image")
+    whole = path.read_bytes()
+    for tail, left_out in ((b"", []), (bytes(700), []), (b"x", [1]), (b"x" + whole, [1]), (bytes(1024) + b"y" * 512, [1])):
+        path.write_bytes(whole + tail)
+        contents = WebDatasetReader(("unused",)).index(shard_of(path))
+        assert [sample.key for sample in contents.samples] == ["a"] and contents.problems == ()
+        assert [one.count for one in contents.left_out if one.reason == "bytes_after_the_end"] == left_out
