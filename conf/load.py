@@ -4,7 +4,7 @@ import difflib
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,7 +20,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str], schema: type[
     """Read the file (none: start empty), apply the overrides in order, check the result against the schema."""
     values = {} if path is None else _read_yaml(Path(path))
     for override in overrides:
-        _apply(values, override)
+        _apply(values, override, schema)
     place = "" if path is None else f"{path}: "
     try:
         return schema.model_validate(values)
@@ -64,22 +64,41 @@ def _parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """`a.b=c` -> values["a"]["b"] = c, with c read as YAML: numbers, lists and null mean what they look like."""
+def _apply(values: dict[str, Any], override: str, schema: type[BaseModel] | None = None) -> None:
+    """`a.b=c` -> values["a"]["b"] = c, with c read as YAML: numbers, lists and null mean what they look like.
+
+    Where the schema has a text, and nothing else, the value is taken as it is unless it is quoted: `{question}`, `# 1`.
+    """
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
         raise UserError(f"--set takes key=value, for example --set source.chunk_rows=64, got {override!r}")
+    is_text = schema is not None and _is_text(schema, names)
     try:
         value = _parse_yaml(text)
     except ValueError as error:
-        raise UserError(f"--set {key}: the value is not valid YAML: {error}") from None
+        if not is_text:
+            raise UserError(f"--set {key}: the value is not valid YAML: {error}") from None
+        value = text
+    if is_text and value is not None and not (isinstance(value, str) and text.lstrip()[:1] in ("'", '"')):
+        value = text.strip()
     section = values
     for name in names[:-1]:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
             raise UserError(f"--set {key}: {name!r} is a value, not a section")
     section[names[-1]] = value
+
+
+def _is_text(schema: type[BaseModel], names: Sequence[str]) -> bool:
+    """Whether a key's value is a text, or a text or nothing."""
+    field = schema.model_fields.get(names[0].strip())
+    if field is None:
+        return False
+    kind = field.annotation
+    if len(names) > 1:
+        return isinstance(kind, type) and issubclass(kind, BaseModel) and _is_text(kind, names[1:])
+    return kind is str or set(get_args(kind)) == {str, type(None)}
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> str:

@@ -43,6 +43,29 @@ def test_overrides_are_yaml_and_later_ones_win(good_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("{question}", "{question}"),
+        ("Question: {question} Answer:", "Question: {question} Answer:"),
+        ("is this #1? yes or no # say", "is this #1? yes or no # say"),
+        ("'{question}'", "{question}"),
+        ('"two\\nlines"', "two\nlines"),
+        ('"yes" or "no"?', '"yes" or "no"?'),
+        ("[x]", "[x]"),
+        ("42", "42"),
+        ("yes", "yes"),
+        ("", None),
+        ("null", None),
+    ],
+)
+def test_a_text_is_taken_as_it_is_unless_it_is_quoted(good_file: Path, written: str, meant: str | None) -> None:
+    config = load_config(good_file, [f"source.prompt.list_field={written}"], JobConfig)
+    assert config.source.prompt.list_field == meant
+    if meant is not None:
+        assert load_config(good_file, [f"source.prompt.template={written}"], JobConfig).source.prompt.template == meant
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("engine.slots=3", "unknown key 'engine.slots', did you mean 'engine.num_slots'?"),
