@@ -250,7 +250,13 @@ def test_what_lies_behind_the_end_and_is_no_archive_is_counted(tmp_path: Path) -
     with tarfile.open(path, "w") as tar:
         add(tar, "a.jpg", b"image")
     whole = path.read_bytes()
-    for tail, left_out in ((b"", []), (bytes(700), []), (b"x", [1]), (b"x" + whole, [1]), (bytes(1024) + b"y" * 512, [1])):
+    for tail, left_out in (
+        (b"", []),
+        (bytes(700), []),
+        (b"x", [1]),
+        (b"x" + whole, [1]),
+        (bytes(1024) + b"y" * 512, [1]),
+    ):
         path.write_bytes(whole + tail)
         contents = WebDatasetReader(("unused",)).index(shard_of(path))
         assert [sample.key for sample in contents.samples] == ["a"] and contents.problems == ()
