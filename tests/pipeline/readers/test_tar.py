@@ -259,5 +259,7 @@ def test_what_lies_behind_the_end_and_is_no_archive_is_counted(tmp_path: Path) -
     ):
         path.write_bytes(whole + tail)
         contents = WebDatasetReader(("unused",)).index(shard_of(path))
-        assert [sample.key for sample in contents.samples] == ["a"] and contents.problems == ()
-        assert [one.count for one in contents.left_out if one.reason == "bytes_after_the_end"] == left_out
+        assert [sample.key for sample in contents.samples] == ["a"]
+        assert contents.problems == ()
+        counts = [one.count for one in contents.left_out if one.reason == "bytes_after_the_end"]
+        assert counts == [1] * (tail in something)
