@@ -250,13 +250,8 @@ def test_what_lies_behind_the_end_and_is_no_archive_is_counted(tmp_path: Path) -
     with tarfile.open(path, "w") as tar:
         add(tar, "a.jpg", b"image")
     whole = path.read_bytes()
-    for tail, left_out in (
-        (b"", []),
-        (bytes(700), []),
-        (b"x", [1]),
-        (b"x" + whole, [1]),
-        (bytes(1024) + b"y" * 512, [1]),
-    ):
+    nothing, something = (b"", bytes(700)), (b"x", b"x" + whole, bytes(1024) + b"y" * 512)
+    for tail in (*nothing, *something):
         path.write_bytes(whole + tail)
         contents = WebDatasetReader(("unused",)).index(shard_of(path))
         assert [sample.key for sample in contents.samples] == ["a"]
