@@ -4,20 +4,22 @@ A source with a schema is asked for its columns; of any other the first rows of 
 What cannot be read says nothing: that is for the run. Fields that only some rows have are no mistake.
 """
 
-import difflib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import PromptConfig, SourceConfig
+from conf.schema import PromptConfig, SourceConfig, SourceKind
 from conf.templates import BRACES, field_place, parse_template
 from pipeline.plan import Shard
 from pipeline.prompts import kind_of
 from pipeline.questions import QUESTION, Questions
 from pipeline.readers import FirstFields, Reader
+from pipeline.readers.column_names import did_you_mean, doubled, names_in_words
+from pipeline.readers.json_values import in_words
 from pipeline.text import storable
 
 _MOST_SHARDS = 5
@@ -40,6 +42,7 @@ class _Found:
     """What the shards that were looked at have."""
 
     columns: set[str] | None = None  # None: no schema
+    doubled: set[str] = field(default_factory=set)  # columns that another one of the same file is called like
     place: str = ""  # the file that was asked for its columns
     names: dict[str, None] = field(default_factory=dict)  # of all rows, in order
     values: dict[str, list[Any]] = field(default_factory=dict)  # of those that are asked for, where they are not null
@@ -51,6 +54,8 @@ def check_fields(reader: Reader, source: SourceConfig, shards: Sequence[Shard]) 
     """UserError for a field that no row of the source has; one sentence, with the names that are like it."""
     prompt = source.prompt
     uses = [*_uses_beside_prompts(source), *_uses_of_template("source.prompt.template", prompt.template)]
+    if source.kind is SourceKind.MANIFEST:
+        uses.insert(0, _Use(source.uri_column, "source.uri_column", in_items=False))
     for setting, name in (("limit_field", prompt.limit_field), ("words_field", prompt.words_field)):
         if name is not None:
             top = name.partition(".")[0] if setting == "words_field" else name
@@ -110,6 +115,8 @@ def _check(
 
 
 def _check_name(use: _Use, found: _Found, item_names: Iterable[str]) -> None:
+    if use.name in found.doubled:
+        raise UserError(doubled(use.setting, use.name, found.place))
     if found.columns is not None:
         if use.name in found.columns:
             return
@@ -121,10 +128,9 @@ def _check_name(use: _Use, found: _Found, item_names: Iterable[str]) -> None:
         has, known = rows, list(found.names)
     known = [name for name in dict.fromkeys([*known, *item_names]) if isinstance(name, str)]
     said = f"{use.setting} names {use.name!r}, which {has}"
-    close = difflib.get_close_matches(use.name, known, n=3, cutoff=0.6)
-    said += f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
-    shown = ", ".join(map(storable, known[:_MOST_NAMES])) + (", ..." if len(known) > _MOST_NAMES else "")
-    said += f" There {'are' if len(known) > 1 else 'is'} {shown}" if known else "; there are no fields at all"
+    close = did_you_mean(use.name, known)
+    said += f"{close} There" if close else "; there"
+    said += f" {'is' if len(known) == 1 else 'are'} {names_in_words(known) or 'no fields at all'}"
     if use.as_text:
         said += f"; {BRACES}"
     elif found.columns is None:
@@ -163,7 +169,7 @@ def _check_list(
 
 
 def _kind(value: Any) -> str:
-    return kind_of(value) or ("a text" if isinstance(value, str) else f"a value of type {type(value).__name__}")
+    return kind_of(value) or in_words(value)
 
 
 def _items(values: Iterable[Any]) -> list[Any]:
@@ -181,6 +187,7 @@ def _look(reader: Reader, shards: Sequence[Shard], asked: set[str], most_rows: i
             continue
         if first.columns is not None:
             found.columns = (found.columns or set()) | set(first.columns)
+            found.doubled |= {name for name, times in Counter(first.columns).items() if times > 1}
             found.place = found.place or shard.url
         found.says_all = found.says_all and first.says_all
         found.num_rows += len(first.rows)

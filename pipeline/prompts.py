@@ -103,9 +103,8 @@ def fill(
     for name in parsed.names:
         value = fields.get(name)
         if value is None:
-            return Prompt(
-                template, own, "no_prompt", f"the prompt needs field {name!r}, which the sample does not have"
-            )
+            why = "is null" if name in fields else "the sample does not have"
+            return Prompt(template, own, "no_prompt", f"the prompt needs field {name!r}, which {why}")
         if (kind := kind_of(value)) is not None:
             return Prompt(template, own, "no_prompt", f"the prompt needs a text in field {name!r}, which holds {kind}")
         values[name] = str(value)

@@ -24,9 +24,10 @@ def word_lines(fields: Mapping[str, Any], path: str) -> str:
         return ""
     try:
         return "".join(f"\n{' '.join(map(str, _box(word, fields)))}\t{_one_line(word['text'])}" for word in found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError):
         raise LookupError(
-            f"field {path!r} must hold words with `text` and `box`, or with x, y, width and height ({error!r})"
+            f"field {path!r} must hold a list of words with `text` and `box`, or with x, y, width and height beside an "
+            "`image_size` of the sample"
         ) from None
 
 

@@ -31,6 +31,17 @@ def why_no_images(column: pa.DataType) -> str | None:
     return f"{column}, not image bytes or {{bytes, path}} structs"
 
 
+def advice_on_images(schema: pa.Schema) -> str:
+    """Where a file's images might be, for somebody who has named another column; empty if nothing looks like it."""
+    held = [field.name for field in schema if not types.is_null(field.type) and why_no_images(field.type) is None]
+    if held:
+        return f"; did you mean {' or '.join(map(repr, held[:3]))}?"
+    texts = [field.name for field in schema if any(belongs(_plain(field.type)) for belongs in _TEXT)]
+    if not texts:
+        return ""
+    return "; if one of them holds paths or URIs: source.kind=manifest, and its name as source.uri_column"
+
+
 def images_per_row(table: pq.ParquetFile, group: int, column: str) -> list[int]:
     """How long the list of each row of a row group is, 0 for null; all 0 where the group is damaged.
 

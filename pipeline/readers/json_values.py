@@ -4,6 +4,8 @@ Every reader parses the parts of its rows here, so that what is wrong with one r
 """
 
 import json
+from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 MAX_JSON_BYTES = 16 << 20  # of one row; parsed it takes up to twenty times as much memory
@@ -49,3 +51,16 @@ def _children(value: Any) -> Any:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def in_words(value: Any) -> str:
+    """What kind of value it is, in the words of those who write JSON and tables."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "bytes"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, list | tuple) else "a number" if isinstance(value, Number) else "a value"

@@ -89,7 +89,7 @@ def group_by_key(members: Sequence[Member], image_suffix: Sequence[str] = ()) ->
 def _entry_of(member: Member) -> _Entry | str:
     """A member under its key, or why it is left out."""
     if member.kind is Kind.AFTER_END:
-        return member.kind.value
+        return "bytes_after_the_end"
     if is_hidden(member.name):
         return "hidden_files"
     if member.kind is Kind.SPECIAL:

@@ -17,7 +17,9 @@ from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig, TableConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, name_shards
 from pipeline.readers import FirstFields, RawSample, ReadFailure, not_recorded, unreadable
+from pipeline.readers.column_names import doubled, not_among, why_no_column
 from pipeline.readers.fetch import fetch_all
+from pipeline.readers.json_values import in_words
 from pipeline.readers.records import (
     BadRecord,
     column_names,
@@ -29,7 +31,7 @@ from pipeline.readers.records import (
 )
 from pipeline.readers.source_files import find_files
 from pipeline.readers.unchanged import unless_changed, unless_replaced, verified
-from pipeline.readers.uris import absolute, has_scheme, shown
+from pipeline.readers.uris import absolute, has_scheme
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
 from pipeline.source_types import common_types
@@ -84,14 +86,10 @@ class ManifestReader:
         with _manifests_mistakes(url):
             names = retry(lambda: column_names(url, self._table(url)), f"reading {url}", self.patience)
         if names is not None and self.uri_column not in names:
-            known = ", ".join(shown(name) for name in names)
-            mistake = f"source.uri_column={self.uri_column!r} is no column of {url!r}, which has {known}"
-            if self.table.columns is None and any(has_scheme(name) for name in names):
-                example = ", ".join(
-                    self.uri_column if has_scheme(name) else f"column{number}" for number, name in enumerate(names, 1)
-                )
-                mistake += f"; if these are no names but data, name its columns: source.table.columns='[{example}]'"
-            raise UserError(mistake)
+            advice = why_no_column(self.uri_column, names, text_table(url, self.table) is not None and self.table)
+            raise UserError(not_among("source.uri_column", self.uri_column, url, names) + advice)
+        if names is not None and names.count(self.uri_column) > 1:
+            raise UserError(doubled("source.uri_column", self.uri_column, url))
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return common_types(schemas_of((shard.url for shard in shards), self.patience, self.table))
@@ -177,7 +175,7 @@ class ManifestReader:
         if isinstance(record, BadRecord):
             return RawSample(sample, None, {}, "bad_record", f"{place}: {record}")
         value = record.get(self.uri_column)
-        kind = "" if value is None or isinstance(value, str) else f", but a value of type {type(value).__name__}"
+        kind = "" if value is None or isinstance(value, str) else f", but {in_words(value)}"
         return RawSample(sample, None, record, "no_uri", f"{place}: no {self.uri_column!r} in this record{kind}")
 
     def _columns(self, shard: Shard) -> list[str] | None:

@@ -27,8 +27,10 @@ from pipeline.plan import (
     name_shards,
 )
 from pipeline.readers import FirstFields, RawSample, ReadFailure, unreadable
+from pipeline.readers.column_names import did_you_mean, doubled, not_among
 from pipeline.readers.fetch import fetch_all
-from pipeline.readers.image_columns import holds_lists, images_per_row, why_no_images
+from pipeline.readers.image_columns import advice_on_images, holds_lists, images_per_row, why_no_images
+from pipeline.readers.json_values import in_words
 from pipeline.readers.records import BadRecord, DamagedRow, open_parquet, read_parquet_rows, schemas_of
 from pipeline.readers.source_files import find_files
 from pipeline.readers.unchanged import unless_changed, unless_replaced, verified
@@ -73,8 +75,10 @@ class ParquetReader:
         except (OSError, pa.ArrowException, Exhausted):
             return
         if self.image_column not in schema.names:
-            names = ", ".join(schema.names)
-            raise UserError(f"source.image_column={self.image_column!r} is no column of {url!r}, which has {names}")
+            said = not_among("source.image_column", self.image_column, url, schema.names)
+            raise UserError(said + (advice_on_images(schema) or did_you_mean(self.image_column, schema.names)))
+        if schema.names.count(self.image_column) > 1:
+            raise UserError(doubled("source.image_column", self.image_column, url))
         problem = why_no_images(schema.field(self.image_column).type)
         if problem is not None:
             raise UserError(f"source.image_column={self.image_column!r} of {url!r} holds {problem}")
@@ -174,6 +178,8 @@ class ParquetReader:
         if any(part.name == NTH_IMAGE for part in sample.parts):
             if sample.nth is None and image:
                 return RawSample(sample, None, values, "damaged_row_group", f"{place}: its images could not be counted")
+            if sample.nth is None and image is not None:
+                return RawSample(sample, None, values, "no_image", f"{place}: {self.image_column!r} is an empty list")
             image = image[sample.nth] if image and sample.nth is not None else None
         path = None
         if isinstance(image, dict):
@@ -185,7 +191,7 @@ class ParquetReader:
             return RawSample(sample, bytes(image), values)
         if image is None and isinstance(path, str) and path:
             return _Elsewhere(sample, values, absolute(path, shard.url))
-        found = "is null" if image is None else f"holds {type(image).__name__}, not bytes"
+        found = "is null" if image is None else f"holds {in_words(image)}, not bytes"
         return RawSample(sample, None, values, "no_image", f"{place}: {self.image_column!r} {found}")
 
     def _fetched(self, shard: Shard, waiting: Sequence[RawSample | _Elsewhere]) -> Iterator[RawSample]:

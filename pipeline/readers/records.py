@@ -150,7 +150,8 @@ def _rows_of_group(
     for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
         while done < len(positions) and positions[done] < first + batch.num_rows:
             one = batch.slice(positions[done] - first, 1)
-            yield {name: python_values(one[name])[0] for name in one.schema.names}
+            # by place: two columns may have one name
+            yield {name: python_values(column)[0] for name, column in zip(one.schema.names, one.columns, strict=True)}
             done += 1
         if done == len(positions):
             return

@@ -14,7 +14,7 @@ from typing import Any
 from conf.errors import UserError
 from conf.table import TableConfig
 from pipeline.plan import Part
-from pipeline.readers.json_values import parse_json
+from pipeline.readers.json_values import in_words, parse_json
 from pipeline.readers.record_places import element_places, line_places, quoted_places
 from pipeline.readers.text_streams import BOM, TextStream, open_text
 from pipeline.retrying import Unavailable
@@ -142,7 +142,7 @@ class TextTable:
                 return {name: text.strip()}
             if names is None:
                 value = parse_json(text.encode("utf-8", "surrogatepass"), self.table.max_record_bytes)
-                return value if isinstance(value, dict) else BadRecord(f"a JSON {type(value).__name__}, not an object")
+                return value if isinstance(value, dict) else BadRecord(f"{in_words(value)}, not an object")
             cells = self._cells(text)
         except (ValueError, csv.Error) as error:
             return BadRecord(str(error))

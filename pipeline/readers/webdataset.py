@@ -161,7 +161,8 @@ class WebDatasetReader:
         name, image = f"{shard.name}/{sample.key}", image_part(sample)
         if image is None:
             names = ", ".join("." + part_suffix(part) for part in sample.parts)
-            return RawSample(sample, None, {}, "no_image", f"{name} has no image member, only {names}")
+            wanted = f" that ends in {' or '.join(self.image_suffix)}" if self.image_suffix else ""
+            return RawSample(sample, None, {}, "no_image", f"{name} has no image{wanted}, only {names}")
         own: dict[str, Any] = {}
         texts: dict[str, Any] = {}
         for part in sample.parts:

@@ -264,3 +264,66 @@ def test_a_mistake_in_the_first_run_is_not_held_against_the_next(
                 vqa.run_ticks(config)
     assert done == ["ticks/000001"]
     assert (tmp_path / "out" / "_state" / "config.json").exists()
+
+
+FIRST_LINES: list[tuple[str, bytes, str]] = [
+    ("a.csv", "uri;text\r\nx.png;y\r\n".encode("utf-8-sig"), "if semicolons stand between its cells.*delimiter=';'"),
+    ("a.csv", b"uri\ttext\nx.png\ty\n", "if tabs stand between its cells, say so: source.table.format=tsv"),
+    ("a.csv", "uri,text\nx.png,y\n".encode("utf-16-le"), "if it is in UTF-16.*encoding=utf-16-le"),
+    ("a.csv", "uri,text\nx.png,y\n".encode("utf-16-be"), "if it is in UTF-16.*encoding=utf-16-be"),
+    ("a.tsv", b'a "dog\timgs/0.png\na cat\timgs/1.png\n', r"no names but data.*columns='\[column1, uri\]'"),
+    ("a.tsv", b"a dog\thttp://x/0\na cat\thttp://x/1\n", r"no names but data.*columns='\[column1, uri\]'"),
+    ("a.csv", b"url,text\nx.png,y\n", "which has url, text; did you mean 'url'"),
+    ("a.csv", b"", "'[^']*a.csv', which is empty$"),
+    ("a.csv", b",".join(b"c%d" % n for n in range(500)) + b"\n", r"c19, \.\.\.$"),
+    ("a.csv", b"uri,text,uri\nx.png,y,z\n", "names 'uri', and two columns of .* are called so"),
+    (
+        "a.jsonl",
+        b'{"url": "x.png"}\n{"url": "y.png"}\n',
+        "names 'uri', which none of the 2 first rows has",
+    ),
+    (
+        "a.json",
+        b'{"images": [{"uri": "x.png"}]}',
+        "names 'uri', which the only row does not have; there is",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "advice"), FIRST_LINES)
+def test_a_table_without_the_column_of_uris_is_told_what_it_looks_like(
+    tmp_path: Path, name: str, content: bytes, advice: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    source = SourceConfig.model_validate({"kind": "manifest", "paths": [str(tmp_path / name)]})
+    reader = make_reader(source)
+    with pytest.raises(UserError, match=advice) as told:
+        check_fields(reader, source, reader.shards(()).shards)
+    assert len(str(told.value)) < 600
+
+
+def test_two_columns_of_one_name_are_refused_where_one_of_them_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("uri,x,x\nnone.png,1,2\n")
+    table = pa.table([pa.array([PNG]), pa.array(["1"]), pa.array(["2"])], names=["image", "x", "x"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    for kind, path in (("manifest", "a.csv"), ("parquet", "a.parquet")):
+        named = {"kind": kind, "paths": [str(tmp_path / path)]}
+        for settings in ({"passthrough": ["x"]}, {"prompt": {"template": "{x}"}}, {"id_column": "x"}):
+            source = SourceConfig.model_validate({**named, **settings})
+            reader = make_reader(source)
+            shards = reader.shards(()).shards
+            with pytest.raises(UserError, match=r"names 'x', and two columns of .* are called so"):
+                check_fields(reader, source, shards)
+            (row,) = reader.read(shards[0], reader.index(shards[0]).samples)  # and costs nothing all the same
+            assert row.error_type in (None, "missing_file")
+
+
+def test_a_parquet_file_without_the_image_column_is_told_where_images_might_be(tmp_path: Path) -> None:
+    for columns, advice in (
+        ({"photo": [[PNG]], "text": ["x"]}, "which has photo, text; did you mean 'photo'"),
+        ({"uri": ["x.png"]}, "which has uri; if one of them holds paths or URIs: source.kind=manifest"),
+        ({"imag": [1]}, "did you mean 'imag'"),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+        with pytest.raises(UserError, match=advice):
+            make_reader(SourceConfig.model_validate({"kind": "parquet", "paths": [f"{tmp_path}/a.parquet"]})).shards(())

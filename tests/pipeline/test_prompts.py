@@ -44,7 +44,7 @@ def test_a_null_and_an_object_without_the_key_cost_that_question_alone(tmp_path:
     assert [row["pixel_index"] for row in rows[:5]] == [0, None, None, None, 0]
     assert [row["message"] for row in rows[1:4]] == [
         "a/000000: an item of field 'qa' is null",
-        "a/000000: the prompt needs field 'question', which the sample does not have",
+        "a/000000: the prompt needs field 'question', which is null",
         "a/000000: the prompt needs a text in field 'question', which holds a list",
     ]
     assert rows[2]["src_answer"] is not None

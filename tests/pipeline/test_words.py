@@ -29,7 +29,7 @@ def test_a_sample_without_words_adds_nothing(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("words", [[{"text": "a"}], [{"box": [1, 2, 3, 4]}], [{"text": "a", "box": [1, 2]}], "a", [3]])
 def test_words_of_another_form_are_the_samples_mistake(words: Any) -> None:
-    with pytest.raises(LookupError, match="field 'words' must hold words with `text` and `box`"):
+    with pytest.raises(LookupError, match="field 'words' must hold a list of words with `text` and `box`"):
         word_lines({"words": words}, "words")
 
 
@@ -41,7 +41,7 @@ def test_readers_are_asked_for_the_words() -> None:
 
 def test_every_prompt_of_a_sample_gets_the_words() -> None:
     one = PromptConfig(template="{question}", words_field="sign.plates")
-    assert make_prompts(one, SCENE) == [("what does the sign say?\n0 450 200 550\tK7", {})]
+    assert [prompt.text for prompt in make_prompts(one, SCENE)] == ["what does the sign say?\n0 450 200 550\tK7"]
     several = PromptConfig(list_field="qa", words_field="sign.plates")
     prompts = make_prompts(several, {**SCENE, "qa": ["a?", "b?"]})
-    assert [prompt for prompt, _ in prompts] == ["a?\n0 450 200 550\tK7", "b?\n0 450 200 550\tK7"]
+    assert [prompt.text for prompt in prompts] == ["a?\n0 450 200 550\tK7", "b?\n0 450 200 550\tK7"]

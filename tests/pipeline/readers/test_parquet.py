@@ -66,7 +66,7 @@ def test_rows_without_bytes_say_so(tmp_path: Path) -> None:
     assert messages == [
         ("no_image", "a/00000000: 'image' is null"),
         ("no_image", "a/00000001: 'image' is null"),
-        ("no_image", "b/00000000: 'image' holds str, not bytes"),
+        ("no_image", "b/00000000: 'image' holds a text, not bytes"),
     ]
 
 
