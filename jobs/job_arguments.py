@@ -68,7 +68,8 @@ def source_config(options: argparse.Namespace, schema: type[Job], more: Mapping[
         if options.out is None and not _is_set(options.set, "output.path"):
             raise UserError("say where the results go, for example --out runs/mine")
     if options.sources:
-        short += [f"source.kind={kind_of(options.sources)}", f"source.paths={_quoted(options.sources)}"]
+        kind = [] if _is_set(options.set, "source.kind") else [f"source.kind={kind_of(options.sources)}"]
+        short += [*kind, f"source.paths={_quoted(options.sources)}"]
     given = {"output.path": options.out, "model.checkpoint": options.checkpoint, **more}
     short += [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
     return load_config(options.config, [*short, *options.set], schema)
@@ -95,7 +96,10 @@ def _kind_of_one(source: str) -> str:
             raise UserError(
                 f"{storable(source)!r} is an image: name the folder it lies in, {folder!r}, or a list of images"
             )
-        raise UserError(f"{storable(source)!r} is no folder, tar shard, Parquet file, CSV or JSONL manifest")
+        raise UserError(
+            f"the name of {storable(source)!r} does not say what it is: of an image name the folder, of anything else the "
+            "kind, --set source.kind=webdataset, parquet or manifest"
+        )
     return kind or "images"
 
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 from pipeline.text import original, storable
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_JAVAS_FILE = re.compile(r"^file:(?=/(?!/))", re.IGNORECASE)  # as Java and Spark write file:///
 _DATA = re.compile(r"^data:", re.IGNORECASE)
 _SHOWN_CHARACTERS, _SHOWN_DATA = 200, 40
 
@@ -36,6 +37,7 @@ def is_web(uri: str) -> bool:
 
 def absolute(uri: str, base_url: str) -> str:
     """A URI as it is; a path without a scheme is one beside the file `base_url`, on the same storage."""
+    uri = _JAVAS_FILE.sub("file://", uri)
     if has_scheme(uri):
         return uri
     if is_web(base_url):

@@ -48,6 +48,12 @@ def test_the_kind_follows_from_the_suffix(source: str, kind: str) -> None:
     assert parse(source, "--out", "o").source.kind.value == kind
 
 
+def test_a_name_that_says_nothing_is_what_the_user_says(tmp_path: Path) -> None:
+    (tmp_path / "list.psv").write_text("uri|text\nx.png|y\n")
+    config = parse(str(tmp_path / "list.psv"), "--out", "o", "--set", "source.kind=manifest")
+    assert (config.source.kind.value, config.source.paths) == ("manifest", (str(tmp_path / "list.psv"),))
+
+
 @pytest.mark.parametrize(
     ("names", "kind"),
     [
@@ -85,7 +91,7 @@ def test_short_forms_go_over_the_file_and_under_set() -> None:
         ([], "name what to read"),
         (["photos"], "say where the results go"),
         (["a.tar", "b.csv", "--out", "o"], "of one kind, got 'a.tar' .webdataset., 'b.csv' .manifest."),
-        ([__file__, "--out", "o"], "is no folder, tar shard"),
+        ([__file__, "--out", "o"], "does not say what it is: of an image name the folder"),
         ([IMAGE, "--out", "o"], "is an image: name the folder it lies in, '.*/assets/sprites', or a list of images"),
     ],
 )

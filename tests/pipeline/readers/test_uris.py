@@ -8,7 +8,7 @@ import pytest
 
 from conf.schema import FetchConfig, RetryConfig
 from pipeline.readers.fetch import fetch_all
-from pipeline.readers.uris import absolute, shown
+from pipeline.readers.uris import absolute, local_path, scheme_of, shown
 from pipeline.readers.web import FetchProblem
 from pipeline.text import storable
 
@@ -99,3 +99,11 @@ def test_paths_are_beside_the_manifest() -> None:
         ("a%20b.jpg", "s3://b/x/m.csv", "s3://b/x/a%20b.jpg"),
     ):
         assert absolute(uri, base) == expected
+
+
+def test_a_file_uri_may_have_one_slash(tmp_path: Path) -> None:
+    (tmp_path / "a b.png").write_bytes(b"x")
+    for spelled in (f"file:{tmp_path}/a%20b.png", f"FILE:{tmp_path}/a b.png", f"file://{tmp_path}/a b.png"):
+        uri = absolute(spelled, "/elsewhere/list.txt")
+        assert (scheme_of(uri), local_path(uri)) == ("file", str(tmp_path / "a b.png"))
+    assert local_path(absolute("file:a.png", "/x/list.txt")) == "/x/file:a.png"
