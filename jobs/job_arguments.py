@@ -97,8 +97,8 @@ def _kind_of_one(source: str) -> str:
                 f"{storable(source)!r} is an image: name the folder it lies in, {folder!r}, or a list of images"
             )
         raise UserError(
-            f"the name of {storable(source)!r} does not say what it is: of an image name the folder, of anything else the "
-            "kind, --set source.kind=webdataset, parquet or manifest"
+            f"the name of {storable(source)!r} does not say what it is: of an image name the folder, of anything else "
+            "the kind, --set source.kind=webdataset, parquet or manifest"
         )
     return kind or "images"
 
