@@ -60,7 +60,8 @@ def decide(
     if config.output.on_existing == "fail" and storage.exists(CONFIG_NAME):
         raise UserError(f"output {storage.url!r} holds a run already and output.on_existing=fail")
     check_settings(storage, settings)
-    check_plan(known, listing)
+    if early is None or listing is not early.listing:
+        check_plan(known, listing)  # which also says what has changed, once
     shards = with_planned(known, listing.shards)
     retried = shards_to_retry(storage, shards, config.output.retry_errors)
     finished = None if retried else finished_record(storage, shards)

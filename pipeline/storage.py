@@ -125,9 +125,9 @@ class Storage:
                     self._ask()
                     put(temporary, path)
                 return
-            except FileNotFoundError:
+            except FileNotFoundError as error:
                 if not tries_left:
-                    raise
+                    raise UserError(f"cannot write to {self.url!r}: {error.filename!r} cannot be made") from None
             finally:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
@@ -138,7 +138,10 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         """The whole file; FileNotFoundError when there is none. Never served from a listing cache."""
-        return self._retry(lambda: bytes(self._fs.cat_file(self.path(name))))
+        try:
+            return self._retry(lambda: bytes(self._fs.cat_file(self.path(name))))
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from None
 
     def read_json(self, name: str) -> Any:
         """What a JSON file holds; None when there is none or it is damaged, but never because the storage fails."""
@@ -157,7 +160,9 @@ class Storage:
         self.write(name, buffer.getvalue())
 
     def read_table(self, name: str) -> pa.Table:
-        return pq.read_table(io.BytesIO(self.read(name)))
+        """In this thread alone. Threads of Arrow that still hold a Python object when the process ends abort it."""
+        with pq.ParquetFile(pa.BufferReader(self.read(name))) as file:
+            return file.read(use_threads=False)
 
     def read_metadata(self, name: str) -> dict[bytes, bytes]:
         """Key-value metadata of a Parquet file, without reading its rows."""

@@ -231,4 +231,4 @@ class _Writer:
                 return
             if error.errno in _REFUSED:
                 raise _not_writable(os.path.dirname(path), os.strerror(error.errno)) from None
-            raise
+            raise UserError(f"cannot write {storable(path)!r}: {error.strerror or error}") from None

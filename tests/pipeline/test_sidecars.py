@@ -10,6 +10,7 @@ import pytest
 from conf.errors import UserError
 from conf.schema import SourceConfig, SourceKind
 from jobs import cli
+from pipeline import generation
 from pipeline.exports import Existing, Exported, Form, Options, Published, SidecarOptions, export
 from pipeline.ledger import RUN_NAME, clear_output, save_plan
 from pipeline.plan import Sample, ShardIndex
@@ -273,3 +274,25 @@ def test_photographs_that_are_gone_are_counted_by_one_reason_in_every_export(tmp
     (tmp_path / "photos" / "b.jpg").unlink()
     assert reasons(write(run)) == {"images_gone": 2}
     assert reasons(export(Published(run), Form.IMAGEFOLDER, str(tmp_path / "folder"), Options())) == {"images_gone": 2}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["export", "RUN", "--to", "txt", "--out", "/proc/x"], ["export", "FILE", "--to", "csv", "--out", "o"],
+    ["status", "FILE/run"], ["report", "FILE"]]
+)  # fmt: skip
+def test_folders_that_cannot_be_are_one_sentence(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "photos", "a.jpg")
+    names = {"RUN": make_run(tmp_path), "FILE": f"{tmp_path}/photos/a.jpg", "FILE/run": f"{tmp_path}/photos/a.jpg/run"}
+    assert cli.main([names.get(argument, argument) for argument in arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_output_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write to '/proc/nope': .* cannot be made"):
+        Storage("/proc/nope").create("_state/lease", b"")
+    put(tmp_path, "a.jpg")
+    below = generation.current(Storage(f"{tmp_path}/a.jpg"))
+    with pytest.raises(UserError, match="is below a file"):
+        below.create("_state/lease", b"")

@@ -3,6 +3,8 @@
 import errno
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -159,3 +161,15 @@ def test_a_storage_that_fails_does_not_look_empty(tmp_path: Path, monkeypatch: p
     assert not local.exists("d/x.json/y")
     assert not local.exists("d/y")
     assert (local.read_json("d/x.json"), local.read_json("d/y")) == ({}, None)
+
+
+def test_reading_a_table_leaves_no_thread_that_could_abort_the_process_when_it_ends(tmp_path: Path) -> None:
+    """A thread of Arrow that lets go of a Python object when the interpreter is gone does: 134 as exit code, not 2."""
+    Storage(str(tmp_path)).write_table("t.parquet", pa.table({f"column{n}": ["x"] * 1000 for n in range(20)}))
+    code = (
+        "import os, sys; from pipeline.storage import Storage; threads = lambda: len(os.listdir('/proc/self/task')); "
+        "storage = Storage(sys.argv[1]); before = threads(); assert storage.read_table('t.parquet').num_rows == 1000; "
+        "print(threads() - before); sys.exit(2)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "0\n", "")
