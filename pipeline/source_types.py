@@ -156,7 +156,8 @@ def to_text(value: Any) -> str:
 def to_json(value: Any) -> Any:
     """A value in JSON's types: times and durations in ISO 8601, decimals as text, bytes in base64, NaN as its name.
 
-    Texts stay as they are: those of a table are storable already.
+    Texts stay as they are: those of a table are storable already. An entry of a map, a tuple, is an object: lists of
+    values of several types are more than readers of JSON that want columns take.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -166,7 +167,10 @@ def to_json(value: Any) -> Any:
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):
+        key, item = value
+        return {"key": to_json(key), "value": to_json(item)}
+    if isinstance(value, list):
         return [to_json(item) for item in value]
     if isinstance(value, timedelta):
         return _iso_duration(value)

@@ -5,6 +5,7 @@ comes last: a folder without it is not finished.
 """
 
 import json
+import math
 from collections.abc import Container, Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def write(published: Published, out: str, options: Options) -> Exported:
                     continue
                 file_name = folder.add(name, key, found)
                 for row in own:
-                    line = {"file_name": file_name, **to_json(row)}
+                    line = {"file_name": file_name, **to_json(_finite(row))}
                     metadata.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                     count += 1
             if rows:
@@ -67,6 +68,15 @@ def _images(reader: Reader, shard: Shard, keys: Container[str]) -> Iterator[tupl
             yield raw.sample.key, raw.image if raw.image is not None else raw.error_type or "no_image"
     except ReadFailure:
         yield from ((sample.key, "storage_error") for sample in samples[done:])
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null: who loads the folder wants columns of one type, and a name is none of a number."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return type(value)(map(_finite, value)) if isinstance(value, list | tuple) else value
 
 
 class _Folder:

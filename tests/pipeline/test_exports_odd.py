@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
+import pyarrow.json as arrow_json
 import pytest
 
 from conf.errors import UserError
@@ -91,7 +92,7 @@ def test_typed_columns_are_iso_text_and_base64(tmp_path: Path) -> None:
         "nan": (pa.float64(), float("nan"), "NaN"),
         "big": (pa.uint64(), 2**64 - 1, 2**64 - 1),
         "nested": (nested, {"day": DAY, "tags": ["a"]}, {"day": "2024-02-29", "tags": ["a"]}),
-        "map": (pa.map_(pa.string(), pa.int8()), [("a", 1)], [["a", 1]]),
+        "map": (pa.map_(pa.string(), pa.int8()), [("a", 1)], [{"key": "a", "value": 1}]),
     }  # fmt: skip
     fields = [pa.field(name, kind) for name, (kind, _, _) in values.items()]
     row = {f"src_{name}": value for name, (_, value, _) in values.items()}
@@ -159,6 +160,24 @@ def test_an_image_folder_takes_any_key_and_says_what_is_gone(tmp_path: Path) -> 
         path = (tmp_path / "folder" / line["file_name"]).resolve()
         assert path.is_relative_to(tmp_path / "folder")
         assert path.read_bytes() == image_bytes((found.index(line["key"]), 2, 3))
+
+
+def test_the_metadata_of_an_image_folder_has_columns_of_one_type(tmp_path: Path) -> None:
+    write_tar(tmp_path / "in" / "s.tar", [(f"{n}.png", image_bytes((n, 2, 3))) for n in range(3)])
+    source = SourceConfig(paths=(f"{tmp_path}/in/s.tar",))
+    fields = [pa.field("score", pa.float64()), pa.field("scores", pa.list_(pa.float32()))]
+    fields.append(pa.field("map", pa.map_(pa.string(), pa.int8())))
+    scores = (0.5, float("nan"), float("-inf"))
+    rows = [{"key": str(n), "src_score": x, "src_scores": [x, 1], "src_map": [("a", n)]} for n, x in enumerate(scores)]
+    storage = Storage(make_run(tmp_path, rows, fields))
+    save_plan(storage, {}, make_reader(source).shards(()).shards)
+    record = {"status": "complete", "config": {"source": source.model_dump(mode="json")}}
+    storage.write(RUN_NAME, json.dumps(record).encode())
+    assert write(storage.url, Form.IMAGEFOLDER, tmp_path / "folder").rows == 3
+    read = arrow_json.read_json(tmp_path / "folder" / "metadata.jsonl")  # as datasets does it
+    assert read["src_score"].to_pylist() == [0.5, None, None]
+    assert read["src_scores"].to_pylist() == [[0.5, 1], [None, 1], [None, 1]]
+    assert read["src_map"].to_pylist() == [[{"key": "a", "value": n}] for n in range(3)]
 
 
 def test_a_full_disk_and_a_folder_in_the_way_are_one_sentence(
