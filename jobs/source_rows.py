@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from conf.errors import UserError
+from conf.load import explain
 from conf.schema import SourceConfig
 from pipeline.ledger import known_shards, with_planned
 from pipeline.plan import Sample, Shard
@@ -34,13 +37,18 @@ def read_samples(folder: RunFolder, wanted: Iterable[SampleKey]) -> Iterator[tup
         by_shard.setdefault(shard_name, set()).add(key)
     if not by_shard:
         return
-    source = ((folder.read_record() or {}).get("config") or {}).get("source") or {}
+    record = folder.read_record()
+    if record is None:
+        print("no previews and references: there is no run.json yet, which says where the source is", file=sys.stderr)
+        return
+    source = (record.get("config") or {}).get("source") or {}
     known = known_shards(folder.storage)
     try:
         config = SourceConfig.model_validate({**source, "passthrough": ("*",)})  # any field: JSON and text are read too
         reader = make_reader(config)
         shards = {shard.name: shard for shard in with_planned(known, reader.shards(known.values()).shards)}
     except (UserError, ValueError, OSError) as error:
+        error = UserError(explain(error, SourceConfig)) if isinstance(error, ValidationError) else error
         print(f"the source cannot be read for previews and references: {error}", file=sys.stderr)
         return
     for shard_name in sorted(by_shard.keys() & shards.keys())[:_MOST_SHARDS]:

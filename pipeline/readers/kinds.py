@@ -33,6 +33,7 @@ _OTHERS = (  # never an image, however the file begins: nobody need look
     "pdf doc docx xls xlsx ppt pptx tex bib py ipynb sh c h cc cpp rs go java ts lua r m sql db sqlite lock tok vec",
     "tar tgz zip gz bz2 xz zst 7z rar npy npz pt pth ckpt safetensors onnx bin pkl pickle h5 hdf5 tfrecord mat idx",
     "mp4 m4v mov avi mkv webm mpg mpeg mp3 wav flac ogg aac m4a srt vtt svg eps ps ai psd xcf blend obj stl ply",
+    "cr2 cr3 crw nef nrw arw srf sr2 dng orf rw2 raf pef srw x3f 3fr erf kdc mrw rwl iiq",  # raw files of cameras
     "ttf otf woff woff2 exe dll so dylib url lnk xmp aae cls",
 )
 _OTHER_SUFFIXES = frozenset(suffix for line in _OTHERS for suffix in line.split())

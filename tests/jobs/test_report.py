@@ -54,6 +54,24 @@ def test_two_runs_give_a_comparison(run: FakeRun, tmp_path: Path) -> None:
     assert "data:image" not in page
 
 
+def test_a_run_that_was_killed_before_it_wrote_run_json(run: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.path / "run.json").unlink()
+    assert main(["report", str(run.path)]) == 0
+    said = capsys.readouterr().err.strip().splitlines()
+    assert set(said) == {"no previews and references: there is no run.json yet, which says where the source is"}
+
+
+def test_a_source_that_this_version_does_not_know_is_one_line(run: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((run.path / "run.json").read_text())
+    record["config"]["source"]["colour"] = "red"
+    (run.path / "run.json").write_text(json.dumps(record))
+    assert main(["report", str(run.path)]) == 0
+    said = capsys.readouterr().err.strip().splitlines()
+    assert {line.partition(", did")[0] for line in said} == {
+        "the source cannot be read for previews and references: unknown key 'colour'"
+    }
+
+
 @pytest.mark.parametrize(("form", "start"), [("md", "# Run report: run"), ("json", "{"), ("text", "\n complete")])
 def test_the_other_forms_go_to_the_terminal(
     run: FakeRun, form: str, start: str, capsys: pytest.CaptureFixture[str]

@@ -48,6 +48,7 @@ def test_other_beginnings_are_no_image(data: bytes) -> None:
         ("b.jfif", True),
         ("notes.txt", False),
         ("film.mp4", False),
+        ("IMG_1.CR2", False),  # beside IMG_1.JPG; it begins like a TIFF
         ("photo", None),
         ("photo (v1.2)", None),
         ("photo.orig", None),
