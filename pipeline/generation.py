@@ -14,7 +14,7 @@ GENERATION_NAME = "_state/generation"
 
 
 class Superseded(OutputLost):
-    """The output was begun anew since; nothing of this generation may be published."""
+    """The output was begun anew, or deleted, since; nothing of this generation may be published."""
 
 
 def current(storage: Storage) -> Storage:
@@ -31,7 +31,13 @@ def renew(storage: Storage) -> Storage:
 
 def check(storage: Storage) -> None:
     """Superseded if this is no longer the output's generation."""
-    if _read(storage) != storage.generation:
+    now = _read(storage)
+    if not now and storage.generation:
+        raise Superseded(
+            f"{storage.url!r} was deleted while this run wrote into it; this one has stopped, and what it had "
+            "committed is lost: the same command begins anew"
+        )
+    if now != storage.generation:
         raise Superseded(
             f"another run has begun {storage.url!r} anew; this one has stopped and writes nothing more, and what it "
             "had committed is given up"

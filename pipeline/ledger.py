@@ -121,8 +121,9 @@ def check_plan(known: Mapping[str, Shard], listing: Listing) -> None:
         if before.url == shard.url and differ(before.version, shard.version):
             copies.append(shard.url)
     if copies:
-        said = "shards were written again since this output was begun, with as many bytes, and are taken for the same"
-        _LOG.warning("%d %s: %s", len(copies), said, ", ".join(copies[:3]))
+        what = "1 shard was" if len(copies) == 1 else f"{len(copies)} shards were"
+        said = "written again since this output was begun, with as many bytes, and taken for the same"
+        _LOG.warning("%s %s: %s", what, said, ", ".join(copies[:3]))
     for part in listing.changed:
         said = "answers that are there stay, and what is still to be done reads the files as they are now"
         _LOG.warning("%s, of another size than when they were planned: %s", in_words(part), said)

@@ -87,8 +87,10 @@ def cannot_list(path: str, error: Exception) -> UserError:
     shown = repr(storable(path))
     if isinstance(error, PermissionError):
         return UserError(f"not allowed to read {shown}: {storable(error.strerror or str(error))}")
-    said = str(error) if isinstance(error, Exhausted) else f"{type(error).__name__}: {error}"
-    return UserError(f"cannot list {shown}: {storable(said)}")
+    if isinstance(error, Exhausted):
+        again = "nothing was changed: run the same command again when it answers"
+        return UserError(f"cannot list {shown}: {storable(str(error))}; {again}")
+    return UserError(f"cannot list {shown}: {storable(f'{type(error).__name__}: {error}')}")
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,15 @@ def test_strings_are_never_null_typed(storage: Storage) -> None:
     assert all(str(table.schema.field(name).type) == "string" for name in ("text", "stage", "message", "src_caption"))
 
 
+def test_a_run_whose_output_is_deleted_says_so(storage: Storage) -> None:
+    ours = generation.renew(storage)
+    stage(ours, index_of(1, 1), 0, [good_row(0)])
+    storage.remove_folder("")
+    with pytest.raises(generation.Superseded, match="was deleted while this run wrote into it"):
+        write_engine_stats(ours, "a", [])
+    assert storage.walk("") == []
+
+
 def test_workers_of_an_overwritten_run_write_nothing_into_the_next_one(storage: Storage) -> None:
     """They stage where nobody looks, and neither publish nor leave statistics, whatever they had read before."""
     before = generation.renew(storage)

@@ -200,7 +200,7 @@ def test_a_copy_with_another_time_is_the_same_shard_and_other_content_is_not(
     check_plan({"a": then}, Listing((Shard("a", "/d/a.tar", 10, version="time:1"),)))
     assert caplog.records == []
     check_plan({"a": then}, Listing((Shard("a", "/d/a.tar", 10, version="time:2"),)))
-    assert "1 shards were written again" in caplog.text
+    assert "1 shard was written again" in caplog.text
     tagged = Shard("a", "s3://b/a.tar", 10, version="content:x")
     check_plan({"a": tagged}, Listing((Shard("a", "s3://elsewhere/a.tar", 10, version="content:y"),)))
     with pytest.raises(UserError, match="has changed since this output was begun"):
