@@ -41,8 +41,9 @@ def why_no_column(name: str, names: Sequence[str], table: TableConfig | Literal[
     """What to do about it, by what the first line of a text table (False: of another) looks like, or nothing."""
     if not table or table.columns is not None or not names:
         return did_you_mean(name, names)
-    if table.encoding == "auto" and any("\0" in one for one in names):
-        order = "be" if names[0].startswith("\0") else "le"
+    halves = [set(names[0][n::2]) == {"\0"} for n in (0, 1)]
+    if table.encoding == "auto" and any(halves):
+        order = "be" if halves[0] else "le"
         return f"; if it is in UTF-16, say so: source.table.encoding=utf-16-{order}"
     between = next((mark for mark in _DELIMITERS if mark in names[0]), None)
     if len(names) == 1 and between is not None:
