@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-BRACES = "write {{ and }} for braces that are meant as they are"
+BRACES = "write {{ and }} for literal braces"
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _NO_NAME = re.compile(r"[\"'`\x00-\x1f]")
 _MOST_SHOWN = 60

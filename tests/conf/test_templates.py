@@ -41,7 +41,7 @@ def test_what_is_filled_in_is_not_a_template() -> None:
     "text", ['like {"caption": "..."}', "{}", "{ a }", "{...}", "a } b", "{ open", "{a\nb}", "{'a'}", '{"a": {"b": 1}}']
 )
 def test_other_braces_are_told_with_what_to_write(text: str) -> None:
-    with pytest.raises(ValueError, match=r"write \{\{ and \}\} for braces") as told:
+    with pytest.raises(ValueError, match=r"write \{\{ and \}\} for literal braces") as told:
         parse_template(text)
     assert "\n" not in str(told.value)
     for make in (
@@ -49,7 +49,7 @@ def test_other_braces_are_told_with_what_to_write(text: str) -> None:
         lambda: QuestionsConfig(ask=(text,)),
         lambda: QuestionsConfig(ask=("a",), template=text + "{question}"),
     ):
-        with pytest.raises(ValidationError, match="for braces"):
+        with pytest.raises(ValidationError, match="for literal braces"):
             make()
 
 
