@@ -66,7 +66,10 @@ class ManifestReader:
                 pieces = retry(lambda url=url, sizes=sizes: self._cut(url, sizes), f"reading {url}", self.patience)  # type: ignore[misc]
             for number, (first, end) in enumerate(pieces):
                 place, file = (str(first), str(end)), files[url]
-                name, version = f"{names[url]}-{number:05d}", file.version
+                name = f"{names[url]}-{number:05d}"
+                version = (
+                    file.version if file.size_bytes else ""
+                )  # without a size, growing cannot be told from changing
                 shards.append(Shard(name, url, end - first, place, version=version, file_bytes=file.size_bytes))
         return Listing(tuple(shards), found.left_out)
 
