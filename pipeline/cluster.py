@@ -93,7 +93,7 @@ def _explanation(error: BaseException | None) -> Explained | None:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        inner, from_afar = getattr(error, "cause", None), "RayTaskError" in type(error).__name__
+        inner, from_afar = getattr(error, "cause", None), _is_from_afar(error)
         if isinstance(error, Explained) and not from_afar:
             return error
         if from_afar and (told := _explanation_in(str(error))) is not None:
@@ -104,6 +104,11 @@ def _explanation(error: BaseException | None) -> Explained | None:
             )
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
     return None
+
+
+def _is_from_afar(error: BaseException) -> bool:
+    """Whether it is what Ray says of an exception of another process: of a task, or of the making of an actor."""
+    return "RayTaskError" in type(error).__name__ or type(error).__name__ == "ActorDiedError"
 
 
 def _explanation_in(trace: str) -> Explained | None:

@@ -132,13 +132,14 @@ def check_engine(captioner: CaptionerSpec, config: JobConfig, fit: Fit) -> None:
         "max_calls": 1,  # the process ends and gives the memory of its device back
         "max_retries": 0,
     }
-    load = ray.remote(**options)(_load)
+    load = ray.remote(**options)(load_model)
     with plain_errors():
         ray.get(load.remote(captioner.make_backend))
 
 
-def _load(make_backend: Callable[[], Any]) -> None:
-    make_backend()
+def load_model(make_backend: Callable[[], Any]) -> None:
+    """As an actor does when it is made."""
+    make_backend().make_engine()  # which may still find that the settings do not fit the model
 
 
 def summaries(

@@ -12,7 +12,7 @@ from conf.errors import OutputFailed, UserError
 from conf.load import load_config
 from conf.schema import JobConfig, PreprocessConfig
 from pipeline.cluster import check_placement, fit_resources, plain_errors
-from pipeline.dataflow import summaries
+from pipeline.dataflow import load_model, summaries
 from pipeline.generation import Superseded
 from pipeline.lease import LeaseLost
 
@@ -207,6 +207,26 @@ def test_what_one_sentence_explains_comes_out_of_rays_wrapping(error: Exception,
     with pytest.raises(type(error)) as raised, plain_errors():
         raise seen
     assert (type(raised.value), str(raised.value)) == (type(error), str(error))
+
+
+def test_so_does_what_an_actor_raises_while_it_is_made() -> None:
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    try:
+        raise UserError("engine.max_cache_bytes=1 is less than one sequence takes")
+    except UserError as error:
+        task = RayTaskError("MapWorker.__init__", traceback.format_exc(), error.with_traceback(None))
+    with pytest.raises(UserError, match=r"^engine.max_cache_bytes=1 is less than one sequence takes$"), plain_errors():
+        raise ActorDiedError(task) from RuntimeError("of Ray's own")
+
+
+def test_a_model_that_loads_and_whose_engine_does_not_start_is_found_before_anything_is_deleted() -> None:
+    class Backend:
+        def make_engine(self) -> None:
+            raise UserError("does not fit")
+
+    with pytest.raises(UserError, match="does not fit"):
+        load_model(Backend)
 
 
 def test_a_programmers_mistake_keeps_its_traceback() -> None:
