@@ -62,7 +62,7 @@ class Published:
         """One shard's rows, in input order."""
         fs, root = resolve(self.storage.url)
         with fs.open(f"{root}/{published_name(RESULTS, shard)}", "rb") as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(_BATCH_ROWS, columns=list(columns)):
+            for batch in pq.ParquetFile(stream).iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
                 yield from batch.to_pylist()
 
     def all_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

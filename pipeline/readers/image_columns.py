@@ -51,7 +51,7 @@ def images_per_row(table: pq.ParquetFile, group: int, column: str) -> list[int]:
     leaf = next((path for path in leaves if path.endswith(".path")), leaves[0])
     counts: list[int] = []
     try:
-        for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[leaf]):
+        for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[leaf], use_threads=False):
             counts += pc.fill_null(pc.list_value_length(batch.column(0)), 0).to_pylist()
     except Exception as error:
         if not is_damage(error):

@@ -147,7 +147,8 @@ def _rows_of_group(
     first = done = 0
     if not positions:
         return
-    for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+    # Not by threads of Arrow: one that still holds a Python object when the process ends aborts it.
+    for batch in table.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
         while done < len(positions) and positions[done] < first + batch.num_rows:
             one = batch.slice(positions[done] - first, 1)
             # by place: two columns may have one name
