@@ -18,6 +18,7 @@ class Backend:
     image_size: int
     device: str  # "cpu", or the GPU's name
     encode_prefix: Callable[[str], tuple[int, ...] | None] = lambda prompt: None  # what its output begins with
+    enter_thread: Callable[[], object] = lambda: None  # called once in the thread that runs the engines
 
 
 def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) -> Backend:
@@ -50,4 +51,6 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
         token_texts=checkpoint.codec.pieces,
         image_size=checkpoint.config.image_size,
         device=torch.cuda.get_device_name() if cuda else "cpu",
+        # Numbers so small cost a CPU ten times the time. It holds for a thread and those that it starts.
+        enter_thread=lambda: torch.set_flush_denormal(True),
     )

@@ -51,7 +51,7 @@ class Captioner:
         start_s = time.perf_counter()
         with noted_if_slow("loading the model"):
             self._backend = make_backend()
-            self._thread = EngineThread(self._backend.make_engine)
+            self._thread = EngineThread(self._backend.make_engine, on_start=self._backend.enter_thread)
         self._model_load_s: float | None = time.perf_counter() - start_s
         self._storage = storage
         self._staging = storage.permitted_by(None)  # a chunk is the same whoever of this generation commits it

@@ -51,7 +51,10 @@ def exit_process() -> NoReturn:
 
 
 class EngineThread:
-    """Feeds an engine from any event loop and collects its statistics in windows of about `window_s`."""
+    """Feeds an engine from any event loop and collects its statistics in windows of about `window_s`.
+
+    `on_start` is called in the thread before anything runs there.
+    """
 
     def __init__(
         self,
@@ -59,12 +62,13 @@ class EngineThread:
         *,
         window_s: float = WINDOW_S,
         on_fatal: Callable[[], Any] = exit_process,
+        on_start: Callable[[], object] = lambda: None,
     ) -> None:
         self._make_engine = make_engine
         self._engine = make_engine()
         self._window_s = window_s
         self._window_start_s = time.monotonic()
-        self._on_fatal = on_fatal
+        self._on_fatal, self._on_start = on_fatal, on_start
         self._wakeup = threading.Condition()
         self._inbox: deque[tuple[Request, asyncio.Future[Outcome]]] = deque()
         self._stopping = False
@@ -96,6 +100,7 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
+            self._on_start()
             while (arrivals := self._next_arrivals()) is not None:
                 done = self._admit(arrivals)
                 failure: str | None = None

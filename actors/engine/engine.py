@@ -34,7 +34,6 @@ class Engine:
     def __init__(
         self, model: MultiExitModel, config: EngineConfig, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        torch.set_flush_denormal(True)  # of this thread and those it starts; numbers so small cost ten times the time
         self.model = model = with_weights(model, config.weights)
         exit_layers, thresholds = resolve_exits(model, config)
         if config.gate is Gate.CLASSIFIER and len(exit_layers) > 1 and not model.config.gates:

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from actors.backend import load_backend
 from actors.engine.cross_source import CrossSource
 from actors.engine.engine import Engine
 from actors.engine.request import Completion
 from actors.engine.scheduler import Batch
 from actors.engine_thread import EngineThread, RequestFailure
 from conf.errors import UserError
-from conf.schema import CrossAttention, Gate
+from conf.schema import CrossAttention, EngineConfig, Gate, GenerationConfig, ModelSection, Schedule
+from jobs.job_arguments import SHIPPED_CHECKPOINT
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 
 MODEL = tiny_model()
@@ -114,17 +116,23 @@ def test_an_output_of_numbers_that_are_not_finite_is_an_error() -> None:
     assert failed.error_type == "not_finite"
 
 
-def test_the_engine_s_thread_flushes_denormals() -> None:
+def test_the_thread_of_engines_flushes_denormals_and_no_other_does() -> None:
+    section = ModelSection(checkpoint=str(SHIPPED_CHECKPOINT), device="cpu")
+    full = EngineConfig(schedule=Schedule.FULL, num_slots=1, generation=GenerationConfig(max_new_tokens=2))
+    backend = load_backend(section, full, 1)
+
+    def largest() -> float:
+        return float((torch.full((1 << 20,), 1e-39) * 0.5).max())  # large enough for every thread of the pool
+
     class Probe(Engine):
         def add(self, request: object) -> None:
-            tiny = torch.full((1 << 20,), 1e-39)  # large enough for every thread of the pool
-            seen.append(float((tiny * 0.5).max()))
+            seen.append(largest())
             raise ValueError("enough")
 
     seen: list[float] = []
 
     async def work() -> None:
-        thread = EngineThread(lambda: Probe(MODEL, config()))
+        thread = EngineThread(lambda: Probe(MODEL, config()), on_start=backend.enter_thread)
         try:
             await asyncio.wait_for(asyncio.gather(*thread.submit(requests(1))), 30)
         finally:
@@ -132,3 +140,4 @@ def test_the_engine_s_thread_flushes_denormals() -> None:
 
     asyncio.run(work())
     assert seen == [0.0]
+    assert largest() > 0
