@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -252,3 +253,10 @@ def test_many_questions_of_one_image_wait_outside_the_engine(
     assert table["prompt_index"].to_pylist() == list(range(5000))
     assert table["prompt"].to_pylist() == [f"question {n}" for n in range(5000)]
     assert "chunk 0 of s in the engine: 2,560 of 5,000 rows" in caplog.text
+
+
+def test_the_engine_s_thread_is_prepared_by_the_backend(storage: Storage) -> None:
+    entered: list[str] = []
+    backend = replace(make_backend(SIZE), enter_thread=lambda: entered.append(threading.current_thread().name))
+    caption(storage, [chunk(0, [good(0, 0)], pixels_of(1))], backend=lambda: backend)
+    assert entered == ["engine"]
