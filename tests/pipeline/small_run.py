@@ -17,16 +17,19 @@ from pipeline.settings import content_settings
 from pipeline.sink import ERRORS, RESULTS, Counts, publish_shard, rows_table, stage_chunk
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc
 from pipeline.storage import Storage
+from pipeline.tables import Passthrough
 from tests.pipeline.test_ledger import INFO
 
 IMAGE_SIZE = 8
 
 
 class Publisher:
+    """Stands in for publication in Ray tasks: done at once, here."""
+
     full = False
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, passthrough: Passthrough = ()) -> None:
+        self._storage, self._passthrough = storage, passthrough
         self._done: list[Any] = []
 
     @property
@@ -34,7 +37,7 @@ class Publisher:
         return {publication.shard for publication in self._done}
 
     def start(self, shard_name: str) -> None:
-        self._done.append(publish_shard(self._storage, shard_name))
+        self._done.append(publish_shard(self._storage, shard_name, self._passthrough))
 
     def finished(self, *, wait: bool) -> list[Any]:
         done, self._done = self._done, []

@@ -12,31 +12,11 @@ from pipeline.driver import Driver, IncompleteRun, Pace, Progress
 from pipeline.ledger import Ledger
 from pipeline.plan import Shard, ShardIndex, ShardProblem
 from pipeline.run_record import TooManyErrors
-from pipeline.sink import Counts, publish_shard, rows_table, save_index, stage_chunk
+from pipeline.sink import Counts, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.pipeline.helpers import good_row, index_of
+from tests.pipeline.small_run import Publisher
 from tests.pipeline.test_ledger import config
-
-
-class Publisher:
-    """Stands in for publication in Ray tasks: done at once, here."""
-
-    def __init__(self, storage: Storage, passthrough: tuple[str, ...]) -> None:
-        self._storage, self._passthrough = storage, passthrough
-        self._done: list[Any] = []
-
-    def start(self, shard_name: str) -> None:
-        self._done.append(publish_shard(self._storage, shard_name, self._passthrough))
-
-    full = False
-
-    @property
-    def busy(self) -> set[str]:
-        return {publication.shard for publication in self._done}
-
-    def finished(self, *, wait: bool) -> list[Any]:
-        done, self._done = self._done, []
-        return done
 
 
 class Record:
