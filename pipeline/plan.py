@@ -9,8 +9,9 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -67,6 +68,19 @@ class Shard:
     version: str = ""  # of the file as it was listed (pipeline.versions); "" where nothing is known
     sizes: tuple[int, ...] = ()  # image folders: bytes of each member when it was planned
     file_bytes: int = 0  # manifests: of the whole file, to which records may be appended
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Shard":
+        return cls.from_fields(json.loads(text))
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "Shard":
+        """The shard of which JSON holds these fields; those that it lacks have their defaults."""
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **lists})
 
 
 UNREADABLE_SHARD = "unreadable_shard"  # storage does not give it, or nothing of it is what it should be

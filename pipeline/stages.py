@@ -7,7 +7,7 @@ retries whole chunks and never splits or merges them.
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,7 @@ CHUNK_SCHEMA = pa.schema(  # one chunk, ready for the engine
 
 def shard_task(shard: Shard, staged: Sequence[int]) -> dict[str, Any]:
     """A shard as an input row; `staged` are the chunks that need no work."""
-    return {"shard": json.dumps(asdict(shard)), "staged": json.dumps(sorted(staged))}
+    return {"shard": shard.to_json(), "staged": json.dumps(sorted(staged))}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class IndexShard:
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         for task in tasks.to_pylist():
-            shard = _shard_from_json(task["shard"])
+            shard = Shard.from_json(task["shard"])
             staged = set(json.loads(task["staged"]))
             index = load_index(self.storage, shard.name)
             if index is None:
@@ -78,7 +78,7 @@ class IndexShard:
             for span in self.reader.spans(shard, index, todo):
                 pieces = [whole.slice(c * index.chunk_rows, index.chunk_rows) for c in span]
                 row = {
-                    "shard": json.dumps(asdict(_without_members(shard))),
+                    "shard": _without_members(shard).to_json(),
                     "chunks": span,
                     "num_chunks": index.num_chunks,
                     "index": to_ipc(pa.concat_tables(pieces)),
@@ -142,7 +142,7 @@ class PrepareChunk:
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         for task in tasks.to_pylist():
-            shard = _shard_from_json(task["shard"])
+            shard = Shard.from_json(task["shard"])
             index = ShardIndex.from_table(from_ipc(task["index"]))  # the samples of this task's chunks only
             samples_of: dict[int, list[Sample]] = {chunk_index: [] for chunk_index in task["chunks"]}
             for sample in index.samples:
@@ -239,12 +239,6 @@ class _Rows:
     def _pack(self) -> None:
         self._packed.append(prepared_table(self._waiting, self._passthrough))
         self._waiting = []
-
-
-def _shard_from_json(text: str) -> Shard:
-    fields = json.loads(text)
-    lists = {name: tuple(fields[name]) for name in ("members", "beside")}
-    return Shard(**fields | lists)
 
 
 def _without_members(shard: Shard) -> Shard:

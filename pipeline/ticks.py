@@ -80,14 +80,7 @@ def _tick_from_json(text: bytes) -> Tick:
     raw = json.loads(text)
     questions = Questions(tuple(raw["questions"]["ask"]), raw["questions"]["field"], raw["questions"]["template"])
     shards = tuple(
-        TickShard(
-            Shard(
-                **entry["shard"]
-                | {name: tuple(entry["shard"].get(name, ())) for name in ("members", "sizes", "beside")}
-            ),
-            entry["container"],
-            tuple(entry["earlier"]),
-        )
+        TickShard(Shard.from_fields(entry["shard"]), entry["container"], tuple(entry["earlier"]))
         for entry in raw["shards"]
     )
     return Tick(raw["number"], questions, shards, from_dicts(raw.get("left_out", ())))

@@ -177,9 +177,7 @@ def test_names_that_are_not_utf8_go_through_every_table(tmp_path: Path) -> None:
 
 def json_round_trip(shards: Iterable[Shard]) -> list[Shard]:
     """As shards travel to their tasks."""
-    from pipeline.stages import _shard_from_json, shard_task
-
-    return [_shard_from_json(shard_task(shard, [])["shard"]) for shard in shards]
+    return [Shard.from_json(shard.to_json()) for shard in shards]
 
 
 def test_metadata_of_sub_folders_is_relative_to_them_and_the_nearest_counts(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_continued_run_reads_a_copy_and_refuses_another_file(tmp_path: Path, c
     replace_file(path, (path if copied else other).read_bytes())
     tasks = tasks_of(storage, path, [0])
     assert len(tasks) == 3
-    shard = Shard(**json.loads(tasks[0]["shard"]))
+    shard = Shard.from_json(tasks[0]["shard"])
     if copied:
         check_unchanged(shard)
     else:
