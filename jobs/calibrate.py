@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.job_arguments import add_config_arguments
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed calibrate", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file with the fields of CalibrateConfig")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    add_config_arguments(parser, "CalibrateConfig")
     options = parser.parse_args(arguments)
 
     from conf.evaluation import CalibrateConfig

@@ -25,7 +25,7 @@ COMMANDS = {
     "status":    ("jobs.status:main",    "how far a running, dead or finished run is, and what to do next"),
     "export":    ("jobs.export:main",    "write results as caption files, WebDataset, COCO, VQA, JSONL, CSV, images"),
     "report":    ("jobs.report:main",    "turn the tables of a run into a report"),
-    "scenes":    ("jobs.scenes.__main__:main", "make the synthetic corpus that the shipped checkpoint is trained on"),
+    "scenes":    ("jobs.scenes:main",    "make the synthetic corpus that the shipped checkpoint is trained on"),
 }  # fmt: skip
 
 

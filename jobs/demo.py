@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.job_arguments import SHIPPED_CHECKPOINT, add_config_arguments
 from jobs.log_modes import LogMode, add_log_argument
 
 NUM_SCENES, NUM_SHARDS = 512, 4
@@ -12,16 +13,12 @@ CONFIG = Path(__file__).parent.parent / "conf" / "demo.yaml"
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed demo", description=__doc__)
-    parser.add_argument(
-        "--config", default=str(CONFIG), help="YAML file with the fields of JobConfig (default: %(default)s)"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    add_config_arguments(parser, "JobConfig", str(CONFIG))
     add_log_argument(parser)
     options = parser.parse_args(arguments)
 
     from conf.load import load_config
     from conf.schema import JobConfig
-    from jobs.job_arguments import SHIPPED_CHECKPOINT
 
     own = [f"model.checkpoint={SHIPPED_CHECKPOINT}"] if options.config == str(CONFIG) else []  # wherever it is typed
     config = load_config(options.config, [*own, *options.set], JobConfig)

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.job_arguments import add_config_arguments
+
 if TYPE_CHECKING:
     from actors.scoring import Scores
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed evaluate", description=__doc__)
-    parser.add_argument("--config", required=True, help="YAML file with the fields of EvaluateConfig")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    add_config_arguments(parser, "EvaluateConfig")
     options = parser.parse_args(arguments)
 
     from conf.evaluation import EvaluateConfig

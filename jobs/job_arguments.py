@@ -1,4 +1,4 @@
-"""The arguments of `deed caption`, and of the commands that take the same ones, -> one configuration.
+"""The arguments that commands share; those of `deed caption` and its like -> one configuration.
 
 Sources, --out, --checkpoint and the like are short forms of --set, applied over the configuration file and under --set.
 """
@@ -23,6 +23,19 @@ SHIPPED_CHECKPOINT = Path(__file__).parent.parent / "assets" / "checkpoints" / "
 _MOST_FILES_LOOKED_AT = 10_000
 
 
+def add_config_arguments(parser: argparse.ArgumentParser, fields: str, default: str | None = None) -> None:
+    """--config, which is required where nothing is the default, and --set; `fields`: of which schema."""
+    shown = "" if default is None else " (default: %(default)s)"
+    parser.add_argument(
+        "--config", required=default is None, default=default, help=f"YAML file with the fields of {fields}{shown}"
+    )
+    add_set_argument(parser)
+
+
+def add_set_argument(parser: argparse.ArgumentParser, example: str = "") -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"override one field{example}")
+
+
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """What `job_config` reads, and the prompt."""
     add_source_arguments(parser, "conf/caption.yaml")
@@ -44,9 +57,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="where the results go, a folder or URL")
     parser.add_argument("--checkpoint", metavar="FOLDER", help="the model (default: the shipped one)")
     parser.add_argument("--config", help=f"YAML file with the fields of the configuration, for example {example}")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one field, e.g. source.chunk_rows=64"
-    )
+    add_set_argument(parser, ", e.g. source.chunk_rows=64")
 
 
 def job_config(options: argparse.Namespace) -> "JobConfig":

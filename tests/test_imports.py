@@ -1,8 +1,10 @@
 """Imports go one way (conf <- pipeline <- actors <- jobs), and configuration and data plane never touch torch."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,37 @@ def test_imports_go_one_way(package: str) -> None:
 def test_no_torch_below_the_actors(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         assert not imported_packages(path) & HEAVY, f"{path.relative_to(ROOT)} imports a model library"
+
+
+def imports_at_run_time(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """All imports below a node, those inside functions too, but not what is under `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+            yield from imports_at_run_time(child)
+
+
+def modules_imported(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules of ours that a file names in an import; `from a import b` is a.b where that is a module."""
+    found: set[str] = set()
+    for node in imports_at_run_time(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        else:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in modules else str(node.module) for name in names}
+    return found & modules.keys()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = [path.relative_to(ROOT) for package in ALLOWED for path in (ROOT / package).rglob("*.py")]
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): ROOT / path for path in paths}
+    graph = {name: modules_imported(path, modules) - {name} for name, path in modules.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_importing_the_dataflow_loads_neither_torch_nor_ray() -> None:

@@ -74,9 +74,15 @@ class FrozenTrainer:
         return list(getattr(self.model.decoder, stage).parameters())
 
     @property
-    def num_trained(self) -> int:
-        """Values that may change."""
-        return sum(parameter.numel() for stage in self.optimizers for parameter in self._parameters(stage))
+    def opening(self) -> str:
+        """What is about to be trained, in one line."""
+        trained = sum(parameter.numel() for stage in self.optimizers for parameter in self._parameters(stage))
+        return (
+            f"{trained / 1e3:.1f} k values train, exits {list(self.checkpoint.config.exits)}, "
+            f"on {self.device}, {len(self.training.examples)} images to learn from, "
+            f"{len(self.validation.examples)} to choose thresholds by, {len(self.test.examples)} to report on, "
+            f"from step {self.step}"
+        )
 
     def _corpora(self) -> tuple[Corpus, Corpus, Corpus]:
         """Images to learn from, to choose by, and to report on."""

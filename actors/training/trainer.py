@@ -75,6 +75,15 @@ class Trainer:
         self.best, self.worse = -1.0, 0  # early stopping: best validation accuracy, validations since
         self._resume()
 
+    @property
+    def opening(self) -> str:
+        """What is about to be trained, in one line."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return (
+            f"{parameters / 1e6:.1f} M parameters, exits {list(self.model_config.exits)}, on {self.device}, "
+            f"{len(self.corpus.shards)} shards, from step {self.step} of {self.config.optimizer.total_steps}"
+        )
+
     def _tokenizer(self) -> Tokenizer:
         path = self.state_path / "tokenizer.json"
         if path.is_file():

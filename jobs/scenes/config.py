@@ -2,15 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from conf.section import Section
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class ScenesConfig(BaseModel):
+class ScenesConfig(Section):
     """One split of the corpus. Scene `index` of a split depends on `seed`, `split` and the drawing fields only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     out: str = Field("data/scenes", description="Folder; shards go to OUT/<split>/scenes-<split>-000000.tar.")
     split: Literal["train", "val", "test"] = Field("test", description="Splits never share a pair of object kinds.")

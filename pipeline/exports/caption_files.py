@@ -5,7 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
-from pipeline.exports import Existing, SidecarOptions
+from pipeline.exports.options import Existing, SidecarOptions
 from pipeline.ledger import SIDECARS
 from pipeline.storage import Storage
 from pipeline.text import storable

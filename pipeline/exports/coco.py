@@ -6,9 +6,9 @@ identity) says which is which; an identity that would lead out of a folder of im
 
 import json
 
-from pipeline.exports import Exported, Options
 from pipeline.exports.names import inside
 from pipeline.exports.numbers import Numbers
+from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, whole_file
 
 _COLUMNS = ("sample_id", "text", "width", "height")

@@ -11,8 +11,8 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import SourceConfig
-from pipeline.exports import Exported, Options
 from pipeline.exports.names import flat, numbered, plain_path
+from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, as_users_mistake, whole_file
 from pipeline.ledger import known_shards, with_planned
 from pipeline.plan import MISSING_SHARD, LeftOut, Shard, sum_left_out

@@ -17,8 +17,8 @@ from itertools import groupby
 
 from conf.errors import UserError
 from conf.schema import SourceConfig, SourceKind
-from pipeline.exports import Exported, Options, SidecarOptions
 from pipeline.exports.caption_files import EXISTING, Captions, LeftAlone, merged, read_text
+from pipeline.exports.options import Exported, Options, SidecarOptions
 from pipeline.exports.rows import Published, whole_local_file
 from pipeline.ledger import known_shards, with_planned
 from pipeline.plan import LeftOut, Shard, is_local, resolve, sum_left_out

@@ -9,7 +9,7 @@ import io
 import json
 from typing import Any
 
-from pipeline.exports import Exported, Options
+from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, whole_file
 from pipeline.source_types import to_json
 

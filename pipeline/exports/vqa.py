@@ -6,8 +6,8 @@ Questions are numbered by `question_id_column`, images by `id_column`; without t
 import json
 import posixpath
 
-from pipeline.exports import Exported, Options
 from pipeline.exports.numbers import Numbers
+from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, whole_file
 
 

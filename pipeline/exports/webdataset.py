@@ -13,8 +13,8 @@ import tarfile
 from typing import Any
 
 from conf.errors import UserError
-from pipeline.exports import Exported, Options
 from pipeline.exports.names import member_name
+from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, whole_file
 from pipeline.text import original
 

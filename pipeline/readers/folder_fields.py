@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 
 from conf.schema import RetryConfig
 from pipeline.plan import LeftOut, Part, Sample, Shard, resolve
-from pipeline.readers import ReadFailure
 from pipeline.readers.folder_files import METADATA_NAMES, SIDECAR_SUFFIXES
 from pipeline.readers.json_values import parse_json
 from pipeline.readers.kinds import suffix_of
+from pipeline.readers.reader import ReadFailure
 from pipeline.readers.records import BadRecord, places, read_records
 from pipeline.retrying import retry
 from pipeline.text import original, storable

@@ -32,7 +32,6 @@ from pipeline.plan import (
     sum_left_out,
     unresolve,
 )
-from pipeline.readers import FirstFields, RawSample, not_recorded
 from pipeline.readers.files import NotAFile, TooLarge, read_file, read_plain
 from pipeline.readers.folder_fields import (
     fields_of_sidecars,
@@ -48,6 +47,7 @@ from pipeline.readers.folder_files import Companions, FolderFiles, list_folder
 from pipeline.readers.folder_shards import changed_files, cut_folders, follow
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson
 from pipeline.readers.kinds import suffix_of
+from pipeline.readers.reader import FirstFields, RawSample, not_recorded
 from pipeline.readers.records import BadRecord, schemas_of
 from pipeline.readers.source_files import cannot_list
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, is_passing

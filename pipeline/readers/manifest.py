@@ -16,10 +16,10 @@ import pyarrow as pa
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig, TableConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, name_shards
-from pipeline.readers import FirstFields, RawSample, ReadFailure, not_recorded, unreadable
 from pipeline.readers.column_names import doubled, not_among, why_no_column
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.json_values import in_words
+from pipeline.readers.reader import FirstFields, RawSample, ReadFailure, not_recorded, unreadable
 from pipeline.readers.records import (
     BadRecord,
     column_names,

@@ -26,11 +26,11 @@ from pipeline.plan import (
     ShardProblem,
     name_shards,
 )
-from pipeline.readers import FirstFields, RawSample, ReadFailure, unreadable
 from pipeline.readers.column_names import did_you_mean, doubled, not_among
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.image_columns import advice_on_images, holds_lists, images_per_row, why_no_images
 from pipeline.readers.json_values import in_words
+from pipeline.readers.reader import FirstFields, RawSample, ReadFailure, unreadable
 from pipeline.readers.records import BadRecord, DamagedRow, open_parquet, read_parquet_rows, schemas_of
 from pipeline.readers.source_files import find_files
 from pipeline.readers.unchanged import unless_changed, unless_replaced, verified

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from conf.schema import RetryConfig
 from pipeline.plan import Contents, Shard, ShardProblem, is_local, resolve
-from pipeline.readers import ReadFailure
 from pipeline.readers.files import REQUEST_S, within
+from pipeline.readers.reader import ReadFailure
 from pipeline.retrying import retry
 from pipeline.versions import differ, version_of
 

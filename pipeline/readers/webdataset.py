@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from conf.schema import RetryConfig
 from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
-from pipeline.readers import FirstFields, RawSample, ReadFailure, unreadable
 from pipeline.readers.byte_ranges import is_compressed, open_stream, read_parts
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson, parse_json
 from pipeline.readers.keys import (
@@ -27,6 +26,7 @@ from pipeline.readers.keys import (
     wants_head,
 )
 from pipeline.readers.kinds import is_image_name
+from pipeline.readers.reader import FirstFields, RawSample, ReadFailure, unreadable
 from pipeline.readers.source_files import find_files
 from pipeline.readers.tar import CutArchive, Member, follow_links, iter_members
 from pipeline.readers.unchanged import unless_changed

@@ -12,7 +12,7 @@ from conf.schema import RetryConfig, RetryErrors
 from pipeline import second_chance
 from pipeline.ledger import Ledger
 from pipeline.plan import Contents, Shard, ShardIndex
-from pipeline.readers import unreadable
+from pipeline.readers.reader import unreadable
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.retrying import USUAL_PATIENCE, Exhausted
 from pipeline.second_chance import open_again, shards_to_retry

@@ -15,6 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.job_arguments import add_config_arguments
+
 if TYPE_CHECKING:
     from conf.bench import BenchConfig, BenchModel
     from jobs.bench.engine.cells import Cell
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed bench engine", description=__doc__)
-    parser.add_argument("--config", default="conf/bench.yaml", help="fields of BenchConfig (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one field")
+    add_config_arguments(parser, "BenchConfig", "conf/bench.yaml")
     parser.add_argument("--forecast", action="store_true", help="say what would be measured and how long, then stop")
     parser.add_argument("--render", metavar="FILE.md", help="make tables and a chart of the results file, then stop")
     parser.add_argument("--endurance", type=int, metavar="N", help="does memory grow over N sequences? then stop")

@@ -21,7 +21,7 @@ from conf.errors import UserError
 from conf.frozen import FrozenConfig
 from conf.schema import EngineConfig, Gate
 from jobs.cli import main
-from jobs.train_frozen import FrozenReport
+from jobs.training_run import FrozenReport
 from tests.actors.engine.tiny import config as engine_config
 from tests.actors.engine.tiny import requests, run, tiny_model
 from tests.actors.interop.sources import make_source
