@@ -7,21 +7,14 @@ from actors.model.tokenizer import TextCodec, load_tokenizer
 from actors.model.words import split_words
 from conf.engine import PROMPT_PLACE, GenerationConfig
 from conf.errors import UserError
-from conf.model import TOKENIZER_FILE, read_model_config
+from conf.model import TOKENIZER_FILE, ModelConfig
 
 
-def check_texts(generation: GenerationConfig, checkpoint: str | Path) -> None:
-    """UserError if the checkpoint cannot do what the texts ask for."""
-    config = read_model_config(checkpoint)
+def tokenized_for(generation: GenerationConfig, model: ModelConfig, checkpoint: str | Path) -> GenerationConfig:
+    """The same options in token ids, by the tokenizer of the checkpoint, which need not be loaded."""
     tokenizer = load_tokenizer(Path(checkpoint) / TOKENIZER_FILE)
-    codec = TextCodec(tokenizer, config.text, config.decoder.vocab_size, config.encoder.max_prompt_tokens)
-    ids = tokenized(generation, codec)
-    limit, positions = ids.max_new_tokens, config.decoder.max_positions
-    if len(ids.prefix_ids) > ids.longest_prefix or limit + ids.longest_prefix > positions:
-        raise UserError(
-            f"engine.generation.decoder_prefix has {len(ids.prefix_ids)} tokens; with max_new_tokens={limit} the "
-            f"checkpoint has room for {min(ids.max_prefix_tokens or positions, max(0, positions - limit))}"
-        )
+    codec = TextCodec(tokenizer, model.text, model.decoder.vocab_size, model.encoder.max_prompt_tokens)
+    return tokenized(generation, codec)
 
 
 def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfig:

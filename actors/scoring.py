@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from actors.depth import agreement, computed_depth, mean_depth
-from actors.engine.thresholds import NEVER
 from actors.evaluation import Item, Prediction, predict
 from actors.model.checkpoint import Checkpoint
 from actors.training.corpus import TrainingSample
 from conf.model import ModelConfig
+from conf.resolve import NEVER
 from conf.schema import EngineConfig, Gate, Schedule
 from pipeline.metrics import anls, bleu_4, cider_d, exact_match, object_names, rouge_l, set_f1
 

@@ -14,6 +14,7 @@ from jobs.log_modes import JobLog, LogMode, add_log_argument
 from jobs.sidecars import add_sidecar_flag, asked_sidecars, say_what_is_missing
 
 if TYPE_CHECKING:
+    from conf.checkpoint_info import CheckpointInfo
     from conf.schema import JobConfig
     from pipeline.dataflow import CaptionerSpec
     from pipeline.exports import SidecarOptions
@@ -77,21 +78,16 @@ def run_job(
     log_mode: LogMode = LogMode.PROGRESS,
 ) -> tuple[int, dict[str, Any] | None]:
     """Run one captioning job; gives the exit code and, on success, run.json's content."""
-    from conf.checkpoint_info import read_checkpoint_info, resolve_engine, untrained_exits_warning
     from conf.errors import Explained, OutputLost, UserError
+    from conf.resolve import untrained_exits_warning
 
-    info = read_checkpoint_info(config.model.checkpoint)
-    config = config.model_copy(update={"engine": resolve_engine(config.engine, info)})
-    if config.engine.generation.has_texts:
-        from actors.generation_texts import check_texts
-
-        check_texts(config.engine.generation, config.model.checkpoint)
+    config, info = with_checkpoint(config)
 
     from pipeline.dataflow import run
     from pipeline.run_record import TooManyErrors
 
     spec = (make_spec or captioner_spec)(config)
-    if warning := untrained_exits_warning(config.engine, info):
+    if warning := untrained_exits_warning(config.engine, info.model):
         print(f"{command}: warning: {warning}", file=sys.stderr)
     log = JobLog(log_mode, config.cost, config.output.path)
     try:
@@ -116,6 +112,21 @@ def run_job(
     log.finished(code, None, message)
     print(f"{command}: {message}", file=sys.stderr)
     return code, None
+
+
+def with_checkpoint(config: "JobConfig") -> "tuple[JobConfig, CheckpointInfo]":
+    """The configuration with the checkpoint's exits and thresholds filled in; UserError where the two do not fit."""
+    from conf.checkpoint_info import read_checkpoint_info
+    from conf.resolve import resolve
+
+    info, engine, generation = read_checkpoint_info(config.model.checkpoint), config.engine, config.engine.generation
+    if generation.has_texts:
+        from actors.generation_texts import tokenized_for
+
+        ids = tokenized_for(generation, info.model, config.model.checkpoint)
+        engine = engine.model_copy(update={"generation": ids})
+    engine = resolve(info.model, engine).settings.model_copy(update={"generation": generation})
+    return config.model_copy(update={"engine": engine}), info
 
 
 def captioner_spec(config: "JobConfig") -> "CaptionerSpec":

@@ -54,7 +54,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
     for number in range(passes):
         for is_full in (False, True) if number % 2 == 0 else (True, False):
             timed[is_full].append(_decode(full if is_full else as_run, requests))
-    sample = _summary(rows, timed[False], timed[True], as_run, work_of(config["engine"]), info.num_layers)
+    sample = _summary(rows, timed[False], timed[True], as_run, work_of(config["engine"]), info.model.decoder.num_layers)
     sample |= {"measured_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "device": as_run.device}
     folder.storage.write(FULL_DEPTH_SAMPLE, json_text(sample, indent=2).encode())
     return sample

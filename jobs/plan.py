@@ -23,16 +23,14 @@ def main(arguments: Sequence[str]) -> int:
     config = job_config(options)
     asked_sidecars(options, config)
 
-    from conf.checkpoint_info import read_checkpoint_info
+    from jobs.caption import with_checkpoint
     from pipeline.cluster import fit_resources
     from pipeline.preview import preview
 
     cpus = max(2, os.cpu_count() or 1) if options.cpus is None else options.cpus
     gpus = local_gpus() if options.gpus is None else options.gpus
     fit = fit_resources(config, cpus, gpus)
-    plan = preview(
-        config, read_checkpoint_info(config.model.checkpoint), fit, count_all=options.count, like=options.like
-    )
+    plan = preview(*with_checkpoint(config), fit, count_all=options.count, like=options.like)
     if options.json:
         print(json.dumps({**asdict(plan), "samples_left": plan.samples_left}, indent=2))
     else:

@@ -57,8 +57,8 @@ def run_ticks(
 
     With `output.retry_errors` the failed rows of every tick are tried again first.
     """
-    from conf.checkpoint_info import read_checkpoint_info
     from conf.schema import RetryErrors
+    from jobs.caption import with_checkpoint
     from pipeline.lease import Lease
     from pipeline.ledger import STATE, remove_temporaries
     from pipeline.questions import Questions
@@ -67,7 +67,7 @@ def run_ticks(
     from pipeline.ticks import TICKS, load_ticks, plan_tick
 
     root, questions = Storage(config.output.path), Questions.resolve(config.questions)
-    settings = content_settings(config, read_checkpoint_info(config.model.checkpoint))
+    settings = content_settings(*with_checkpoint(config))
     check_settings(root, settings)  # early, so that a mistake is told at once; what counts is checked under the lease
     with Lease(root) as lease:
         root = lease.storage

@@ -108,7 +108,7 @@ def run(
                 # What is staged is the same whoever of this generation stages it, so that needs no permit.
                 index = IndexShard(reader, storage.permitted_by(None), config.source.chunk_rows)
                 prepare = PrepareChunk.from_config(
-                    config, reader, info.image_size, crash_log, passthrough, info.max_prompt_tokens
+                    config, reader, info.model.image_size, crash_log, passthrough, info.model.encoder.max_prompt_tokens
                 )
                 actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough, answers)
                 publisher = RayPublisher(storage, passthrough)

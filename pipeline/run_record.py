@@ -18,8 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
 
-from conf.checkpoint_info import CheckpointInfo, untrained_exits_warning
+from conf.checkpoint_info import CheckpointInfo
 from conf.errors import OutputFailed, OutputLost
+from conf.resolve import untrained_exits_warning
 from conf.schema import JobConfig
 from pipeline.cluster import Fit
 from pipeline.ending import Status, ending
@@ -62,7 +63,7 @@ class RunRecord:
         self.content: dict[str, Any] = {}
         self._storage, self._config, self._info, self._fit, self._ledger = storage, config, info, fit, ledger
         self._settings_hash, self._energy = settings_hash(settings), energy
-        self._warnings = [warning for warning in [untrained_exits_warning(config.engine, info)] if warning]
+        self._warnings = [warning for warning in [untrained_exits_warning(config.engine, info.model)] if warning]
         self._counts: dict[str, Counts] = {}  # of shards published by this invocation
         self._start_s = time.time() if start_s is None else start_s
         self._touched_s = time.time()
@@ -167,7 +168,7 @@ class RunRecord:
                 "utilization": stats["busy_s"] / allocated_s if stats["busy_s"] is not None and allocated_s else None,
                 "model_load_s": stats["model_load_s"],
                 "devices": stats["devices"],
-                "num_layers": self._info.num_layers,
+                "num_layers": self._info.model.decoder.num_layers,
             },
             "engine": {name: stats[name] for name in ("draft_acceptance", "shortlist_agreement")},
             "cost": {

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from conf.checkpoint_info import CheckpointInfo, resolve_engine
+from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline.sink import RESULTS
@@ -55,13 +55,15 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
 
 
 def content_settings(config: JobConfig, info: CheckpointInfo) -> dict[str, Any]:
-    """Every setting that can change the content of a results row, by its dotted name."""
-    resolved = config.model_copy(update={"engine": resolve_engine(config.engine, info)})
+    """Every setting that can change the content of a results row, by its dotted name.
+
+    `config` with the checkpoint's exits and thresholds filled in (conf.resolve).
+    """
     return {
-        **dict(_content(JobConfig, resolved)),
+        **dict(_content(JobConfig, config)),
         "model.weights_sha256": info.weights_sha256,
         "model.architecture_sha256": info.architecture_sha256,
-        "preprocess.image_size": info.image_size,
+        "preprocess.image_size": info.model.image_size,
         "table_version": _TABLE_VERSION,
     }
 

@@ -13,13 +13,14 @@ import torch
 from actors.engine.beam_runner import BeamRunner, sample_bytes
 from actors.engine.beam_search import BeamRules, Beams, advance, log_probabilities
 from actors.engine.kv_cache import fitting_slots
-from actors.engine.limits import check_lengths, check_request
+from actors.engine.limits import check_request
 from actors.engine.processors import Past, Processors
 from actors.engine.request import Completion, FinishReason, Request, Sequence
 from actors.engine.slots import SlotAllocator
 from actors.engine.stats import EngineStats, Window
 from actors.model.model import MultiExitModel
 from actors.model.weights import with_weights
+from conf.resolve import resolve
 from conf.schema import EngineConfig
 
 
@@ -32,7 +33,7 @@ class BeamEngine:
         generation, own = config.generation, model.config
         self.model = model = with_weights(model, config.weights)
         self._generation, self._clock = generation, clock
-        self._max_prefix = check_lengths(model, generation)
+        self._max_prefix = resolve(own, config).max_prefix
         num_positions = 1 + self._max_prefix + generation.max_new_tokens  # inputs, the last token said among them
         num_slots = fitting_slots(
             config.num_slots, sample_bytes(model, generation.num_beams, num_positions), config.max_cache_bytes

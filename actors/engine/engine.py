@@ -14,18 +14,17 @@ from actors.engine.calibration import measure_costs
 from actors.engine.cross_source import CrossSource
 from actors.engine.exit_judge import ExitJudge
 from actors.engine.kv_cache import fitting_slots, slot_bytes
-from actors.engine.limits import check_lengths, check_request
+from actors.engine.limits import check_request
 from actors.engine.loops import LoopRule
 from actors.engine.processors import Processors
 from actors.engine.request import Completion, Request, Sequence
 from actors.engine.runner import Runner
 from actors.engine.scheduler import Batch, EncodeBatch, Scheduler, SchedulerRules
 from actors.engine.stats import EngineStats, Window
-from actors.engine.thresholds import Decay, reachable
 from actors.model.model import MultiExitModel
 from actors.model.weights import with_weights
-from conf.errors import UserError
-from conf.schema import EngineConfig, Gate, KvPolicy, Schedule
+from conf.resolve import Resolved, resolve
+from conf.schema import EngineConfig, KvPolicy, Schedule
 
 
 class Engine:
@@ -35,24 +34,22 @@ class Engine:
         self, model: MultiExitModel, config: EngineConfig, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.model = model = with_weights(model, config.weights)
-        exit_layers, thresholds = resolve_exits(model, config)
-        if config.gate is Gate.CLASSIFIER and len(exit_layers) > 1 and not model.config.gates:
-            raise UserError("engine.gate=classifier is not available: the checkpoint has no gates (see deed train)")
-        limit, self._max_prefix = config.generation.max_new_tokens, check_lengths(model, config.generation)
+        resolved = resolve(model.config, config)
+        exit_layers, self._max_prefix = resolved.exit_layers, resolved.max_prefix
         processors = Processors.resolve(model.config, config.generation, model.decoder.embedding.weight.device)
         self._clock = clock
-        num_slots = resolve_slots(model, config, exit_layers)
+        num_slots = resolve_slots(model, resolved)
         self.scheduler = Scheduler(
             SchedulerRules(
                 schedule=config.schedule,
                 exit_layers=exit_layers,
-                thresholds=thresholds,
+                thresholds=resolved.thresholds,
                 num_slots=num_slots,
                 max_rows=min(config.num_slots, num_slots),
                 encode_batch=min(config.encode_batch, config.num_slots),
                 max_wait_steps=config.max_wait_steps,
-                max_new_tokens=limit,
-                decay=resolve_decay(config),
+                max_new_tokens=resolved.max_new_tokens,
+                decay=resolved.decay,
                 forced_eos=model.config.generation.forced_eos,
                 prefix_ids=config.generation.prefix_ids,
                 deep_first=config.kv is not KvPolicy.JIT,
@@ -69,7 +66,7 @@ class Engine:
             kv=config.kv,
             cross=config.cross,
             num_slots=num_slots,
-            max_new_tokens=limit,
+            max_new_tokens=resolved.max_new_tokens,
             max_prefix=self._max_prefix,
             checks_drafts=config.lossless,
             keeps_tokens=not processors.idle,
@@ -214,46 +211,14 @@ class Engine:
         )
 
 
-def resolve_exits(model: MultiExitModel, config: EngineConfig) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return the exits and thresholds a run uses; UserError where the model has no such exit or no thresholds."""
-    trained = model.config.exits
-    if config.schedule is Schedule.FULL:
-        return (trained[-1],), ()
-    exits = config.exits or trained
-    if strangers := [layer for layer in exits if layer not in trained]:
-        raise UserError(f"exits {strangers} are not among the checkpoint's exits {list(trained)}")
-    if exits[-1] != trained[-1]:
-        raise UserError(f"exits must end with the full depth {trained[-1]}, got {list(exits)}")
-    if len(exits) == 1 and config.thresholds is None:  # full depth by another name
-        return tuple(exits), ()
-    thresholds = config.thresholds
-    own = model.config.gate_thresholds if config.gate is Gate.CLASSIFIER else model.config.thresholds
-    if thresholds is None and own is not None:
-        calibrated = dict(zip(trained, own, strict=False))
-        thresholds = tuple(calibrated[layer] for layer in exits[:-1])
-    if thresholds is None or len(thresholds) != len(exits) - 1:
-        given = "none" if thresholds is None else str(len(thresholds))
-        raise UserError(
-            f"exits {list(exits)} need {len(exits) - 1} thresholds, got {given}; give engine.thresholds or calibrate"
-        )
-    return reachable(tuple(exits), tuple(thresholds))
-
-
-def resolve_decay(config: EngineConfig) -> Decay | None:
-    """How the run's thresholds fall along an output."""
-    if config.threshold_decay is None:
-        return None
-    return Decay(config.threshold_decay, config.generation.max_new_tokens)
-
-
-def resolve_slots(model: MultiExitModel, config: EngineConfig, exit_layers: tuple[int, ...]) -> int:
+def resolve_slots(model: MultiExitModel, resolved: Resolved) -> int:
     """Sequences in flight: `num_slots` for every queue, and an encoder batch that is ready when others finish."""
+    config, exit_layers, limit = resolved.settings, resolved.exit_layers, resolved.max_new_tokens
     times = (config.oversubscription or len(exit_layers)) if config.schedule is Schedule.POOL else 1
     wanted = math.ceil(config.num_slots * times) + min(config.encode_batch, config.num_slots)
-    limit = config.generation.max_new_tokens
     cross = CrossSource(config.cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=limit)
     one_bytes = slot_bytes(
-        model.config.decoder, limit + check_lengths(model, config.generation), model.max_context,
+        model.config.decoder, limit + resolved.max_prefix, model.max_context,
         num_kv_layers=cross.num_kv_layers,
         item_bytes=model.decoder.embedding.weight.element_size(),
     )  # fmt: skip

@@ -13,8 +13,8 @@ from actors.engine.exit_policy import Shortlist, saturation, score
 from actors.engine.loops import LoopRule
 from actors.engine.processors import Past, Processors
 from actors.engine.request import FinishReason, Request
-from actors.engine.thresholds import Decay, threshold_at
 from actors.model.model import MultiExitModel
+from conf.resolve import Decay, threshold_at
 from conf.schema import Gate
 
 

@@ -12,8 +12,8 @@ import torch
 from actors.engine.processors import Processors
 from actors.engine.reference import encode_one, given_ids, verdicts
 from actors.engine.request import Completion, FinishReason, Request
-from actors.engine.thresholds import Decay, threshold_at
 from actors.model.model import MultiExitModel
+from conf.resolve import Decay, threshold_at
 from conf.schema import Gate, Schedule
 
 

@@ -17,7 +17,7 @@ from actors.engine.loops import LoopRule
 from actors.engine.policy import QueuePolicy
 from actors.engine.request import FinishReason, Request, Sequence
 from actors.engine.slots import SlotAllocator
-from actors.engine.thresholds import Decay, threshold_at
+from conf.resolve import Decay, threshold_at
 from conf.schema import Schedule
 
 

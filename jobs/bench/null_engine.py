@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conf.checkpoint_info import CheckpointInfo
+from conf.model import ModelConfig
 
 if TYPE_CHECKING:
     from actors.backend import Backend
@@ -25,7 +26,14 @@ _ROWS_PER_STEP = 64
 
 
 def null_info(image_size: int) -> CheckpointInfo:
-    return CheckpointInfo(image_size, 2, (1, 2), (0.5,), "null", "null", 64)
+    """What a checkpoint would say, had the engine one; two layers, an exit after each."""
+    width = {"d_model": 1, "num_heads": 1, "d_ff": 1}
+    model = {
+        "name": "null", "image_size": image_size, "exits": (1, 2), "thresholds": (0.5,),
+        "encoder": {"num_layers": 1, **width},
+        "decoder": {"num_layers": 2, "d_head": 1, "d_cross": 1, "vocab_size": 256, "max_positions": 64, **width},
+    }  # fmt: skip
+    return CheckpointInfo(ModelConfig.model_validate(model), "null", "null")
 
 
 def null_text(pixels_HWC: np.ndarray[Any, Any]) -> str:

@@ -11,12 +11,13 @@ from actors.backend import load_backend
 from actors.engine.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
-from actors.generation_texts import check_texts, prefix_of, tokenized
+from actors.generation_texts import prefix_of, tokenized
 from actors.model.blocks import DecoderLayer
 from actors.model.checkpoint import save_checkpoint
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from conf.errors import UserError
-from conf.schema import EngineConfig, GenerationConfig, ModelSection
+from conf.schema import EngineConfig, GenerationConfig, JobConfig, ModelSection, Schedule
+from jobs.caption import with_checkpoint
 from tests.actors.engine.tiny import tiny_model
 
 
@@ -73,16 +74,21 @@ def test_the_backend_of_a_run_honours_them(tmp_path: Path) -> None:
             done = running.step()
         return done[0].token_ids
 
+    def fitted(generation: GenerationConfig) -> EngineConfig:
+        job = {"source": {"paths": ["a.tar"]}, "model": {"checkpoint": str(tmp_path)}, "output": {"path": "o"}}
+        settings = EngineConfig(schedule=Schedule.FULL, generation=generation)
+        return with_checkpoint(JobConfig.model_validate({**job, "engine": settings}))[0].engine
+
     def beams(num_beams: int) -> EngineConfig:
         generation = {"max_new_tokens": 3, "num_beams": num_beams}
         return EngineConfig.model_validate({"schedule": "full", "generation": generation})
 
     engine = GenerationConfig(max_new_tokens=20, decoder_prefix="a red ball beside a blue box")
-    with pytest.raises(UserError, match=r"decoder_prefix has [0-9]+ tokens; with max_new_tokens=20 .* has room for 4"):
-        check_texts(engine, tmp_path)
-    check_texts(engine.model_copy(update={"max_new_tokens": 4}), tmp_path)
+    with pytest.raises(UserError, match=r"max_new_tokens=20 with a prefix of [0-9]+ tokens is more than the .* 24"):
+        fitted(engine)
+    assert fitted(engine.model_copy(update={"max_new_tokens": 4})).generation.decoder_prefix == engine.decoder_prefix
     with pytest.raises(UserError, match="must not be empty"):
-        check_texts(GenerationConfig(bad_words=("",)), tmp_path)
+        fitted(GenerationConfig(bad_words=("",)))
 
     def num_layers_in_memory() -> int:
         gc.collect()

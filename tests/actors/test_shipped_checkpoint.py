@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from actors.engine.beam_engine import BeamEngine
-from actors.engine.engine import Engine, resolve_exits
+from actors.engine.engine import Engine
 from actors.engine.replay import NOTHING, replay
 from actors.engine.request import Completion, Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
 from conf.model import read_model_config
+from conf.resolve import resolve
 from conf.schema import EngineConfig, Gate, Schedule
 from jobs.scenes.config import ScenesConfig
 from jobs.scenes.shards import make_scene
@@ -72,11 +73,18 @@ def test_slots_and_arrival_order_do_not_change_text_or_depth() -> None:
 
 def test_replay_oracle_reproduces_every_token_and_exit() -> None:
     model = checkpoint().model
-    exit_layers, thresholds = resolve_exits(model, EngineConfig())
+    resolved = resolve(model.config, EngineConfig())
     done = decode(list(range(len(requests()))))
     total = sum(
         (
-            replay(model, r, done[r.request_id], exit_layers=exit_layers, thresholds=thresholds, gate=Gate.SOFTMAX_MAX)
+            replay(
+                model,
+                r,
+                done[r.request_id],
+                exit_layers=resolved.exit_layers,
+                thresholds=resolved.thresholds,
+                gate=Gate.SOFTMAX_MAX,
+            )
             for r in requests()
         ),
         start=NOTHING,

@@ -15,7 +15,7 @@ from actors.model.checkpoint import save_checkpoint
 from actors.model.tokenizer import train_tokenizer
 from conf.checkpoint_info import read_checkpoint_info
 from conf.schema import JobConfig
-from jobs.caption import captioner_spec, run_job
+from jobs.caption import captioner_spec, run_job, with_checkpoint
 from pipeline.cluster import ray_cluster
 from pipeline.dataflow import run
 from pipeline.preprocess import Pixels, image_to_pixels
@@ -81,7 +81,7 @@ def test_a_run_gives_what_the_engine_gives_for_each_image_alone(tmp_path: Path) 
     for row in rows:
         number = int(row["key"])
         image = image_bytes((number % 251, (7 * number) % 251, 100))
-        decoded = image_to_pixels(image, image_size=info.image_size, max_pixels=10_000)
+        decoded = image_to_pixels(image, image_size=info.model.image_size, max_pixels=10_000)
         assert isinstance(decoded, Pixels)
         engine.add(Request(number, decoded.pixels_HWC, backend.encode_prompt(f"{number}?")))
         done = []
@@ -102,4 +102,4 @@ def test_a_run_gives_what_the_engine_gives_for_each_image_alone(tmp_path: Path) 
     saved = json.loads((tmp_path / "out" / "run.json").read_text())
     assert saved["config"]["engine"]["thresholds"] == [0.3] * 4
     assert saved["weights_sha256"] == info.weights_sha256
-    assert run(config, info, captioner_spec(config)) == saved
+    assert run(*with_checkpoint(config), captioner_spec(config)) == saved

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
+from jobs.bench.null_engine import null_info
 from pipeline import generation
 from pipeline.lease import Lease
 from pipeline.ledger import (
@@ -25,15 +25,7 @@ from pipeline.sink import chunk_name, publish_shard, rows_table, save_index, sta
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage
 
-INFO = CheckpointInfo(
-    image_size=32,
-    num_layers=8,
-    exits=(2, 4, 8),
-    thresholds=(0.9, 0.8),
-    weights_sha256="w",
-    architecture_sha256="a",
-    max_new_tokens=96,
-)
+INFO = null_info(32)
 
 
 def config(**sections: object) -> JobConfig:

@@ -131,4 +131,4 @@ def test_an_output_begun_before_a_field_existed_had_its_default(storage: Storage
 def test_settings_on_storage_are_readable(storage: Storage) -> None:
     save_settings(storage, content_settings(config(), INFO))
     saved = json.loads(storage.read("_state/config.json"))
-    assert saved["settings"]["engine.exits"] == [2, 4, 8]
+    assert saved["settings"]["engine.schedule"] == "pool"

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from actors.engine.engine import Engine, resolve_exits
+from actors.engine.engine import Engine
 from actors.engine.processors import Processors
 from actors.engine.replay import NOTHING, replay
 from actors.engine.request import Completion
@@ -11,6 +11,7 @@ from actors.model.checkpoint import load_checkpoint
 from actors.model.model import MultiExitModel
 from conf.bench import BenchConfig, BenchModel
 from conf.errors import UserError
+from conf.resolve import resolve
 from conf.schema import EngineConfig, Gate
 from jobs.bench.engine.cells import OWN_LIMIT, Cell
 from jobs.bench.engine.passes import Outcome, Pass, peak_memory_bytes, percentile
@@ -120,13 +121,14 @@ class OurEngine:
         """In bfloat16 the oracle's own rounding differs; lossless outputs are compared with full depth's instead."""
         if self._settings.lossless or self._config.dtype != "float32":
             return {}
-        exit_layers, thresholds = resolve_exits(self._model, self._settings)
+        resolved = resolve(self._model.config, self._settings)
         assert self._engine is not None
         found = NOTHING
         for request, completion in list(zip(self._requests, done, strict=True))[: self._config.replayed_sequences]:
             found += replay(
-                self._engine.model, request, completion, exit_layers=exit_layers, thresholds=thresholds,
-                gate=self._settings.gate, processors=Processors.resolve(self._model.config, self._settings.generation),
+                self._engine.model, request, completion,
+                exit_layers=resolved.exit_layers, thresholds=resolved.thresholds, gate=self._settings.gate,
+                processors=Processors.resolve(self._model.config, self._settings.generation),
                 schedule=self._settings.schedule,
             )  # fmt: skip
         scripted = self._model.config.eos_id == -1 and self._variant.exits_early

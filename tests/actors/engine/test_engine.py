@@ -183,11 +183,11 @@ def test_requests_the_model_cannot_take_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"exits": (2, 6), "thresholds": (0.5,)}, "are not among the checkpoint's exits"),
-        ({"exits": (2, 4), "thresholds": (0.5,)}, "must end with the full depth 5"),
-        ({"exits": (2, 5), "thresholds": None}, "need 1 thresholds"),
-        ({"gate": Gate.CLASSIFIER}, "not available"),
-        ({"generation": {"max_new_tokens": 99}}, "more than the model's 24"),
+        ({"exits": (2, 6), "thresholds": (0.5,)}, "must be among the checkpoint's exits"),
+        ({"exits": (2, 4), "thresholds": (0.5,)}, "must end with the full depth, 5"),
+        ({"exits": (2, 5), "thresholds": None}, "no calibrated thresholds"),
+        ({"gate": Gate.CLASSIFIER}, "learned gates"),
+        ({"generation": {"max_new_tokens": 99}}, "more than the checkpoint's 24"),
     ],
 )
 def test_settings_that_do_not_fit_the_model(values: dict[str, object], message: str) -> None:

@@ -6,11 +6,12 @@ from functools import cache
 import pytest
 import torch
 
-from actors.engine.engine import Engine, resolve_exits
+from actors.engine.engine import Engine
 from actors.engine.reference import encode_one, generate, verdicts
 from actors.engine.replay import NOTHING, Replay, replay
 from actors.engine.request import Completion
 from actors.model.model import MultiExitModel
+from conf.resolve import resolve
 from conf.schema import EngineConfig, Gate, KvPolicy, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 
@@ -50,9 +51,17 @@ def replayed(schedule: Schedule, gate: Gate, kv: KvPolicy) -> tuple[Replay, dict
     slots = 2 if schedule is Schedule.CONSENSUS else 6  # more never agree
     settings = config(exits=EXITS, thresholds=thresholds(gate), schedule=schedule, gate=gate, kv=kv, num_slots=slots)
     done = run(Engine(model(), settings), WORK)
-    exit_layers, limits = resolve_exits(model(), settings)
+    resolved = resolve(model().config, settings)
     found = (
-        replay(model(), r, done[r.request_id], exit_layers=exit_layers, thresholds=limits, gate=gate, schedule=schedule)
+        replay(
+            model(),
+            r,
+            done[r.request_id],
+            exit_layers=resolved.exit_layers,
+            thresholds=resolved.thresholds,
+            gate=gate,
+            schedule=schedule,
+        )
         for r in WORK
     )
     return sum(found, start=NOTHING), done

@@ -68,7 +68,7 @@ def test_only_the_last_exit_needs_no_thresholds() -> None:
     alone = run(Engine(MODEL, config(exits=(5,), thresholds=None)), requests(6))
     full = run(Engine(MODEL, config(schedule="full", thresholds=None)), requests(6))
     assert {i: c.token_ids for i, c in alone.items()} == {i: c.token_ids for i, c in full.items()}
-    with pytest.raises(UserError, match="need 1 thresholds, got none"):
+    with pytest.raises(UserError, match="no calibrated thresholds"):
         Engine(MODEL, config(exits=(1, 5), thresholds=None))
 
 

@@ -14,7 +14,6 @@ from actors.engine.processors import Processors
 from actors.engine.reference import Trace, generate
 from actors.engine.replay import NOTHING, replay
 from actors.engine.request import Completion, FinishReason, Request
-from conf.errors import UserError
 from conf.model import GenerationDefaults
 from conf.schema import EngineConfig, Gate, GenerationConfig, KvPolicy, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
@@ -148,10 +147,6 @@ def test_forced_bos_and_a_prefix() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UserError, match="max_new_tokens=20 with a prefix of 5 tokens is more than the model's 24"):
-        Engine(MODEL, config(generation={"max_new_tokens": 20, "max_prefix_tokens": 5}))
-    with pytest.raises(UserError, match="prefix has 2 tokens, max_prefix_tokens=1 allows fewer"):
-        Engine(MODEL, config(generation={"max_new_tokens": 8, "prefix_ids": (3, 4), "max_prefix_tokens": 1}))
     with pytest.raises(ValidationError, match="not both"):
         GenerationConfig(decoder_prefix="a", prefix_ids=(3,))
     engine, [request] = Engine(MODEL, config()), requests(1)

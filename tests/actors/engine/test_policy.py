@@ -10,7 +10,7 @@ from actors.engine.costs import VisitCost, costs_by_layers, fit
 from actors.engine.policy import QueuePolicy
 from actors.engine.scheduler import SchedulerRules
 from actors.engine.simulation import Scripts, Simulated, least_s, simulate
-from actors.engine.thresholds import Decay, reachable, threshold_at
+from conf.resolve import Decay, threshold_at
 from conf.schema import Schedule
 
 STEPS = 20
@@ -159,8 +159,3 @@ def test_decayed_thresholds_fall_and_keep_the_extremes(threshold: float, rate: f
     else:
         assert values[0] == pytest.approx(min(1.0, 0.9 * threshold + 0.1))
         assert all(0.9 * threshold <= value <= 1 for value in values)
-
-
-def test_exits_that_cannot_fire_are_left_out() -> None:
-    assert reachable((2, 4, 6, 8), (0.5, 1.01, 1.0)) == ((2, 6, 8), (0.5, 1.0))
-    assert reachable((2, 8), (2.0,)) == ((8,), ())

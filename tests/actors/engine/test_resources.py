@@ -5,12 +5,13 @@ import itertools
 import pytest
 import torch
 
-from actors.engine.engine import Engine, resolve_decay
+from actors.engine.engine import Engine
 from actors.engine.kv_cache import slot_bytes
 from actors.engine.reference import generate
 from actors.engine.replay import NOTHING, replay
 from actors.engine.request import FinishReason
 from conf.errors import UserError
+from conf.resolve import resolve
 from conf.schema import Gate, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 
@@ -96,7 +97,7 @@ def test_exits_that_cannot_fire_cost_nothing() -> None:
 def test_falling_thresholds_equal_the_reference_and_replay(schedule: Schedule) -> None:
     exits, thresholds = (1, 3, 5), (0.35, 0.4)
     settings = config(exits=exits, thresholds=thresholds, threshold_decay=4.0, schedule=schedule)
-    decay, work = resolve_decay(settings), requests(24, 4)
+    decay, work = resolve(MODEL.config, settings).decay, requests(24, 4)
     done = run(Engine(MODEL, settings), work)
     still = run(Engine(MODEL, settings.model_copy(update={"threshold_decay": None})), work)
     assert [done[i].exit_layers for i in range(24)] != [still[i].exit_layers for i in range(24)]  # it does something

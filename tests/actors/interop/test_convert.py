@@ -40,8 +40,8 @@ def test_there_and_back(name: str, sources: dict[str, tuple[Path, Any]], tmp_pat
     assert "exits [1] are untrained" in said.out
     assert not said.err
 
-    info = read_checkpoint_info(str(ours))
-    assert (info.exits, info.num_layers, info.thresholds) == ((1, 3), 3, None)
+    info = read_checkpoint_info(str(ours)).model
+    assert (info.exits, info.decoder.num_layers, info.thresholds) == ((1, 3), 3, None)
     assert info.image_size == CASES[name].image_size
     checkpoint = load_checkpoint(ours)
     assert checkpoint.config.untrained_exits == (1,)

@@ -16,9 +16,9 @@ from actors.model.checkpoint import load_checkpoint
 from actors.model.model import MultiExitModel
 from actors.training.agreement import measure
 from actors.training.frozen import FrozenTrainer
-from conf.checkpoint_info import read_checkpoint_info, resolve_engine
 from conf.errors import UserError
 from conf.frozen import FrozenConfig
+from conf.resolve import resolve
 from conf.schema import EngineConfig, Gate
 from jobs.cli import main
 from jobs.training_run import FrozenReport
@@ -62,11 +62,10 @@ def test_exits_learn_and_full_depth_stays(converted: Path, tmp_path: Path) -> No
     after = load_checkpoint(tmp_path / "checkpoint")
     assert after.config.untrained_exits == ()
     assert len(after.config.thresholds or ()) == len(after.config.gate_thresholds or ()) == 2
-    info = read_checkpoint_info(str(tmp_path / "checkpoint"))
     by_gate = EngineConfig.model_validate({"gate": "classifier", "generation": {"max_new_tokens": 8}})
-    assert resolve_engine(by_gate, info).thresholds == after.config.gate_thresholds
+    assert resolve(after.config, by_gate).settings.thresholds == after.config.gate_thresholds
     with pytest.raises(UserError, match="needs a checkpoint with learned gates"):
-        resolve_engine(by_gate, read_checkpoint_info(str(converted / "checkpoint")))
+        resolve(before.config, by_gate)
     old, new = before.model.state_dict(), after.model.state_dict()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert changed == {"decoder.adapters.1.weight", "decoder.adapters.2.weight"}

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
+from jobs.bench.null_engine import null_info
 from pipeline.cluster import Fit
 from pipeline.ledger import Ledger
 from pipeline.report.folder import RunFolder
@@ -260,7 +260,7 @@ def test_the_fake_record_has_the_keys_of_the_real_one(tmp_path: Path, run: FakeR
     config = JobConfig.model_validate(
         {"source": {"paths": ["x"]}, "model": {"checkpoint": "c"}, "output": {"path": "o"}}
     )
-    info = CheckpointInfo(128, 8, (8,), None, "w", "a", 64)
+    info = null_info(128)
     fit = Fit(**dict.fromkeys(Fit.__dataclass_fields__, 1))
     with RunRecord(Storage(str(tmp_path)), config, info, {}, fit, Ledger([])) as record:
         pass

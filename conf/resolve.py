@@ -1,0 +1,145 @@
+"""What a run uses, of its settings and of its checkpoint's: the only rules of exits, thresholds and lengths.
+
+Nothing here imports torch. Where the threshold of a given token is applied: Scheduler.exits.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conf.engine import EngineConfig, Gate, GenerationConfig, Schedule
+from conf.errors import UserError
+from conf.model import ModelConfig
+
+NEVER = 1.0  # no confidence is above it, so an exit whose threshold is higher can never fire
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """CALM's falling threshold (arXiv 2207.07061, section 3.5): early tokens, which all later ones read, need more.
+
+    threshold(t) = min(1, 0.9 * threshold + 0.1 * exp(-rate * t / horizon)) at position t.
+    """
+
+    rate: float
+    horizon: int  # the longest output, in tokens
+
+    def at(self, threshold: float, position: int) -> float:
+        """The threshold at `position`; 0 (always leave) and those above 1 (never leave) stay what they are."""
+        if threshold > NEVER or threshold <= 0:
+            return threshold
+        return min(NEVER, 0.9 * threshold + 0.1 * math.exp(-self.rate * position / self.horizon))
+
+
+def threshold_at(threshold: float, position: int, decay: Decay | None) -> float:
+    return threshold if decay is None else decay.at(threshold, position)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Settings and checkpoint, put together."""
+
+    settings: EngineConfig  # as given, the checkpoint's exits and thresholds filled in
+    exit_layers: tuple[int, ...]  # where tokens may leave, without exits that cannot fire; the last is the full depth
+    thresholds: tuple[float, ...]  # one per exit layer but the last
+    decay: Decay | None  # how thresholds fall along an output
+    max_new_tokens: int  # longest output
+    max_prefix: int  # longest decoder prefix, tokens
+
+
+def resolve(model: ModelConfig, engine: EngineConfig) -> Resolved:
+    """Return what an engine with this model and these settings runs with; UserError where the two do not fit."""
+    generation = engine.generation
+    assert not generation.has_texts, "texts become token ids first: actors/engine_factory.py"
+    exits = _chosen_exits(model, engine)
+    thresholds = _chosen_thresholds(model, engine, exits)
+    max_prefix = _longest_prefix(model, generation)
+    settings = engine.model_copy(update={"exits": exits, "thresholds": thresholds})
+    exit_layers = exits[-1:] if engine.schedule is Schedule.FULL else (*_that_can_fire(settings), exits[-1])
+    limit, rate = generation.max_new_tokens, engine.threshold_decay
+    return Resolved(
+        settings=settings,
+        exit_layers=exit_layers,
+        thresholds=tuple(t for layer, t in zip(exits, thresholds or (), strict=False) if layer in exit_layers),
+        decay=None if rate is None else Decay(rate, limit),
+        max_new_tokens=limit,
+        max_prefix=max_prefix,
+    )
+
+
+def untrained_exits_warning(settings: EngineConfig, model: ModelConfig) -> str | None:
+    """One sentence if tokens may leave at exits nothing has trained; None where full depth has the last word.
+
+    `settings` as `resolve` gives them.
+    """
+    guesses = [layer for layer in _that_can_fire(settings) if layer in model.untrained_exits]
+    if settings.schedule is Schedule.FULL or settings.lossless or not guesses:
+        return None
+    return (
+        f"exits {guesses} of the checkpoint are untrained, tokens that leave there are guesses; train them with deed "
+        "train and mode=frozen, or set engine.schedule=full"
+    )
+
+
+def check_token_ids(what: str, token_ids: Sequence[int], model: ModelConfig) -> None:
+    """ValueError for the first id outside of the vocabulary: in a batch it would take its neighbours along."""
+    size = model.decoder.vocab_size
+    stranger = next((token_id for token_id in token_ids if not 0 <= token_id < size), None)
+    if stranger is not None:
+        raise ValueError(f"{what} has the token id {stranger}, the vocabulary's ids are 0 to {size - 1}")
+
+
+def _chosen_exits(model: ModelConfig, engine: EngineConfig) -> tuple[int, ...]:
+    exits = model.exits if engine.exits is None else engine.exits
+    if any(layer not in model.exits for layer in exits):
+        raise UserError(f"engine.exits {list(exits)} must be among the checkpoint's exits {list(model.exits)}")
+    if exits[-1:] != (model.decoder.num_layers,):
+        raise UserError(f"engine.exits {list(exits)} must end with the full depth, {model.decoder.num_layers}")
+    return exits
+
+
+def _chosen_thresholds(model: ModelConfig, engine: EngineConfig, exits: tuple[int, ...]) -> tuple[float, ...] | None:
+    """One per exit but the last; None at full depth, where the checkpoint has none."""
+    leaves_early, learned = engine.schedule is not Schedule.FULL, engine.gate is Gate.CLASSIFIER
+    if learned and leaves_early and not model.gates:
+        raise UserError(
+            "engine.gate=classifier needs a checkpoint with learned gates; deed train, mode=frozen, adds them"
+        )
+    thresholds = engine.thresholds
+    own = model.gate_thresholds if learned else model.thresholds
+    if thresholds is None and own is not None:
+        calibrated = dict(zip(model.exits[:-1], own, strict=True))
+        thresholds = tuple(calibrated[layer] for layer in exits[:-1])
+    if thresholds is None and leaves_early and len(exits) > 1:
+        raise UserError(
+            "the checkpoint has no calibrated thresholds; give engine.thresholds or set engine.schedule=full"
+        )
+    if thresholds is not None and len(thresholds) != len(exits) - 1:
+        raise UserError(
+            f"engine.thresholds must have one value per exit but the last, got {len(thresholds)} for {list(exits)}"
+        )
+    return thresholds
+
+
+def _that_can_fire(settings: EngineConfig) -> tuple[int, ...]:
+    """Exits before full depth at which a token may leave; the segments between others are one visit without a gate."""
+    chosen = zip(settings.exits or (), settings.thresholds or (), strict=False)
+    return tuple(layer for layer, threshold in chosen if threshold <= NEVER)
+
+
+def _longest_prefix(model: ModelConfig, generation: GenerationConfig) -> int:
+    """In tokens; UserError where the decoder has no positions for it and the longest output."""
+    prefix, longest = len(generation.prefix_ids), generation.longest_prefix
+    if longest < prefix:
+        raise UserError(f"the decoder's prefix has {prefix} tokens, max_prefix_tokens={longest} allows fewer")
+    try:
+        check_token_ids("the decoder's prefix", generation.prefix_ids, model)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    limit, positions = generation.max_new_tokens, model.decoder.max_positions
+    if limit + longest > positions:
+        with_prefix = f" with a prefix of {longest} tokens" if longest and limit <= positions else ""
+        raise UserError(
+            f"engine.generation.max_new_tokens={limit}{with_prefix} is more than the checkpoint's {positions}"
+        )
+    return longest
