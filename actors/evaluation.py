@@ -5,13 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from actors.engine.request import Completion, Request
 from actors.engine_factory import make_engine
 from actors.generation_texts import prefix_of
-from actors.model.checkpoint import Checkpoint
+from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
+from conf.evaluation import LabelledConfig
 from conf.schema import EngineConfig
+from pipeline.plan import LeftOut
 from pipeline.words import word_lines
 
 
@@ -32,6 +35,32 @@ class Prediction:
     item: Item
     text: str
     completion: Completion
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A checkpoint, and the labelled samples it is to be scored on; `left_out` are those that cannot be used."""
+
+    config: LabelledConfig
+    checkpoint: Checkpoint
+    samples: list[TrainingSample]
+    left_out: tuple[LeftOut, ...]
+
+    def items(self, samples: Sequence[TrainingSample] | None = None) -> list[Item]:
+        """Return the caption and the first questions of every sample (none given: of all)."""
+        prompt, most = self.config.caption_prompt, self.config.questions_per_image
+        chosen = self.samples if samples is None else samples
+        return [item for sample in chosen for item in caption_and_question_items(sample, prompt, most)]
+
+
+def read_labelled(config: LabelledConfig) -> Labelled:
+    """Load what a configuration names; UserError where there is nothing to score."""
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    checkpoint = load_checkpoint(config.checkpoint)
+    corpus = LabelledCorpus(config.shards, config.words_field if checkpoint.codec.rules.words else "")
+    samples = first_samples(corpus, config.num_images, checkpoint.config.image_size)
+    return Labelled(config, checkpoint, samples, tuple(corpus.left_out))
 
 
 def first_samples(corpus: LabelledCorpus, count: int, image_size: int) -> list[TrainingSample]:

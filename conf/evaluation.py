@@ -8,40 +8,43 @@ from conf.model import Count
 from conf.schema import EngineConfig, Section
 
 Threshold = Annotated[float, Field(ge=0)]
-WordsField = Annotated[
-    str, Field(description="Where a sample's JSON has the words in its image, for models that read words.")
-]
 Risk = Annotated[float, Field(ge=0, le=1)]
 
 
-class EvaluateConfig(Section):
-    """Score a checkpoint on labelled shards: every exit alone, calibrated early exits, a sweep of thresholds."""
+class LabelledConfig(Section):
+    """A checkpoint and what it is scored on."""
 
     checkpoint: str
-    shards: tuple[str, ...] = Field(description="Labelled WebDataset shards (see jobs/scenes); globs are expanded.")
-    num_images: Count = Field(300, description="Images scored, from the first shard on.")
+    shards: tuple[str, ...] = Field(
+        description="Labelled WebDataset shards (see jobs/scenes), globs too; thresholds are chosen on other ones than "
+        "results are reported on."
+    )
+    num_images: Count
     questions_per_image: Annotated[int, Field(ge=0)] = Field(6, description="Questions asked of every image.")
     caption_prompt: str = Field("describe the image in detail", description="Prompt of the caption that is scored.")
+    words_field: str = Field(
+        "sign.plates", description="Where a sample's JSON has the words in its image, for models that read words."
+    )
+    num_threads: int | None = Field(None, description="CPU threads; none: all.")
+
+
+class EvaluateConfig(LabelledConfig):
+    """Score a checkpoint on labelled shards: every exit alone, calibrated early exits, a sweep of thresholds."""
+
+    num_images: Count = Field(300, description="Images scored, from the first shard on.")
     static_exits: bool = Field(True, description="Also score every exit alone, which costs one pass per exit.")
     thresholds: tuple[Threshold, ...] = Field(
         (0.8, 0.9, 0.95, 0.99), description="Each is a row of early exit with this threshold at every exit."
     )
-    words_field: WordsField = "sign.plates"
     engine: EngineConfig = EngineConfig()
     output: str | None = Field(None, description="JSON file for the numbers; none: only printed.")
-    num_threads: int | None = Field(None, description="CPU threads; none: all.")
 
 
-class CalibrateConfig(Section):
+class CalibrateConfig(LabelledConfig):
     """Choose the exit thresholds of a checkpoint on validation shards."""
 
-    checkpoint: str
-    shards: tuple[str, ...] = Field(description="Labelled validation shards; never the ones results are reported on.")
     num_images: Count = Field(400, description="Images whose confidences are recorded.")
     check_images: Count = Field(150, description="Images decoded by the engine to check the quality of each candidate.")
-    questions_per_image: Annotated[int, Field(ge=0)] = 6
-    caption_prompt: str = "describe the image in detail"
-    words_field: WordsField = "sign.plates"
     risks: tuple[Risk, ...] = Field(
         (0.002, 0.005, 0.01, 0.02, 0.04),
         description="Candidate rates of disagreement with full depth, per exit. Larger is shallower and riskier.",
@@ -54,4 +57,3 @@ class CalibrateConfig(Section):
         None, description="Exits to use, ending with full depth; none: all trained ones."
     )
     num_slots: Count = 32
-    num_threads: int | None = None

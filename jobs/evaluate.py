@@ -24,30 +24,18 @@ def main(arguments: Sequence[str]) -> int:
 
     config = load_config(options.config, options.set, EvaluateConfig)
 
-    import torch
-
-    from actors.evaluation import caption_and_question_items, first_samples
-    from actors.model.checkpoint import load_checkpoint
+    from actors.evaluation import read_labelled
     from actors.scoring import dynamic_exits, static_exit, sweep
-    from actors.training.corpus import LabelledCorpus
     from pipeline.left_out import as_dicts, sentence
 
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    checkpoint = load_checkpoint(config.checkpoint)
+    labelled = read_labelled(config)
+    if labelled.left_out:
+        print(sentence(labelled.left_out, "not scored"), file=sys.stderr)
+    checkpoint, samples, items = labelled.checkpoint, labelled.samples, labelled.items()
     generation, most = config.engine.generation, checkpoint.config.decoder.max_positions
     if "max_new_tokens" not in generation.model_fields_set and generation.max_new_tokens > most:
         generation = generation.model_copy(update={"max_new_tokens": most})
     engine = config.engine.model_copy(update={"generation": generation})
-    corpus = LabelledCorpus(config.shards, config.words_field if checkpoint.codec.rules.words else "")
-    samples = first_samples(corpus, config.num_images, checkpoint.config.image_size)
-    if corpus.left_out:
-        print(sentence(corpus.left_out, "not scored"), file=sys.stderr)
-    items = [
-        item
-        for sample in samples
-        for item in caption_and_question_items(sample, config.caption_prompt, config.questions_per_image)
-    ]
     exits = checkpoint.config.exits
     engines = []
     if config.static_exits:
@@ -55,15 +43,14 @@ def main(arguments: Sequence[str]) -> int:
     engines += dynamic_exits(engine, checkpoint.config, config.thresholds)
     print(f"{len(samples)} images, {len(items)} prompts, checkpoint {checkpoint.config.name} {checkpoint.sha256[:12]}")
     print(HEADER)
-    words = config.words_field
-    rows = sweep(checkpoint, samples, items, engine, engines, lambda row: print(line(row), flush=True), words)
+    rows = sweep(checkpoint, samples, items, engine, engines, print_row, config.words_field)
     if config.output:
         document = {
             "schema_version": 1,
             "weights_sha256": checkpoint.sha256,
             "num_images": len(samples),
             "num_prompts": len(items),
-            "left_out": as_dicts(corpus.left_out),
+            "left_out": as_dicts(labelled.left_out),
             "caption_prompt": config.caption_prompt,
             "thresholds": config.engine.thresholds or checkpoint.config.thresholds,
             "rows": [row.as_dict() for row in rows],
@@ -81,8 +68,8 @@ HEADER = (
 )
 
 
-def line(row: "Scores") -> str:
-    """One row of the table under HEADER; shares in percent, depth in layers."""
+def print_row(row: "Scores") -> None:
+    """Print a row of the table under HEADER; shares in percent, depth in layers."""
     columns = [
         (f"{row.mean_depth:.2f}", 6), (f"{row.computed_depth:.2f}", 8), (_percent(row.caption_f1), 8),
         ("-" if math.isnan(row.caption_cider_d) else f"{row.caption_cider_d:.2f}", 8),
@@ -90,7 +77,7 @@ def line(row: "Scores") -> str:
         (_percent(row.vqa_accuracy), 8), (_percent(row.vqa_anls), 7), (_percent(row.vqa_easy), 7),
         (_percent(row.vqa_hard), 7), (_percent(row.equal_outputs), 7), (_percent(row.equal_tokens), 9),
     ]  # fmt: skip
-    return f"{row.label:<14} " + " ".join(f"{text:>{width}}" for text, width in columns)
+    print(f"{row.label:<14} " + " ".join(f"{text:>{width}}" for text, width in columns), flush=True)
 
 
 def _percent(share: float | None) -> str:

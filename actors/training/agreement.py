@@ -13,8 +13,8 @@ import torch
 from actors.depth import agreement, computed_depth, mean_depth
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import PackedBatch
-from actors.training.calibration import Recording, record, thresholds_at_risk
 from actors.training.distillation import features
+from actors.training.thresholds import Recording, record, thresholds_at_risk
 from actors.training.unlabelled import Corpus, decode, engine_config
 from conf.frozen import FrozenConfig
 from conf.schema import Gate
@@ -44,7 +44,7 @@ def measure(
 
     recording = record(checkpoint.model, batches())
     if gate is Gate.CLASSIFIER:
-        recording = Recording(_gate_values(checkpoint, batches()), recording.agrees_NE, recording.correct_NE)
+        recording = Recording(_gate_values(checkpoint, batches()), recording.agrees_NE)
     thresholds = thresholds_at_risk(recording, config.risk)
     engine = engine_config(
         config.num_slots, config.max_new_tokens, gate=gate, exits=checkpoint.config.exits, thresholds=thresholds

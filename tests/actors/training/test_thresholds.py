@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.training.calibration import Recording, expected_depth, thresholds_at_risk
+from actors.training.thresholds import Recording, thresholds_at_risk
 
 
 def _recording(seed: int, num_tokens: int = 2000, num_exits: int = 4) -> Recording:
@@ -13,7 +13,7 @@ def _recording(seed: int, num_tokens: int = 2000, num_exits: int = 4) -> Recordi
     confidence = np.sort(rng.beta(4, 1, size=(num_tokens, num_exits)), axis=1)
     agrees = rng.random((num_tokens, num_exits)) < confidence  # calibrated by construction
     agrees[:, -1] = True
-    return Recording(confidence, agrees, agrees)
+    return Recording(confidence, agrees)
 
 
 @given(st.integers(0, 50), st.floats(0.0, 0.3))
@@ -30,23 +30,23 @@ def test_tokens_that_leave_disagree_at_most_at_the_risk(seed: int, risk: float) 
 
 def test_more_risk_is_shallower() -> None:
     recording = _recording(1)
-    depths = [
-        expected_depth(recording, thresholds_at_risk(recording, risk), (2, 4, 6, 8)) for risk in (0, 0.02, 0.1, 0.5)
-    ]
+    depths = []
+    for risk in (0, 0.02, 0.1, 0.5):
+        leaves_NE = recording.confidence_NE >= (*thresholds_at_risk(recording, risk), 0.0)
+        depths.append(leaves_NE.argmax(axis=1).mean())  # index of the first exit that is sure enough
     assert depths == sorted(depths, reverse=True)
-    assert depths[-1] == pytest.approx(2.0, abs=0.05)
+    assert depths[-1] == pytest.approx(0.0, abs=0.02)
 
 
 def test_a_hopeless_exit_is_closed() -> None:
     confidence = np.array([[0.9, 1.0], [0.8, 1.0]])
     agrees = np.array([[False, True], [False, True]])
-    assert thresholds_at_risk(Recording(confidence, agrees, agrees), 0.1) == (1.01,)
+    assert thresholds_at_risk(Recording(confidence, agrees), 0.1) == (1.01,)
 
 
 def test_threshold_is_the_lowest_confidence_that_keeps_the_risk() -> None:
     confidence = np.array([[0.9, 1.0], [0.8, 1.0], [0.7, 1.0], [0.6, 1.0]])
     agrees = np.array([[True, True], [True, True], [False, True], [False, True]])
-    recording = Recording(confidence, agrees, agrees)
+    recording = Recording(confidence, agrees)
     assert thresholds_at_risk(recording, 0.0) == pytest.approx((0.8,))
     assert thresholds_at_risk(recording, 0.34) == pytest.approx((0.7,))
-    assert expected_depth(recording, (0.8,), (1, 4)) == pytest.approx(2.5)

@@ -1,0 +1,123 @@
+"""Choose exit thresholds on held-out data for a stated risk of leaving too early, and write them into a checkpoint.
+
+The published thresholds of DEED were not available to us; choosing each exit's threshold by a bound on its rate of
+disagreement with full depth is our reading, close to CALM's calibration (arXiv 2207.07061, section 3.3) without its
+statistical guarantee. So the quality that a risk gives is checked with the engine.
+
+Shape suffixes: N tokens, E exits (the last is full depth).
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from actors.evaluation import Labelled
+from actors.model.checkpoint import Checkpoint
+from actors.model.model import MultiExitModel, PackedBatch
+from actors.scoring import Scores, points_lost, sweep
+from actors.training.data import Packer
+from conf.evaluation import CalibrateConfig
+from conf.model import CONFIG_FILE
+from conf.schema import EngineConfig, GenerationConfig
+from conf.training import DataConfig
+
+_CLOSED = 1.01  # a threshold that no confidence reaches
+_LONGEST = 64  # tokens of an output that is checked
+_BATCH_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What every exit would have said of every target token, teacher-forced."""
+
+    confidence_NE: np.ndarray  # largest softmax probability
+    agrees_NE: np.ndarray  # argmax equals the full-depth argmax
+
+
+@torch.inference_mode()
+def record(model: MultiExitModel, batches: Iterable[PackedBatch]) -> Recording:
+    """Run the model teacher-forced over the batches and keep every exit's confidence and verdict."""
+    confidence, agrees = [], []
+    for batch in batches:
+        hidden = model(batch)
+        real = batch.target_labels >= 0
+        tops = []
+        for exit_layer in model.config.exits:
+            logits_NV = model.decoder.exit_logits(exit_layer, hidden[exit_layer - 1][real])
+            tops.append(logits_NV.float().softmax(-1).max(-1))
+        tokens_NE = torch.stack([top.indices for top in tops], dim=1)
+        confidence.append(torch.stack([top.values for top in tops], dim=1).cpu().numpy())
+        agrees.append((tokens_NE == tokens_NE[:, -1:]).cpu().numpy())
+    return Recording(np.concatenate(confidence), np.concatenate(agrees))
+
+
+def thresholds_at_risk(recording: Recording, risk: float, exits: tuple[int, ...] | None = None) -> tuple[float, ...]:
+    """Return one threshold per exit but the last.
+
+    Exits are settled in order; among the tokens that reach an exit, its threshold is the lowest confidence at which
+    the tokens that would leave disagree with full depth at a rate of at most `risk`. `exits` picks columns of the
+    recording (0-based, increasing, the last column included); a threshold above 1 closes the exit.
+    """
+    columns = tuple(range(recording.confidence_NE.shape[1])) if exits is None else exits
+    remaining = np.ones(len(recording.confidence_NE), dtype=bool)
+    thresholds = []
+    for column in columns[:-1]:
+        confidence = recording.confidence_NE[remaining, column]
+        wrong = ~recording.agrees_NE[remaining, column]
+        order = np.argsort(-confidence, kind="stable")
+        rate = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
+        allowed = np.flatnonzero(rate <= risk)
+        threshold = float(confidence[order[allowed[-1]]]) if len(allowed) else _CLOSED
+        thresholds.append(threshold)
+        remaining &= recording.confidence_NE[:, column] < threshold
+    return tuple(thresholds)
+
+
+def record_labelled(labelled: Labelled) -> Recording:
+    """Record what every exit says of the labels of all samples."""
+    checkpoint, config, samples = labelled.checkpoint, labelled.config, labelled.samples
+    data = DataConfig(train=config.shards, validation=config.shards, words_field=config.words_field)
+    packer, device = Packer(checkpoint.codec, checkpoint.config, data, 0), torch.device("cpu")
+    groups = [samples[i : i + _BATCH_IMAGES] for i in range(0, len(samples), _BATCH_IMAGES)]
+    return record(checkpoint.model, (packer.pack(group, packer.choose(group, 0), device) for group in groups))
+
+
+def choose_thresholds(
+    labelled: Labelled, recording: Recording, exits: tuple[int, ...], config: CalibrateConfig,
+    on_row: Callable[[Scores], None],
+) -> tuple[Scores, tuple[float, ...]] | None:  # fmt: skip
+    """Decode with the thresholds of every risk; return the scores and thresholds of the one that has the fewest layers
+    computed among those that lose no more than the allowed points, or None where all lose more.
+
+    `exits`: those that may fire, ending with full depth; the others get a threshold that closes them.
+    """
+    checkpoint = labelled.checkpoint
+    all_exits = checkpoint.config.exits
+    columns = tuple(all_exits.index(layer) for layer in exits)
+    candidates = {f"risk {risk:g}": thresholds_at_risk(recording, risk, columns) for risk in config.risks}
+    generation = GenerationConfig(max_new_tokens=min(_LONGEST, checkpoint.config.decoder.max_positions))
+    engines = [
+        (label, EngineConfig(exits=exits, thresholds=thresholds, num_slots=config.num_slots, generation=generation))
+        for label, thresholds in candidates.items()
+    ]
+    samples = labelled.samples[: config.check_images]
+    items = labelled.items(samples)
+    full, *rows = sweep(checkpoint, samples, items, engines[0][1], engines, on_row, config.words_field)
+    kept = [row for row in rows if points_lost(full, row) <= config.max_points_lost]
+    if not kept:
+        return None
+    best = min(kept, key=lambda row: row.computed_depth)
+    chosen = dict(zip(exits[:-1], candidates[best.label], strict=True))
+    return best, tuple(chosen.get(layer, _CLOSED) for layer in all_exits[:-1])
+
+
+def write_thresholds(checkpoint: Checkpoint, folder: Path, thresholds: tuple[float, ...]) -> Path:
+    """Put the thresholds into the checkpoint's configuration on disk; return its path."""
+    updated = checkpoint.config.model_copy(update={"thresholds": thresholds})
+    path = folder / CONFIG_FILE
+    path.write_text(json.dumps(updated.model_dump(mode="json"), indent=2) + "\n")
+    return path
