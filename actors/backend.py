@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from actors.engine_thread import EngineLike
+from actors.engine.drain import EngineLike
 from conf.schema import EngineConfig, ModelSection
 
 

@@ -16,20 +16,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
+from actors.engine.drain import EngineLike
 from actors.engine.request import Completion, Request
 
 WINDOW_S = 10.0
-
-
-class EngineLike(Protocol):
-    """The part of actors.engine.engine.Engine used here."""
-
-    def add(self, request: Request) -> None: ...
-    def step(self) -> list[Completion]: ...
-    def has_work(self) -> bool: ...
-    def take_stats(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)

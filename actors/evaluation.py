@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from actors.engine.drain import drain
 from actors.engine.request import Completion, Request
 from actors.engine_factory import make_engine
 from actors.generation_texts import prefix_of
@@ -92,18 +93,16 @@ def predict(
     """Return one prediction per item, in the order of the items; `words_field` says where samples have their words."""
     config = checkpoint.config
     by_key = {sample.key: sample for sample in samples}
-    running = make_engine(checkpoint, engine)
-    pixels: dict[str, np.ndarray] = {}
-    done: dict[int, Completion] = {}
-    for request_id, item in enumerate(items):
-        if item.key not in pixels:
-            pixels = {item.key: pixels_of(by_key[item.key], config.image_size)}  # items come image by image
-        words = word_lines(by_key[item.key].record, words_field) if checkpoint.codec.rules.words else ""
-        prompt_ids = checkpoint.codec.encode_prompt(item.prompt + words, config.encoder.max_prompt_tokens)
-        prefix_ids = prefix_of(item.prompt, engine.generation, checkpoint.codec)
-        running.add(Request(request_id, pixels[item.key], prompt_ids, prefix_ids=prefix_ids))
-        while request_id - len(done) >= 4 * engine.num_slots:  # keep memory flat
-            done.update((completion.request_id, completion) for completion in running.step())
-    while running.has_work():
-        done.update((completion.request_id, completion) for completion in running.step())
-    return [Prediction(item, checkpoint.codec.decode(done[i].token_ids), done[i]) for i, item in enumerate(items)]
+
+    def requests() -> Iterator[Request]:
+        pixels: dict[str, np.ndarray] = {}
+        for request_id, item in enumerate(items):
+            if item.key not in pixels:
+                pixels = {item.key: pixels_of(by_key[item.key], config.image_size)}  # items come image by image
+            words = word_lines(by_key[item.key].record, words_field) if checkpoint.codec.rules.words else ""
+            prompt_ids = checkpoint.codec.encode_prompt(item.prompt + words, config.encoder.max_prompt_tokens)
+            prefix_ids = prefix_of(item.prompt, engine.generation, checkpoint.codec)
+            yield Request(request_id, pixels[item.key], prompt_ids, prefix_ids=prefix_ids)
+
+    done = drain(make_engine(checkpoint, engine), requests(), ahead=4 * engine.num_slots)
+    return [Prediction(item, checkpoint.codec.decode(c.token_ids), c) for item, c in zip(items, done, strict=True)]

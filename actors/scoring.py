@@ -93,15 +93,10 @@ def points_lost(full: Scores, row: Scores) -> float:
     return 100 * max(points for points in lost if not math.isnan(points))
 
 
-def full_depth(engine: EngineConfig) -> EngineConfig:
-    """The same engine without exits."""
-    return engine.model_copy(update={"schedule": Schedule.FULL, "exits": None, "thresholds": None})
-
-
 def static_exit(engine: EngineConfig, layer: int, num_layers: int) -> EngineConfig:
     """The same engine with every token emitted at one exit."""
     if layer == num_layers:
-        return full_depth(engine)
+        return engine.at_full_depth()
     return engine.model_copy(update={"schedule": Schedule.POOL, "exits": (layer, num_layers), "thresholds": (0.0,)})
 
 
@@ -136,7 +131,7 @@ def sweep(
     words_field: str,
 ) -> list[Scores]:
     """Score `base` at full depth first, then every engine; rows carry their agreement with full depth."""
-    full = predict(checkpoint, full_depth(base), samples, items, words_field)
+    full = predict(checkpoint, base.at_full_depth(), samples, items, words_field)
     rows = [score("full depth", full, full)]
     on_row(rows[0])
     for label, engine in engines:

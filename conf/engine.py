@@ -126,7 +126,7 @@ class GenerationConfig(Section):
 
 
 class EngineConfig(Section):
-    """The regrouping engine inside each actor (DESIGN section 5)."""
+    """The regrouping engine inside each actor."""
 
     num_slots: Annotated[int, Field(ge=1)] = Field(
         32, description="Most sequences one visit to the decoder takes. Larger shares its fixed cost among more."
@@ -192,6 +192,10 @@ class EngineConfig(Section):
         8, description="lossless: tokens drafted before full depth checks them. Larger: fewer checks, more thrown away."
     )
     generation: GenerationConfig = GenerationConfig()
+
+    def at_full_depth(self) -> "EngineConfig":
+        """Return the same engine with every token emitted at the last layer, nothing drafted."""
+        return self.model_copy(update={"schedule": Schedule.FULL, "lossless": False})
 
     @model_validator(mode="after")
     def _lossless_needs_jit(self) -> "EngineConfig":

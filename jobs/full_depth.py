@@ -43,8 +43,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
         raise UserError(f"checkpoint {model.checkpoint!r} no longer holds the weights that {url!r} was made with")
     num_threads = model.num_threads or max(1, int(config["actors"]["num_cpus"]))
     as_run = load_backend(model, engine, num_threads)
-    full_engine = engine.model_copy(update={"schedule": Schedule.FULL, "lossless": False})
-    full = load_backend(model, full_engine, num_threads)
+    full = load_backend(model, engine.at_full_depth(), num_threads)
     prompt = PromptConfig.model_validate(config["source"]["prompt"])
     rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"], prompt)
 
@@ -105,13 +104,10 @@ def _limit(prompt: PromptConfig, row: Mapping[str, Any], fields: Mapping[str, An
 
 
 def _decode(backend: "Backend", requests: Sequence["Request"]) -> list["Completion"]:
-    """Completions in the order of the requests, all offered to a fresh engine at once."""
-    engine, done = backend.make_engine(), {}
-    for request in requests:
-        engine.add(request)
-    while engine.has_work():
-        done.update({completion.request_id: completion for completion in engine.step()})
-    return [done[request.request_id] for request in requests]
+    """Return the completions of the requests, in their order, all offered to a fresh engine at once."""
+    from actors.engine.drain import drain
+
+    return drain(backend.make_engine(), requests)
 
 
 def _summary(

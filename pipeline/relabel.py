@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conf.schema import JobConfig, Schedule
+from conf.schema import JobConfig
 from conf.vqa import VqaConfig
 from pipeline.plan import Contents, Sample, Shard
 from pipeline.sink import RESULTS, published_name, replace_results
@@ -74,8 +74,8 @@ def relabel_config(config: VqaConfig, tick: Tick) -> JobConfig:
     """The job at full depth."""
     job = tick_config(config, tick)
     path = f"{config.output.path.rstrip('/')}/{tick.folder}/{RELABEL}"
-    full = job.engine.model_copy(update={"schedule": Schedule.FULL, "lossless": False})
-    return job.model_copy(update={"engine": full, "output": job.output.model_copy(update={"path": path})})
+    output = job.output.model_copy(update={"path": path})
+    return job.model_copy(update={"engine": job.engine.at_full_depth(), "output": output})
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from actors.engine.drain import drain
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, FinishReason, Request
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import PackedBatch
 from actors.training.corpus import ImageCorpus
-from conf.schema import EngineConfig, GenerationConfig, Schedule
+from conf.schema import EngineConfig, GenerationConfig
 from pipeline.preprocess import Pixels, image_to_pixels
 
 Targets = list[tuple[int, ...]]
@@ -83,21 +84,17 @@ def engine_config(num_slots: int, max_new_tokens: int, **values: object) -> Engi
 
 
 def decode(checkpoint: Checkpoint, examples: Sequence[Example], config: EngineConfig) -> list[Completion]:
-    """What the engine says of every example, in order."""
-    engine, done = Engine(checkpoint.model, config), dict[int, Completion]()
-    for index, example in enumerate(examples):
-        prompt_ids = checkpoint.codec.encode_prompt(example.prompt)
-        engine.add(Request(index, pixels_of(example, checkpoint.config.image_size), prompt_ids))
-        while index - len(done) >= 2 * config.num_slots:  # keep memory flat
-            done.update((completion.request_id, completion) for completion in engine.step())
-    while engine.has_work():
-        done.update((completion.request_id, completion) for completion in engine.step())
-    return [done[index] for index in range(len(examples))]
+    """Return what the engine says of every example, in order."""
+    requests = (
+        Request(i, pixels_of(example, checkpoint.config.image_size), checkpoint.codec.encode_prompt(example.prompt))
+        for i, example in enumerate(examples)
+    )
+    return drain(Engine(checkpoint.model, config), requests, ahead=2 * config.num_slots)
 
 
 def own_targets(checkpoint: Checkpoint, examples: Sequence[Example], num_slots: int, max_new_tokens: int) -> Targets:
     """Full-depth outputs, end tokens included where the model ended by itself."""
-    config = engine_config(num_slots, max_new_tokens, schedule=Schedule.FULL)
+    config = engine_config(num_slots, max_new_tokens).at_full_depth()
     ending = {FinishReason.EOS: (checkpoint.config.eos_id,)}
     return [(*c.token_ids, *ending.get(c.finish_reason, ())) for c in decode(checkpoint, examples, config)]
 
