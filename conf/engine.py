@@ -1,7 +1,8 @@
 """Configuration of the engine and of what it generates. docs/engine.md says more. Nothing here imports torch."""
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -125,11 +126,22 @@ class GenerationConfig(Section):
         return self
 
 
-class EngineConfig(Section):
-    """The regrouping engine inside each actor."""
+class TuningConfig(Section):
+    """Speed and memory of the engine beyond num_slots; no text depends on it, and few runs need another value."""
 
-    num_slots: Annotated[int, Field(ge=1)] = Field(
-        32, description="Most sequences one visit to the decoder takes. Larger shares its fixed cost among more."
+    encode_batch: Annotated[int, Field(ge=1)] = Field(16, description="Images encoded together.")
+    encode_overlap: bool | Literal["auto"] = Field(
+        "auto",
+        description="Encode the next images while the decoder runs, on a thread and stream of its own; auto: on GPUs. "
+        "On CPUs the two compete for the cores. Greedy outputs only.",
+    )
+    cross: CrossAttention = Field(
+        CrossAttention.AUTO,
+        description="projected: keys and values of the encoder states are computed once per layer and kept; absorbed: "
+        "attention reads the encoder states, which pays for short outputs and needs less memory.",
+    )
+    max_cache_bytes: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Bytes all sequences in flight may take; fewer are then kept in flight. none: no limit."
     )
     oversubscription: Annotated[float, Field(ge=1)] | None = Field(
         None,
@@ -137,21 +149,26 @@ class EngineConfig(Section):
         "queues fill; none: one for each exit, with which some queue is always full. More needs memory and delays "
         "results.",
     )
-    max_cache_bytes: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Bytes all sequences in flight may take; fewer are then kept in flight. none: no limit."
+    max_wait_steps: Annotated[int, Field(ge=1)] = Field(
+        32,
+        description="Engine steps after which a waiting deep group runs however small. Larger: fuller "
+        "deep batches, later results.",
     )
     calibration_s: Annotated[float, Field(ge=0)] = Field(
         0.5,
         description="pool: seconds spent at the start on measuring what visits cost, which says when a deep group is "
         "worth one; 0: assume that all layers cost the same and batches are free.",
     )
+
+
+class EngineConfig(Section):
+    """The regrouping engine inside each actor."""
+
+    num_slots: Annotated[int, Field(ge=1)] = Field(
+        32, description="Most sequences one visit to the decoder takes. Larger shares its fixed cost among more."
+    )
     schedule: Schedule = Field(Schedule.POOL, description="pool regroups by depth; full never exits early.")
     kv: KvPolicy = Field(KvPolicy.JIT, description="jit is exact; project and copy are the published approximations.")
-    cross: CrossAttention = Field(
-        CrossAttention.AUTO,
-        description="projected: keys and values of the encoder states are computed once per layer and kept; absorbed: "
-        "attention reads the encoder states, which pays for short outputs and needs less memory.",
-    )
     weights: Weights = Field(
         Weights.FP32,
         description="Weights of the decoder's matrices: fp32 leaves them as model.dtype has them; bf16 and int8 are "
@@ -172,17 +189,6 @@ class EngineConfig(Section):
         description="Rate at which thresholds fall along an output (CALM): min(1, 0.9 threshold + 0.1 exp(-rate t / "
         "max_new_tokens)) at token t. Early tokens, which all later ones read, are then safer. none: they stay.",
     )
-    max_wait_steps: Annotated[int, Field(ge=1)] = Field(
-        32,
-        description="Engine steps after which a waiting deep group runs however small. Larger: fuller "
-        "deep batches, later results.",
-    )
-    encode_batch: Annotated[int, Field(ge=1)] = Field(16, description="Images encoded together.")
-    encode_overlap: bool | Literal["auto"] = Field(
-        "auto",
-        description="Encode the next images while the decoder runs, on a thread and stream of its own; auto: on GPUs. "
-        "On CPUs the two compete for the cores. Greedy outputs only.",
-    )
     lossless: bool = Field(
         False,
         description="Early exits only draft; full depth checks the drafts of a sequence together and replaces the "
@@ -192,6 +198,14 @@ class EngineConfig(Section):
         8, description="lossless: tokens drafted before full depth checks them. Larger: fewer checks, more thrown away."
     )
     generation: GenerationConfig = GenerationConfig()
+    tuning: TuningConfig = TuningConfig()
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> "EngineConfig":
+        """The settings in a run.json, whose `tuning` had no section of its own before there was one."""
+        tuning = {name: values[name] for name in TuningConfig.model_fields if name in values}
+        rest = {name: value for name, value in values.items() if name not in tuning}
+        return cls.model_validate({**rest, "tuning": {**tuning, **rest.get("tuning", {})}})
 
     def at_full_depth(self) -> "EngineConfig":
         """Return the same engine with every token emitted at the last layer, nothing drafted."""
@@ -205,8 +219,8 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _beams_are_full_depth(self) -> "EngineConfig":
-        if self.generation.num_beams > 1 and self.encode_overlap is True:
-            raise ValueError("encode_overlap is for greedy outputs, set num_beams=1 or encode_overlap=auto")
+        if self.generation.num_beams > 1 and self.tuning.encode_overlap is True:
+            raise ValueError("encode_overlap is for greedy outputs, set num_beams=1 or tuning.encode_overlap=auto")
         if self.generation.num_beams > 1 and self.schedule is not Schedule.FULL:
             raise ValueError(
                 f"generation.num_beams={self.generation.num_beams} needs schedule=full: beams are compared at full "

@@ -35,7 +35,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
     config = record.get("config")
     if not config:
         raise UserError(f"{url!r} has no run.json with its configuration yet; --ab needs a run that has ended")
-    engine, model = EngineConfig.model_validate(config["engine"]), ModelSection.model_validate(config["model"])
+    engine, model = EngineConfig.from_record(config["engine"]), ModelSection.model_validate(config["model"])
     if engine.schedule is Schedule.FULL:
         raise UserError(f"{url!r} ran at full depth already: there is nothing to compare")
     info = read_checkpoint_info(model.checkpoint)

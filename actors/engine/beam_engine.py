@@ -36,7 +36,7 @@ class BeamEngine:
         self._max_prefix = resolve(own, config).max_prefix
         num_positions = 1 + self._max_prefix + generation.max_new_tokens  # inputs, the last token said among them
         num_slots = fitting_slots(
-            config.num_slots, sample_bytes(model, generation.num_beams, num_positions), config.max_cache_bytes
+            config.num_slots, sample_bytes(model, generation.num_beams, num_positions), config.tuning.max_cache_bytes
         )
         self.runner = BeamRunner(
             model, num_slots=num_slots, num_beams=generation.num_beams, num_positions=num_positions
@@ -45,7 +45,7 @@ class BeamEngine:
         self.rules = BeamRules(own.eos_id, generation.length_penalty, generation.early_stopping)
         self.processors = Processors.resolve(own, generation, self.runner.device)
         self.slots = SlotAllocator(num_slots)
-        self._encode_batch = config.encode_batch
+        self._encode_batch = config.tuning.encode_batch
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}  # by slot
         self._window = Window(clock(), 1)

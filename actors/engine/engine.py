@@ -46,8 +46,8 @@ class Engine:
                 thresholds=resolved.thresholds,
                 num_slots=num_slots,
                 max_rows=min(config.num_slots, num_slots),
-                encode_batch=min(config.encode_batch, config.num_slots),
-                max_wait_steps=config.max_wait_steps,
+                encode_batch=min(config.tuning.encode_batch, config.num_slots),
+                max_wait_steps=config.tuning.max_wait_steps,
                 max_new_tokens=resolved.max_new_tokens,
                 decay=resolved.decay,
                 forced_eos=model.config.generation.forced_eos,
@@ -64,7 +64,7 @@ class Engine:
             model,
             exit_layers=exit_layers,
             kv=config.kv,
-            cross=config.cross,
+            cross=config.tuning.cross,
             num_slots=num_slots,
             max_new_tokens=resolved.max_new_tokens,
             max_prefix=self._max_prefix,
@@ -81,11 +81,11 @@ class Engine:
             checks_drafts=config.lossless,
         )
         self._cuda = self.runner.device.type == "cuda"
-        overlap = self._cuda if config.encode_overlap == "auto" else config.encode_overlap
+        overlap = self._cuda if config.tuning.encode_overlap == "auto" else config.tuning.encode_overlap
         self._background = BackgroundEncoder(self.runner, clock) if overlap else None
         self._window = Window(clock(), len(exit_layers))
-        if config.schedule is Schedule.POOL and len(exit_layers) > 1 and config.calibration_s > 0:
-            self._calibrate(config.calibration_s)
+        if config.schedule is Schedule.POOL and len(exit_layers) > 1 and config.tuning.calibration_s > 0:
+            self._calibrate(config.tuning.calibration_s)
 
     def _calibrate(self, limit_s: float) -> None:
         start_s, rows = self._clock(), self.scheduler.max_rows
@@ -214,12 +214,12 @@ class Engine:
 def resolve_slots(model: MultiExitModel, resolved: Resolved) -> int:
     """Sequences in flight: `num_slots` for every queue, and an encoder batch that is ready when others finish."""
     config, exit_layers, limit = resolved.settings, resolved.exit_layers, resolved.max_new_tokens
-    times = (config.oversubscription or len(exit_layers)) if config.schedule is Schedule.POOL else 1
-    wanted = math.ceil(config.num_slots * times) + min(config.encode_batch, config.num_slots)
-    cross = CrossSource(config.cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=limit)
+    times = (config.tuning.oversubscription or len(exit_layers)) if config.schedule is Schedule.POOL else 1
+    wanted = math.ceil(config.num_slots * times) + min(config.tuning.encode_batch, config.num_slots)
+    cross = CrossSource(config.tuning.cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=limit)
     one_bytes = slot_bytes(
         model.config.decoder, limit + resolved.max_prefix, model.max_context,
         num_kv_layers=cross.num_kv_layers,
         item_bytes=model.decoder.embedding.weight.element_size(),
     )  # fmt: skip
-    return fitting_slots(wanted, one_bytes, config.max_cache_bytes)
+    return fitting_slots(wanted, one_bytes, config.tuning.max_cache_bytes)

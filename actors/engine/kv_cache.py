@@ -90,5 +90,7 @@ def fitting_slots(wanted: int, one_bytes: int, max_bytes: int | None) -> int:
     if max_bytes is None:
         return wanted
     if max_bytes < one_bytes:
-        raise UserError(f"engine.max_cache_bytes={max_bytes} is less than the {one_bytes} bytes one sequence takes")
+        raise UserError(
+            f"engine.tuning.max_cache_bytes={max_bytes} is less than the {one_bytes} bytes one sequence takes"
+        )
     return min(wanted, max_bytes // one_bytes)

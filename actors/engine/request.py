@@ -31,7 +31,7 @@ class Completion:
     `token_ids` leaves out the end token and what the output was given to begin with; `exit_layers` and `confidences`
     have one entry per decoding step, the step that emitted the end token included. Times are seconds of the engine's
     clock. `device_s` is this request's share of the engine's busy time, `encode_s` its share of its encoder batch: part
-    of `device_s`, unless the encoder ran beside the decoder (engine.encode_overlap).
+    of `device_s`, unless the encoder ran beside the decoder (engine.tuning.encode_overlap).
     """
 
     request_id: int

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from conf.engine import EngineConfig, TuningConfig
 from conf.errors import UserError
 from conf.load import load_config
 from conf.schema import Gate, JobConfig
@@ -133,3 +134,16 @@ def test_without_a_file_everything_comes_from_overrides() -> None:
 
 def test_the_shipped_configuration_is_valid() -> None:
     load_config(ROOT / "conf" / "caption.yaml", [], JobConfig)
+
+
+@pytest.mark.parametrize("name", TuningConfig.model_fields)
+def test_what_has_moved_to_tuning_is_told_from_its_old_name(good_file: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"unknown key 'engine.{name}', did you mean 'engine.tuning.{name}'"):
+        load_config(good_file, [f"engine.{name}=1"], JobConfig)
+
+
+def test_a_record_of_the_version_before_tuning_is_read() -> None:
+    before = {"num_slots": 8, "encode_batch": 4, "cross": "absorbed", "generation": {"max_new_tokens": 9}}
+    now = EngineConfig.from_record(before)
+    assert (now.num_slots, now.tuning.encode_batch, now.tuning.cross.value) == (8, 4, "absorbed")
+    assert EngineConfig.from_record(now.model_dump(mode="json")) == now

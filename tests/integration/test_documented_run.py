@@ -43,7 +43,7 @@ NOT_RUN = {
     "kubectl":           ("needs Kubernetes",          "tests/conf/test_manifests.py"),
 }
 # how a command begins -> what is added to it
-_JOB = "--set actors.num_actors=1 --set engine.calibration_s=0 --set engine.generation.max_new_tokens=8 "
+_JOB = "--set actors.num_actors=1 --set engine.tuning.calibration_s=0 --set engine.generation.max_new_tokens=8 "
 CHEAPER = {
     "deed caption": _JOB,
     "deed caption ./photos --checkpoint": "--prompt 'w7 w8'",

@@ -52,7 +52,7 @@ def make_config(root: Path, **engine: Any) -> JobConfig:
         {
             "source": {"paths": [f"{root}/in/*.tar"], "chunk_rows": 5, "prompt": {"template": "{number}?"}},
             "model": {"checkpoint": str(root / "checkpoint"), "device": "cpu"},
-            "engine": {"generation": {"max_new_tokens": 12}, "num_slots": 4, "encode_batch": 4, **engine},
+            "engine": {"generation": {"max_new_tokens": 12}, "num_slots": 4, **engine},
             "output": {"path": str(root / "out")},
         }
     )
@@ -72,7 +72,7 @@ def test_a_run_gives_what_the_engine_gives_for_each_image_alone(tmp_path: Path) 
     assert "the model takes 9" in error["message"]
 
     info = read_checkpoint_info(config.model.checkpoint)
-    spec = captioner_spec(make_config(tmp_path, num_slots=1, encode_batch=1))
+    spec = captioner_spec(make_config(tmp_path, num_slots=1))
     assert spec.make_backend.func is load_backend  # type: ignore[attr-defined]
     backend = spec.make_backend()
     engine = backend.make_engine()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from conf.resolve import resolve
 from conf.schema import JobConfig
 from pipeline.driver import Driver
 from pipeline.ledger import Ledger
@@ -64,6 +65,7 @@ def small_run(
 ) -> Record:
     """What is left of the run; `on_chunk` is called when a chunk has been committed, and may raise."""
     reader, record = reader or make_reader(config.source), Record()
+    config = config.model_copy(update={"engine": resolve(INFO.model, config.engine).settings})
     settings = content_settings(config, INFO)
     decision = decide(Storage(config.output.path), config, settings, reader)
     begun = begin(decision, config, settings, reader)

@@ -213,10 +213,13 @@ def test_so_does_what_an_actor_raises_while_it_is_made() -> None:
     from ray.exceptions import ActorDiedError, RayTaskError
 
     try:
-        raise UserError("engine.max_cache_bytes=1 is less than one sequence takes")
+        raise UserError("engine.tuning.max_cache_bytes=1 is less than one sequence takes")
     except UserError as error:
         task = RayTaskError("MapWorker.__init__", traceback.format_exc(), error.with_traceback(None))
-    with pytest.raises(UserError, match=r"^engine.max_cache_bytes=1 is less than one sequence takes$"), plain_errors():
+    with (
+        pytest.raises(UserError, match=r"^engine.tuning.max_cache_bytes=1 is less than one sequence takes$"),
+        plain_errors(),
+    ):
         raise ActorDiedError(task) from RuntimeError("of Ray's own")
 
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
 from jobs.bench.null_engine import null_info
@@ -25,7 +26,9 @@ from pipeline.sink import chunk_name, publish_shard, rows_table, save_index, sta
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage
 
-INFO = null_info(32)
+_MODEL = null_info(32).model
+_DEEP = {"exits": (2, 4, 8), "thresholds": (0.9, 0.8), "decoder": _MODEL.decoder.model_copy(update={"num_layers": 8})}
+INFO = CheckpointInfo(_MODEL.model_copy(update=_DEEP), "w", "a")
 
 
 def config(**sections: object) -> JobConfig:

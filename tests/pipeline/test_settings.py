@@ -45,7 +45,7 @@ def test_settings_of_speed_place_and_price_may_change(storage: Storage) -> None:
     changed = config(
         source={"paths": ["b.tar"], "chunk_rows": 7},
         preprocess={"max_pixels": 7, "max_decode_bytes": 100_000_000},
-        engine={"num_slots": 1, "max_wait_steps": 2},
+        engine={"num_slots": 1, "tuning": {"max_wait_steps": 2}},
         actors={"num_actors": 2},
         cost={"price_per_hour": 1.0},
         output={"path": "elsewhere", "max_error_fraction": 0.1},

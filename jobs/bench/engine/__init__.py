@@ -64,7 +64,7 @@ def bench(config: "BenchConfig", command: str, *, forecast_only: bool = False) -
     rates = {}
     for model in models:
         with team(config, model, num_threads) as workers:
-            rates[model] = workers.worker("probe").ask("rates", encode_batch=config.engine.encode_batch)
+            rates[model] = workers.worker("probe").ask("rates", encode_batch=config.engine.tuning.encode_batch)
         print("\n".join(rates_lines(model.value, rates[model])), flush=True)
     seconds = {
         cell.key: forecast_s(cell, Costs(**rates[cell.model]["costs"]), num_layers(config, cell.model), _SETUP_S)

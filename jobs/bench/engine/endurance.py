@@ -95,7 +95,7 @@ def _tiny_engine() -> tuple[Any, list[tuple[Any, tuple[int, ...]]]]:
     with torch.no_grad():
         model.decoder.head.weight *= 2.5
     settings = EngineConfig.model_validate({
-        "num_slots": 32, "encode_batch": 16, "thresholds": (0.3, 0.5), "generation": {"max_new_tokens": 8},
+        "num_slots": 32, "thresholds": (0.3, 0.5), "generation": {"max_new_tokens": 8},
     })  # fmt: skip
     rng = np.random.default_rng(_SEED)
     contents = [

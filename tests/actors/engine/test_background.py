@@ -103,4 +103,4 @@ def test_it_is_off_on_cpus_unless_asked_for_and_not_for_beams() -> None:
     assert Engine(MODEL, config())._background is None
     assert Engine(MODEL, config(encode_overlap=False))._background is None
     with pytest.raises(ValidationError, match="encode_overlap is for greedy outputs"):
-        EngineConfig.model_validate({"schedule": "full", "encode_overlap": True, "generation": {"num_beams": 2}})
+        EngineConfig.from_record({"schedule": "full", "encode_overlap": True, "generation": {"num_beams": 2}})

@@ -17,9 +17,9 @@ from conf.schema import EngineConfig
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
 
 
-def beams(num_beams: int, **values: object) -> EngineConfig:
+def beams(num_beams: int, room: int | None = None, **values: object) -> EngineConfig:
     generation = {"max_new_tokens": 16, "num_beams": num_beams, **values}
-    return config(schedule="full", thresholds=None, num_slots=3, generation=generation)
+    return config(schedule="full", thresholds=None, num_slots=3, max_cache_bytes=room, generation=generation)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -72,10 +72,10 @@ def test_bytes_are_known_and_limited() -> None:
     engine = BeamEngine(model, beams(4))
     one = sample_bytes(model, 4, 17)
     assert engine.take_stats().kv_cache_bytes == 3 * one
-    small = BeamEngine(model, beams(4).model_copy(update={"max_cache_bytes": 2 * one + 1}))
+    small = BeamEngine(model, beams(4, room=2 * one + 1))
     assert small.take_stats().num_slots == 2
     with pytest.raises(UserError, match="less than the"):
-        BeamEngine(model, beams(4).model_copy(update={"max_cache_bytes": one - 1}))
+        BeamEngine(model, beams(4, room=one - 1))
 
 
 def test_beams_do_not_exit_early() -> None:

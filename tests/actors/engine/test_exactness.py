@@ -12,7 +12,7 @@ from actors.engine.replay import NOTHING, Replay, replay
 from actors.engine.request import Completion
 from actors.model.model import MultiExitModel
 from conf.resolve import resolve
-from conf.schema import EngineConfig, Gate, KvPolicy, Schedule
+from conf.schema import Gate, KvPolicy, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 
 EXITS = (1, 3, 5)
@@ -88,7 +88,7 @@ def test_copied_and_projected_features_are_not_reproduced(schedule: Schedule, kv
 def test_lossless_says_what_full_depth_says_over_two_thousand_sequences() -> None:
     work = requests(NUM_LOSSLESS, 11)
     shared = {"num_slots": 64, "encode_batch": 64, "generation": {"max_new_tokens": 8}}
-    full = run(Engine(model(), EngineConfig.model_validate({"schedule": "full", **shared})), work)
+    full = run(Engine(model(), config(schedule="full", thresholds=None, **shared)), work)
     limits = thresholds(Gate.SOFTMAX_MAX)
     engine = Engine(model(), config(exits=EXITS, thresholds=limits, lossless=True, max_drafts=3, **shared))
     lossless = run(engine, work)

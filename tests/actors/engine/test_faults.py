@@ -48,13 +48,11 @@ def test_a_measurement_times_the_path_that_runs_and_leaves_no_trace(monkeypatch:
 
     monkeypatch.setattr(CrossSource, "absorbed", absorbed)
     ticks = itertools.count()
-    settings = config(
-        num_slots=8, exits=(1, 3, 5), thresholds=(0.999, 0.999), generation={"max_new_tokens": 20}, calibration_s=1e9
-    )
-    measured = Engine(MODEL, settings, clock=lambda: float(next(ticks)))
+    values = {"num_slots": 8, "exits": (1, 3, 5), "thresholds": (0.999,) * 2, "generation": {"max_new_tokens": 20}}
+    measured = Engine(MODEL, config(**values, calibration_s=1e9), clock=lambda: float(next(ticks)))
     assert decisions
     assert all(decisions)
-    plain = Engine(MODEL, settings.model_copy(update={"calibration_s": 0.0}))
+    plain = Engine(MODEL, config(**values))
     for engine in (measured, plain):
         decisions.clear()
         run(engine, [replace(requests(1)[0], max_new_tokens=3)])

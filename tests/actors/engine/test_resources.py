@@ -20,9 +20,9 @@ MODEL = tiny_model()
 
 def test_measured_costs_change_nothing_but_who_runs_when() -> None:
     ticks = itertools.count()
-    settings = config(exits=(1, 3, 5), thresholds=(0.3, 0.4), calibration_s=1000.0)
-    measured = Engine(MODEL, settings, clock=lambda: float(next(ticks)))
-    plain = Engine(MODEL, settings.model_copy(update={"calibration_s": 0.0}))
+    values = {"exits": (1, 3, 5), "thresholds": (0.3, 0.4)}
+    measured = Engine(MODEL, config(**values, calibration_s=1000.0), clock=lambda: float(next(ticks)))
+    plain = Engine(MODEL, config(**values))
     for engine in (measured, plain):
         cache = engine.runner.cache
         for tensor in (cache.self_kv_LST2I, cache.context_SCD, cache.hidden_STD):

@@ -82,6 +82,7 @@ def run(engine: Engine, work: list[Request], arrivals: list[int] | None = None) 
 
 
 def config(**values: object) -> EngineConfig:
+    """Settings by their names, those of `tuning` among them."""
     defaults = {
         "num_slots": 4,
         "encode_batch": 4,
@@ -89,4 +90,4 @@ def config(**values: object) -> EngineConfig:
         "generation": {"max_new_tokens": 16},
         "thresholds": (0.5, 0.5, 0.5, 0.5),
     }
-    return EngineConfig.model_validate({**defaults, **values})
+    return EngineConfig.from_record({**defaults, **values})

@@ -48,7 +48,7 @@ def test_outputs_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
             generation = {"max_new_tokens": STEPS, **asked}
             for slots, requests, waits in ((8, work, None), (3, order, [0, 0, 3, 1, 4, 2])):
                 settings = EngineConfig.model_validate(
-                    {"schedule": "full", "num_slots": slots, "encode_batch": 2, "generation": generation}
+                    {"schedule": "full", "num_slots": slots, "tuning": {"encode_batch": 2}, "generation": generation}
                 )
                 engine = BeamEngine(ours, settings)
                 done = run(engine, requests, waits)

@@ -36,7 +36,7 @@ ASKED = {  # what the sources ask of `generate` must be what is compared
 
 
 def _engine(**values: Any) -> EngineConfig:
-    return EngineConfig.model_validate({"generation": {"max_new_tokens": STEPS}, "schedule": "full", **values})
+    return EngineConfig.from_record({"generation": {"max_new_tokens": STEPS}, "schedule": "full", **values})
 
 
 def _exit_logits_of_theirs(theirs: Any, hidden: torch.Tensor, ours: MultiExitModel) -> torch.Tensor:
