@@ -16,9 +16,9 @@ from jobs.sidecars import add_sidecar_flag, asked_sidecars, say_what_is_missing
 if TYPE_CHECKING:
     from conf.checkpoint_info import CheckpointInfo
     from conf.schema import JobConfig
-    from pipeline.dataflow import CaptionerSpec
     from pipeline.exports import SidecarOptions
     from pipeline.readers import Reader
+    from pipeline.run import CaptionerSpec
 
 SUCCESS, ROWS_FAILED = 0, 3  # too many, all of them, or those of shards that are gone
 
@@ -83,7 +83,7 @@ def run_job(
 
     config, info = with_checkpoint(config)
 
-    from pipeline.dataflow import run
+    from pipeline.run import run
     from pipeline.run_record import TooManyErrors
 
     spec = (make_spec or captioner_spec)(config)
@@ -134,7 +134,7 @@ def captioner_spec(config: "JobConfig") -> "CaptionerSpec":
     from actors.backend import load_backend
     from actors.captioner import Captioner
     from actors.model.checkpoint import check_checkpoint
-    from pipeline.dataflow import CaptionerSpec
+    from pipeline.run import CaptionerSpec
 
     check_checkpoint(config.model.checkpoint)
     num_threads = config.model.num_threads or max(1, int(config.actors.num_cpus))

@@ -11,8 +11,8 @@ from jobs.log_modes import JobLog, LogMode, add_log_argument
 if TYPE_CHECKING:
     from conf.schema import JobConfig
     from conf.vqa import VqaConfig
-    from pipeline.dataflow import CaptionerSpec
     from pipeline.lease import Lease
+    from pipeline.run import CaptionerSpec
     from pipeline.storage import Storage
     from pipeline.ticks import Tick
 

@@ -9,12 +9,11 @@ from conf.schema import JobConfig
 from pipeline import generation
 from pipeline.cluster import Fit
 from pipeline.lease import look
-from pipeline.ledger import check_plan, known_shards, with_planned
+from pipeline.ledger import known_shards
 from pipeline.plan import LeftOut, Shard, sum_left_out
-from pipeline.preflight import check_fields
 from pipeline.readers import Reader, make_reader
-from pipeline.second_chance import shards_to_retry
-from pipeline.settings import CONFIG_NAME, check_settings, content_settings
+from pipeline.run import pre_flight
+from pipeline.settings import content_settings
 from pipeline.sink import RESULTS, load_index, open_shards, read_counts
 from pipeline.status import read_status, staged_samples
 from pipeline.storage import Storage
@@ -73,18 +72,10 @@ def preview(
 
     `count_all` opens every shard to count its samples. `like`: the output of another run, for speed and sample sizes.
     """
-    storage, reader = generation.current(Storage(config.output.path)), make_reader(config.source)
-    overwrite = config.output.on_existing == "overwrite"
-    known = {} if overwrite else known_shards(storage)
-    listing = reader.shards(known.values())
-    shards = with_planned(known, listing.shards)
-    if not overwrite:
-        check_settings(storage, content_settings(config, info))
-        check_plan(known, listing)
-    if overwrite or not storage.exists(CONFIG_NAME):
-        check_fields(reader, config.source, shards)
+    reader = make_reader(config.source)
+    decision = pre_flight(Storage(config.output.path), config, content_settings(config, info), reader)
+    storage, overwrite, shards = decision.storage, decision.overwrite, decision.shards
     names = {shard.name for shard in shards}
-    retried = [] if overwrite else shards_to_retry(storage, shards, config.output.retry_errors)
     published = set() if overwrite else names & (published_shards(storage) - open_shards(storage))
     staged = {} if overwrite else staged_samples(storage, published)
     found = {} if overwrite else _published(storage, published)
@@ -104,12 +95,12 @@ def preview(
         size_bytes=sum(shard.size_bytes for shard in shards),
         shards_published=len(published),
         shards_started=sum(1 for chunks in staged.values() if chunks),
-        shards_retried=len(retried),
+        shards_retried=len(decision.retried),
         shards_counted=len(counts),
         samples_counted=sum(counts.values()),
         samples_estimated=estimated,
         samples_done=done,
-        left_out=sum_left_out([*listing.left_out, *(part for own in found.values() for part in own.left_out)]),
+        left_out=sum_left_out([*decision.listing.left_out, *(part for own in found.values() for part in own.left_out)]),
         chunks_counted=sum(max(1, -(-count // config.source.chunk_rows)) for count in counts.values()),
         chunks_staged=sum(len(chunks) for chunks in staged.values()),
         num_actors=fit.num_actors,

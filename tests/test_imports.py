@@ -75,9 +75,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-def test_importing_the_dataflow_loads_neither_torch_nor_ray() -> None:
+def test_importing_the_run_loads_neither_torch_nor_ray() -> None:
     code = (
-        "import sys, pipeline.dataflow, jobs.cli, jobs.caption;"
+        "import sys, pipeline.run, jobs.cli, jobs.caption;"
         "print(sorted(sys.modules.keys() & {'torch', 'ray', 'transformers', 'matplotlib'}))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

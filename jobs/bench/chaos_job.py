@@ -9,7 +9,7 @@ def main(source: str, out: str, pid_folder: str, step_s: float, image_size: int,
     from actors.captioner import Captioner
     from conf.schema import JobConfig
     from jobs.bench.null_engine import make_null_backend, null_info
-    from pipeline.dataflow import CaptionerSpec, run
+    from pipeline.run import CaptionerSpec, run
 
     config = JobConfig.model_validate(
         {

@@ -76,7 +76,7 @@ def measure_run(folder: Path, paths: list[str], chunk_rows: int) -> dict[str, An
     from conf.schema import JobConfig
     from jobs.bench.null_engine import make_null_backend, null_info
     from jobs.quiet import without_ray_noise
-    from pipeline.dataflow import CaptionerSpec, run
+    from pipeline.run import CaptionerSpec, run
 
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from actors.captioner import Captioner
 from conf.schema import JobConfig
-from pipeline.dataflow import CaptionerSpec
+from pipeline.run import CaptionerSpec
 from tests.fake_engine import decode_tokens, encode_prompt, expected_tokens, make_backend
 from tests.shards import write_shards
 

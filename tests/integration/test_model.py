@@ -17,8 +17,8 @@ from conf.checkpoint_info import read_checkpoint_info
 from conf.schema import JobConfig
 from jobs.caption import captioner_spec, run_job, with_checkpoint
 from pipeline.cluster import ray_cluster
-from pipeline.dataflow import run
 from pipeline.preprocess import Pixels, image_to_pixels
+from pipeline.run import run
 from tests.actors.engine.tiny import tiny_model
 from tests.shards import image_bytes, sample_members, write_tar
 

@@ -18,9 +18,9 @@ from conf.schema import RetryConfig, SourceConfig
 from jobs.bench.faults import Faults
 from jobs.bench.s3 import BUCKET, Server, s3_server
 from pipeline.cluster import ray_cluster
-from pipeline.dataflow import run
 from pipeline.lease import Lease, LeaseLost, OutputBusy, claim_name, here
 from pipeline.readers import make_reader, read_patiently
+from pipeline.run import run
 from pipeline.storage import Storage
 from tests.integration.corpus import fake_spec, make_config
 from tests.shards import image_bytes, write_shards

@@ -18,7 +18,7 @@ from conf.vqa import VqaConfig
 from jobs.vqa import run_ticks
 from pipeline import relabel
 from pipeline.cluster import ray_cluster
-from pipeline.dataflow import CaptionerSpec
+from pipeline.run import CaptionerSpec
 from pipeline.sink import read_counts
 from pipeline.storage import Storage
 from tests.fake_engine import NUM_LAYERS, FakeEngine, make_backend

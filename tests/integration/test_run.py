@@ -23,12 +23,12 @@ from conf.schema import JobConfig
 from jobs.caption import run_job
 from pipeline.cluster import ray_cluster
 from pipeline.crash_log import MOST_DEATHS, CrashLog
-from pipeline.dataflow import CaptionerSpec, run
 from pipeline.driver import Progress
 from pipeline.ledger import save_plan
 from pipeline.plan import Shard
 from pipeline.readers import make_reader
 from pipeline.readers.webdataset import WebDatasetReader
+from pipeline.run import CaptionerSpec, run
 from pipeline.run_record import TooManyErrors
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
 from pipeline.storage import Storage

@@ -1,4 +1,4 @@
-"""`pipeline.dataflow.run` without Ray and without a model: the same books, readers, stages and driver, in this process.
+"""`pipeline.run.run` without Ray and without a model: the same books, readers, stages and driver, in this process.
 
 The answer of a row is its shard, key and prompt, and how often the source was read for it.
 """

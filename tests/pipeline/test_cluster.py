@@ -12,9 +12,10 @@ from conf.errors import OutputFailed, UserError
 from conf.load import load_config
 from conf.schema import JobConfig, PreprocessConfig
 from pipeline.cluster import check_placement, fit_resources, plain_errors
-from pipeline.dataflow import load_model, summaries
+from pipeline.dataflow import summaries
 from pipeline.generation import Superseded
 from pipeline.lease import LeaseLost
+from pipeline.run import load_model
 
 
 def config(device: str = "auto", **actors: Any) -> JobConfig:

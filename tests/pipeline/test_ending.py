@@ -80,11 +80,11 @@ def test_the_exit_code_is_that_of_the_status(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from jobs import caption
-    from pipeline import dataflow
+    from pipeline import run as pipeline_run
     from tests.integration.corpus import make_config
 
     record: dict[str, Any] = {"status": status, "message": None if code == 0 else "all failed", "counts": {}}
-    monkeypatch.setattr(dataflow, "run", lambda *_: record)
+    monkeypatch.setattr(pipeline_run, "run", lambda *_: record)
     found = caption.run_job(make_config(tmp_path), lambda _: None)  # type: ignore[arg-type,return-value]
     assert found == (code, record)
     assert ("deed caption: all failed" in capsys.readouterr().err) == (code == 3)

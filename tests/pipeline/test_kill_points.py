@@ -72,7 +72,7 @@ def urls() -> Iterator[Iterator[str]]:
 
 
 def run(storage: Storage, shard: Shard, which: RetryErrors, failing: set[int]) -> list[int]:
-    """What pipeline.dataflow.run does with the storage; gives the chunks that were worked on."""
+    """What pipeline.run.run does with the storage; gives the chunks that were worked on."""
     reader = WebDatasetReader((shard.url,))
     retried = second_chance.shards_to_retry(storage, [shard], which)
     second_chance.open_again(storage, reader, retried, which, CHUNK_ROWS, ())

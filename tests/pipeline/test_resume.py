@@ -14,7 +14,8 @@ from conf.errors import OutputLost, UserError
 from conf.schema import JobConfig
 from conf.vqa import VqaConfig
 from jobs.vqa import run_ticks
-from pipeline import dataflow, generation
+from pipeline import generation
+from pipeline import run as pipeline_run
 from pipeline.lease import Lease
 from pipeline.ledger import RUN_NAME, known_shards, save_plan
 from pipeline.readers import make_reader
@@ -48,9 +49,9 @@ def run_after(monkeypatch: pytest.MonkeyPatch, config: JobConfig, meanwhile: Cal
         meanwhile()
         yield
 
-    monkeypatch.setattr(dataflow, "ray_cluster", slow_ray)
-    monkeypatch.setattr(dataflow, "fit_cluster", lambda _: None)
-    return dataflow.run(config, read_checkpoint_info(config.model.checkpoint), fake_spec(config))
+    monkeypatch.setattr(pipeline_run, "ray_cluster", slow_ray)
+    monkeypatch.setattr(pipeline_run, "fit_cluster", lambda _: None)
+    return pipeline_run.run(config, read_checkpoint_info(config.model.checkpoint), fake_spec(config))
 
 
 def with_prompt(config: JobConfig, text: str) -> JobConfig:
