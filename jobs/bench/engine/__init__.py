@@ -1,9 +1,9 @@
 """`deed bench engine`: our engine against itself without exits and against others, held against what is possible.
 
-First come the rates of this machine at each model's shapes and a forecast of the time; then, for every cell, the bound
-before the measurement, and medians of ratios with their spread. Each variant runs in a process of its own; rounds
-interleave. Rows are appended to `results`, so that slices add up (--set models=[...] --set slots=[...]); --render makes
-tables and a chart of them. The last line of stdout is one JSON object.
+First come the rates of this machine at each model's shapes and a forecast of the time; then, for every cell, medians of
+ratios with their spread, and the bound. Each variant runs in a process of its own; rounds interleave. Rows are appended
+to `results`, so that slices add up (--set models=[...] --set slots=[...]); --render makes tables and a chart of them.
+The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,12 @@ from jobs.job_arguments import add_config_arguments
 
 if TYPE_CHECKING:
     from conf.bench import BenchConfig, BenchModel
+    from jobs.bench.engine.bound import Rates
     from jobs.bench.engine.cells import Cell
+    from jobs.bench.engine.measure import Team
     from jobs.bench.engine.rows import Row
+
+_SETUP_S = 6.0  # of a variant in a cell: starting, loading, running once; seen on a small machine
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,13 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     add_config_arguments(parser, "BenchConfig", "conf/bench.yaml")
     parser.add_argument("--forecast", action="store_true", help="say what would be measured and how long, then stop")
     parser.add_argument("--render", metavar="FILE.md", help="make tables and a chart of the results file, then stop")
-    parser.add_argument("--endurance", type=int, metavar="N", help="does memory grow over N sequences? then stop")
     options = parser.parse_args(arguments)
-    command = " ".join(["deed bench engine", *arguments])
-    if options.endurance is not None:
-        from jobs.bench.engine.endurance import endure
-
-        return endure(options.endurance, command)
 
     from conf.bench import BenchConfig
     from conf.load import load_config
@@ -44,15 +43,16 @@ def main(arguments: Sequence[str]) -> int:
         from jobs.bench.engine.render import render
 
         return render(Path(config.results), Path(options.render))
-    return bench(config, command, forecast_only=options.forecast)
+    return bench(config, " ".join(["deed bench engine", *arguments]), forecast_only=options.forecast)
 
 
 def bench(config: "BenchConfig", command: str, *, forecast_only: bool = False) -> int:
-    from jobs.bench.engine.bound import Costs
     from jobs.bench.engine.cells import plan
     from jobs.bench.engine.measure import team
     from jobs.bench.engine.origin import origin
+    from jobs.bench.engine.rows import SCHEMA_VERSION
     from jobs.bench.engine.text import duration, forecast_s, rates_lines
+    from jobs.bench.engine.worker import PROBE
 
     cells = plan(config)
     models = list(dict.fromkeys(cell.model for cell in cells))
@@ -61,58 +61,53 @@ def bench(config: "BenchConfig", command: str, *, forecast_only: bool = False) -
     print(
         f"{source['hardware']['cpu']}, {num_threads} threads, commit {source['commit']}; rates of bare matrix products:"
     )
-    rates = {}
+    rates: dict[BenchModel, Rates] = {}
     for model in models:
         with team(config, model, num_threads) as workers:
-            rates[model] = workers.worker("probe").ask("rates", encode_batch=config.engine.tuning.encode_batch)
+            rates[model] = workers.worker(PROBE).ask("rates")
         print("\n".join(rates_lines(model.value, rates[model])), flush=True)
     seconds = {
-        cell.key: forecast_s(cell, Costs(**rates[cell.model]["costs"]), num_layers(config, cell.model), _SETUP_S)
-        for cell in cells
+        cell.key: forecast_s(cell, rates[cell.model].costs, num_layers(config, cell.model), _SETUP_S) for cell in cells
     }
     print(f"{len(cells)} cells, about {duration(sum(seconds.values()))}", flush=True)
     for cell in cells:
         print(f"  {cell.title}: {len(cell.variants)} variants, about {duration(seconds[cell.key])}")
     if forecast_only:
         return 0
-    rows: list[Any] = []
+    rows: list[Row] = []
     for model in models:
         with team(config, model, num_threads) as workers:
             for cell in (cell for cell in cells if cell.model is model):
                 rows += _cell(config, cell, workers, rates[model], source)
-    done = [row for row in rows if row.skipped is None]
+    results = [asdict(row) for row in rows]
     last = {
-        "schema_version": rows[0].schema_version,
+        "schema_version": SCHEMA_VERSION,
         **source,
-        "rates": {model.value: rates[model] for model in models},
-        "rows_in": sum(row.rows_in or 0 for row in done),
-        "rows_out": sum(row.rows_out or 0 for row in done),
-        "results": [row.model_dump(mode="json", exclude=set(source)) for row in rows],
+        "rates": {model.value: asdict(rates[model]) for model in models},
+        "rows_in": sum(row.rows_in or 0 for row in rows),
+        "rows_out": sum(row.rows_out or 0 for row in rows),
+        "results": [{name: value for name, value in row.items() if name not in source} for row in results],
     }
     print(json.dumps(last))
     return 0
 
 
-_SETUP_S = 6.0  # of a variant in a cell: starting, loading, running once; seen on a small machine
-
-
-def _cell(
-    config: "BenchConfig", cell: "Cell", workers: Any, rates: dict[str, Any], origin: dict[str, Any]
-) -> "list[Row]":
+def _cell(config: "BenchConfig", cell: "Cell", workers: "Team", rates: "Rates", source: dict[str, Any]) -> "list[Row]":
     """Measure one cell, print it, append its rows to the results."""
-    from jobs.bench.engine.bound import Costs
-    from jobs.bench.engine.measure import measured, prepare
-    from jobs.bench.engine.summary import rows_of
-    from jobs.bench.engine.text import bound_line, latency_line, table
+    from jobs.bench.engine.measure import prepare, run_rounds
+    from jobs.bench.engine.summary import Measured, rows_of
+    from jobs.bench.engine.text import latency_line, table
 
-    costs, layers = Costs(**rates["costs"]), num_layers(config, cell.model)
     print(f"\n{cell.title}, {cell.num_sequences} sequences", flush=True)
-    prepared = prepare(cell, workers)
-    print(bound_line(cell, prepared[0], costs, layers, config.engine), flush=True)
+    outcomes, skipped = prepare(cell, workers)
     start_s = time.perf_counter()
-    result = measured(config, cell, workers, prepared, costs, layers)
+    rounds = run_rounds(cell, [name for name in cell.variants if name in outcomes], workers, config.settle_s)
+    layers = num_layers(config, cell.model)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    rows = rows_of(result, {**origin, "time_utc": now, "weights_sha256": rates["weights_sha256"]})
+    rows = rows_of(
+        Measured(cell, outcomes, rounds, skipped, rates.costs, layers, config.engine),
+        {**source, "time_utc": now, "weights_sha256": rates.weights_sha256},
+    )
     print("\n".join(table(rows)))
     if line := latency_line(rows):
         print(line)
@@ -120,7 +115,7 @@ def _cell(
     path = Path(config.results)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
-        stream.writelines(row.model_dump_json() + "\n" for row in rows)
+        stream.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
     return rows
 
 

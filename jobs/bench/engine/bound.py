@@ -1,12 +1,13 @@
-"""What early exit could give at most (DESIGN section 3.6), in plain arithmetic.
+"""How much faster early exit could decode at most, in plain arithmetic.
 
-    T_full / (T_encode + sum over segments of visits x segment cost + gate cost)
+    decoding time of full depth / (sum over segments of visits x segment cost + gate cost)
 
 A visit of a segment costs floor + slope * positions for each of its layers; the floor is what a batch of any size pays
 (weights from memory, launches), the slope what a position adds. The ideal engine fills every visit with all slots, so
 segment j needs rows_j / slots visits, where rows_j counts the tokens that go that deep. With just-in-time features it
 computes as many positions of a layer as the suffix maximum of depths says; with projected or copied ones rows_j. The
-head runs as often as the gate needs it. Python costs nothing.
+head runs as often as the gate needs it. Python costs nothing. Costs are those of bare matrix products, scaled so that
+full depth takes the time it was measured to take.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,18 @@ class Costs:
     layer_slope_s: float
     head_floor_s: float
     head_slope_s: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine can do at a model's shapes. Lists go with `rows`."""
+
+    rows: tuple[int, ...]
+    layer_gflops: tuple[float, ...]  # GFLOP/s that the matrix products of a decoder layer reach
+    packing_gain: tuple[float, ...]  # time of the layer with torch's plain products / with those the engine calls
+    weights_gb_per_s: float  # memory bandwidth of weights at one row
+    costs: Costs
+    weights_sha256: str
 
 
 @dataclass(frozen=True)
@@ -101,14 +114,12 @@ def time_of(work: Work, costs: Costs) -> Time:
     )
 
 
-def calibrated(costs: Costs, modelled: Time, measured: Time) -> Costs:
-    """The costs scaled, part by part, so that full depth takes the time it was measured to take."""
+def scaled(costs: Costs, modelled: Time, measured: Time) -> Costs:
+    """The costs of decoding scaled, part by part, so that what is modelled takes the time it was measured to take."""
     layers = measured.layers_s / modelled.layers_s
     head = measured.head_s / modelled.head_s
-    encode_s = costs.encode_s * measured.encode_s / modelled.encode_s if modelled.encode_s else 0.0
     return replace(
         costs,
-        encode_s=encode_s,
         layer_floor_s=costs.layer_floor_s * layers,
         layer_slope_s=costs.layer_slope_s * layers,
         head_floor_s=costs.head_floor_s * head,
@@ -116,20 +127,11 @@ def calibrated(costs: Costs, modelled: Time, measured: Time) -> Costs:
     )
 
 
-@dataclass(frozen=True)
-class Bound:
-    """Largest speedup over full depth, end to end and of the decode phase."""
-
-    total: float
-    decode: float
-
-
-def bound(full: Time, early: Time, *, host_s: float = 0.0) -> Bound:
-    """`host_s` is what full depth spent outside of tensors; the ideal engine spends none."""
-    return Bound(
-        (full.total_s + host_s) / early.total_s,
-        (full.decode_s + host_s) / early.decode_s,
-    )
+def decode_bound(work: Work, full: Work, costs: Costs, took: Time, host_s: float) -> float:
+    """The largest speedup of decoding for `work` over full depth, which `took` that long, and `host_s` outside of
+    tensors; the ideal engine spends none there."""
+    ideal = time_of(work, scaled(costs, time_of(full, costs), took))
+    return (took.decode_s + host_s) / ideal.decode_s
 
 
 def fit_line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:

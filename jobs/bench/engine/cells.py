@@ -29,9 +29,17 @@ class Cell:
 
     @property
     def title(self) -> str:
-        length = "own lengths" if self.length is None else f"{self.length} tokens"
-        replayed = ", encoder replayed" if self.encoder == "replayed" else ""
-        return f"{self.model.value}, {self.distribution.value} depths, {length}, {self.slots} slots{replayed}"
+        return title(self.model.value, self.distribution.value, self.length, self.slots, self.encoder)
+
+
+def title(
+    model: str, distribution: str, length: int | None, slots: int, encoder: str, dtype: str = "float32"
+) -> str:  # fmt: skip
+    """What a cell is called, in documents too."""
+    depths = "its own exits" if distribution == Distribution.OWN.value else f"{distribution} depths"
+    tokens = "own lengths" if length is None else f"{length} tokens"
+    replayed = ", encoder replayed" if encoder == "replayed" else ""
+    return f"{model}: {depths}, {tokens}, {slots} slots{replayed}" + ("" if dtype == "float32" else f", {dtype}")
 
 
 def plan(config: BenchConfig) -> list[Cell]:

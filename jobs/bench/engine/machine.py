@@ -9,7 +9,6 @@ Shape suffixes: M rows, D width, H heads, E head width, C encoder positions.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,30 +19,24 @@ from actors.model.checkpoint import load_checkpoint
 from actors.model.weights import with_weights
 from conf.bench import BenchConfig, BenchModel, Distribution
 from conf.schema import Weights
-from jobs.bench.engine.bound import Costs, fit_line
+from jobs.bench.engine.bound import Costs, Rates, fit_line
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.models import make_model
 from jobs.bench.engine.places import checkpoint_of
 from jobs.bench.engine.work import collate, make_requests
 
-_COPY_BYTES = 256 << 20
 _ROWS = (1, 8, 32, 128)
 _REPEATS, _LEAST_S = 3, 0.05
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Of one model on this machine. Lists go with `rows`."""
+class Machine:
+    """Measures the rates of one model."""
 
-    rows: tuple[int, ...]
-    layer_s: tuple[float, ...]  # of one decoder layer
-    head_s: tuple[float, ...]
-    layer_gflops: tuple[float, ...]  # GFLOP/s that the layer's matrix products reach
-    packing_gain: tuple[float, ...]  # time of the layer with torch's plain products / with those the engine calls
-    copy_gb_per_s: float  # memory bandwidth of a large copy, both directions counted
-    weights_gb_per_s: float  # that of weights at one row
-    costs: Costs
-    weights_sha256: str
+    def __init__(self, config: BenchConfig, model: BenchModel) -> None:
+        self._config, self._model = config, model
+
+    def rates(self) -> Rates:
+        return measure_rates(self._config, self._model, self._config.engine.tuning.encode_batch)
 
 
 @torch.inference_mode()
@@ -74,11 +67,8 @@ def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> 
     batch = collate(make_requests(config, cell, checkpoint), checkpoint.config.pad_id)
     return Rates(
         rows=_ROWS,
-        layer_s=tuple(layer_s),
-        head_s=tuple(head_s),
         layer_gflops=tuple(2e-9 * weights * rows / s for rows, s in zip(_ROWS, layer_s, strict=True)),
         packing_gain=tuple(p / s for p, s in zip(plain_s, layer_s, strict=True)),
-        copy_gb_per_s=copy_bandwidth(),
         weights_gb_per_s=1e-9 * weights * item / layer_s[0],
         costs=Costs(
             encode_s=seconds_of(lambda: ready.encode(*batch)) / encode_batch,
@@ -115,10 +105,3 @@ def _timed(call: Callable[[], Any], count: int) -> float:
     for _ in range(count):
         call()
     return (time.perf_counter() - start_s) / count
-
-
-def copy_bandwidth() -> float:
-    """GB/s of a copy too large for any cache: bytes read and bytes written."""
-    source = torch.ones(_COPY_BYTES // 4)
-    target = torch.empty_like(source)
-    return 2e-9 * _COPY_BYTES / seconds_of(lambda: target.copy_(source))

@@ -1,19 +1,15 @@
-"""Runs the cells: one process per variant, kept alive and asked in turn, A B C, A B C, with the order turned round
-every other time."""
+"""One process per variant, kept alive and asked in turn, A B C, A B C, with the order turned round every other time."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 
-from conf.bench import BenchConfig, BenchModel, Distribution
+from conf.bench import BenchConfig, BenchModel
 from conf.errors import UserError
-from jobs.bench.engine.bound import Costs
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.passes import Outcome, Pass
-from jobs.bench.engine.summary import Measured
 from jobs.bench.engine.variants import FULL
-from jobs.bench.engine.worker import Worker
+from jobs.bench.engine.worker import PROBE, Worker
 
 
 class Team:
@@ -29,20 +25,17 @@ class Team:
         if name in self._refused:
             raise UserError(self._refused[name])
         if name not in self._workers:
-            worker = Worker(name, self._config, self._model, self._num_threads)
             try:
-                worker.start()
+                self._workers[name] = Worker(name, self._config, self._model, self._num_threads)
             except UserError as refusal:
-                worker.close()
                 self._refused[name] = str(refusal)
                 raise
-            self._workers[name] = worker
         return self._workers[name]
 
     def release_all_but(self, names: Sequence[str]) -> None:
         """Let go of the caches of variants that sit out."""
         for name, worker in self._workers.items():
-            if name not in names:
+            if name not in (PROBE, *names):
                 worker.ask("release")
 
     def close(self) -> None:
@@ -68,42 +61,23 @@ def prepare(cell: Cell, workers: Team) -> tuple[dict[str, Outcome], dict[str, st
     for name in cell.variants:
         try:
             worker = workers.worker(name)
-            worker.ask("prepare", cell=asdict(cell))
+            worker.ask("prepare", cell)
         except UserError as refusal:
             skipped[name] = str(refusal)
             continue
-        said = worker.ask("verify")
-        outcomes[name] = Outcome(**{**said, "exit_layers": tuple(said["exit_layers"])})
+        outcomes[name] = worker.ask("verify")
     assert FULL in outcomes, f"full depth does not run: {skipped.get(FULL)}"
     return outcomes, skipped
 
 
 def run_rounds(cell: Cell, names: Sequence[str], workers: Team, settle_s: float) -> list[dict[str, Pass]]:
+    """Measure every variant in every round, after a pause of `settle_s` seconds each."""
     rounds = []
     for number in range(cell.rounds):
         order = names if number % 2 == 0 else list(reversed(names))
         each: dict[str, Pass] = {}
         for name in order:
             time.sleep(settle_s)
-            values = workers.worker(name).ask("measure")
-            each[name] = Pass(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            each[name] = workers.worker(name).ask("measure")
         rounds.append(each)
     return rounds
-
-
-def measured(
-    config: BenchConfig, cell: Cell, workers: Team, prepared: tuple[dict[str, Outcome], dict[str, str]],
-    costs: Costs, num_layers: int,
-) -> Measured:  # fmt: skip
-    outcomes, skipped = prepared
-    names = [name for name in cell.variants if name in outcomes]
-    return Measured(
-        cell=cell,
-        outcomes=outcomes,
-        rounds=run_rounds(cell, names, workers, config.settle_s),
-        skipped=skipped,
-        costs=costs,
-        num_layers=num_layers,
-        engine=config.engine,
-        scripted=cell.distribution is not Distribution.OWN,
-    )

@@ -97,9 +97,6 @@ class OurEngine:
             rows=stats.segment_rows,
             positions=stats.segment_positions,
             involuntary_exits=stats.involuntary_exits,
-            num_drafted=stats.num_drafted,
-            num_accepted=stats.num_accepted,
-            kv_cache_bytes=stats.kv_cache_bytes,
             peak_memory_bytes=peak_memory_bytes(),
         )
 
@@ -129,7 +126,6 @@ class OurEngine:
             )  # fmt: skip
         scripted = self._model.config.eos_id == -1 and self._variant.exits_early
         return {
-            "replayed_steps": found.num_steps,
             "replayed_tokens": found.same_token / max(1, found.num_steps),
             "replayed_exits": None if scripted else found.same_exit / max(1, found.num_steps),
         }

@@ -1,4 +1,4 @@
-"""What one run over the work gives; plain data, so that it can cross from a worker to the bench as JSON."""
+"""What one run over the work gives; without torch, so that the bench itself need not load it."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,6 @@ class Pass:
     rows: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
     involuntary_exits: int | None = None
-    num_drafted: int | None = None
-    num_accepted: int | None = None
-    kv_cache_bytes: int | None = None
     peak_memory_bytes: int = 0
 
     @property
@@ -37,7 +34,6 @@ class Outcome:
     exit_layers: tuple[int, ...] = ()
     exit_indices: list[list[int]] | None = None  # per decoding step
     padding: float | None = None  # share of computed rows that nobody reads
-    replayed_steps: int = 0
     replayed_tokens: float | None = None  # share of emitted tokens the oracle gives at the same exit
     replayed_exits: float | None = None  # share of steps whose exit the oracle gives
 

@@ -1,25 +1,19 @@
 """The results file -> a page of tables and a chart. The latest row of a cell and variant counts."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from conf.bench import Distribution
 from conf.errors import UserError
-from jobs.bench.engine.rows import Row
+from jobs.bench.engine.rows import COLUMNS, Row, row_of
 from jobs.bench.engine.variants import VARIANTS
-
-_HEAD = (
-    "variant", "seq/s", "tokens/s", "ratio (spread)", "decode ratio (spread)", "bound of decoding", "of it", "depth",
-    "computed", "encode", "decode", "gate", "host", "rows a visit", "padding", "p50 ms", "p99 ms", "= full depth",
-    "oracle", "forced exits", "peak MB",
-)  # fmt: skip
 
 
 def render(results: Path, document: Path) -> int:
     """Write the page, and the chart beside it under the same name."""
     if not results.is_file():
         raise UserError(f"there are no results at {str(results)!r}; run deed bench engine first")
-    rows = latest(Row.model_validate_json(line) for line in results.read_text(encoding="utf-8").splitlines())
+    rows = latest(row_of(json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines())
     if not rows:
         raise UserError(f"{str(results)!r} holds no results")
     document.parent.mkdir(parents=True, exist_ok=True)
@@ -71,60 +65,16 @@ def page(rows: Sequence[Row], chart: str) -> list[str]:
     for cell in cells:
         members = [row for row in rows if cell_of(row) == cell]
         members.sort(key=lambda row: list(VARIANTS).index(row.variant))
-        lines += [f"## {title(members[0])}", "", *markdown(members), ""]
+        lines += [f"## {members[0].title}", "", *markdown(members), ""]
     lines += ["Variants: " + "; ".join(f"`{name}`: {variant.summary}" for name, variant in VARIANTS.items()) + "."]
     return lines
 
 
-def title(row: Row) -> str:
-    length = "own lengths" if row.length is None else f"{row.length} tokens"
-    replayed = ", encoder replayed" if row.encoder == "replayed" else ""
-    depths = "its own exits" if row.distribution == Distribution.OWN.value else f"{row.distribution} depths"
-    dtype = "" if row.dtype == "float32" else f", {row.dtype}"
-    return f"{row.model}: {depths}, {length}, {row.slots} slots{replayed}{dtype}"
-
-
 def markdown(rows: Sequence[Row]) -> list[str]:
-    lines = ["| " + " | ".join(_HEAD) + " |", "|" + "---|" * len(_HEAD)]
-    for row in rows:
-        if row.skipped is None:
-            lines.append("| " + " | ".join(_fields(row)) + " |")
+    lines = ["| " + " | ".join(column.head for column in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(c.text(row) for c in COLUMNS) + " |" for row in rows if row.skipped is None]
     skipped = [f"`{row.variant}`: {row.skipped}" for row in rows if row.skipped is not None]
     return [*lines, *(["", "Left out: " + "; ".join(skipped) + "."] if skipped else [])]
-
-
-def _fields(row: Row) -> list[str]:
-    return [
-        row.variant,
-        _number(row.sequences_per_s, ".2f"),
-        _number(row.tokens_per_s, ".0f"),
-        _spread(row.ratio, row.ratio_min, row.ratio_max),
-        _spread(row.decode_ratio, row.decode_ratio_min, row.decode_ratio_max),
-        _number(row.decode_bound, ".2f"),
-        _number(row.decode_of_bound, ".0%"),
-        _number(row.mean_depth, ".2f"),
-        _number(row.computed_depth, ".2f"),
-        _number(row.encode_share, ".0%"),
-        _number(row.decode_share, ".0%"),
-        _number(row.gate_share, ".1%"),
-        _number(row.host_share, ".1%"),
-        " ".join(map(str, row.rows_per_visit)),
-        _number(row.padding, ".0%"),
-        _number(None if row.latency_p50_s is None else 1e3 * row.latency_p50_s, ".1f"),
-        _number(None if row.latency_p99_s is None else 1e3 * row.latency_p99_s, ".1f"),
-        _number(row.agreement_tokens, ".2%"),
-        _number(row.replayed_tokens, ".1%"),
-        _number(row.involuntary_exits, "d"),
-        _number(None if row.peak_memory_bytes is None else row.peak_memory_bytes / 1e6, ".0f"),
-    ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _spread(middle: float | None, low: float | None, high: float | None) -> str:
-    return "" if middle is None else f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -155,7 +105,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                           color="black", label="bound of pool")  # fmt: skip
         axis.set_xticks(range(len(slots)), [str(count) for count in slots])
         axis.axhline(1, color="grey", lw=0.7)
-        axis.set(title=title(members[0]).replace(f", {members[0].slots} slots", ""), xlabel="slots", ylim=(0, None))
+        axis.set(title=members[0].title.replace(f", {members[0].slots} slots", ""), xlabel="slots", ylim=(0, None))
         axis.title.set_size(9)
         axis.set_ylabel("decoding against full depth")
         axis.legend(fontsize=6, ncol=2)

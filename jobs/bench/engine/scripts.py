@@ -72,21 +72,3 @@ def _rounded(shares: Sequence[float], total: int) -> list[int]:
     for i in by_remainder[: total - sum(counts)]:
         counts[i] += 1
     return [index for index, count in enumerate(counts) for _ in range(count)]
-
-
-def mean_layers(depths: Depths, exit_layers: Sequence[int]) -> float:
-    """Layers per token."""
-    layers = [exit_layers[index] for row in depths for index in row]
-    return sum(layers) / len(layers)
-
-
-def suffix_mean_layers(depths: Depths, exit_layers: Sequence[int]) -> float:
-    """Layers per token that just-in-time features compute: of a token, the deepest of it and what follows it."""
-    total = count = 0
-    for row in depths:
-        deepest = 0
-        for index in reversed(row):
-            deepest = max(deepest, index)
-            total += exit_layers[deepest]
-        count += len(row)
-    return total / count

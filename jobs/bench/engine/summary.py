@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conf.bench import Distribution
 from conf.schema import EngineConfig, Gate, KvPolicy
-from jobs.bench.engine.bound import Bound, Costs, Time, Work, bound, calibrated, early_work, full_work, time_of
+from jobs.bench.engine.bound import Costs, Time, Work, decode_bound, early_work, full_work
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.passes import Outcome, Pass
 from jobs.bench.engine.rows import Row
@@ -26,7 +27,6 @@ class Measured:
     costs: Costs  # of bare matrix products
     num_layers: int
     engine: EngineConfig
-    scripted: bool
 
 
 def rows_of(measured: Measured, origin: Mapping[str, Any]) -> list[Row]:
@@ -72,15 +72,11 @@ def _numbers(measured: Measured, name: str) -> dict[str, Any]:
         "padding": outcome.padding,
         "involuntary_exits": last.involuntary_exits,
         "peak_memory_bytes": max(p.peak_memory_bytes for p in passes),
-        "kv_cache_bytes": last.kv_cache_bytes,
+        "replayed_tokens": outcome.replayed_tokens,
         **agreement(measured, name),
     }
-    if outcome.replayed_steps:
-        for field in ("replayed_steps", "replayed_tokens", "replayed_exits"):
-            numbers[field] = getattr(outcome, field)
     if last.gate_s is not None:
-        numbers |= _engine_numbers(passes, outcome)
-        numbers |= bounds(measured, name, numbers)
+        numbers |= _engine_numbers(passes, outcome) | {"decode_bound": bound_of(measured, name)}
     return numbers
 
 
@@ -97,10 +93,7 @@ def _engine_numbers(passes: Sequence[Pass], outcome: Outcome) -> dict[str, Any]:
         "decode_share": median(passes, lambda p: 1 - (p.encode_s + (p.gate_s or 0.0) + (p.host_s or 0.0)) / p.wall_s),
         "mean_depth": sum(depths) / len(depths),
         "computed_depth": sum(n * p for n, p in zip(layers, last.positions, strict=True)) / len(depths),
-        "visits_by_segment": last.visits,
         "rows_per_visit": tuple(round(r / v, 2) for r, v in zip(last.rows, visits, strict=True)),
-        "positions_per_visit": tuple(round(p / v, 2) for p, v in zip(last.positions, visits, strict=True)),
-        "accepted_drafts": last.num_accepted / last.num_drafted if last.num_accepted and last.num_drafted else None,
     }
 
 
@@ -115,7 +108,7 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 def agreement(measured: Measured, name: str) -> dict[str, float | None]:
     """Share of outputs, and of tokens in their places, that are full depth's. Scripted exits say what they say."""
-    if measured.scripted and VARIANTS[name].exits_early:
+    if measured.cell.distribution is not Distribution.OWN and VARIANTS[name].exits_early:
         return {"agreement_outputs": None, "agreement_tokens": None}
     pairs = list(zip(measured.outcomes[name].tokens, measured.outcomes[FULL].tokens, strict=True))
     equal = sum(a == b for mine, theirs in pairs for a, b in zip(mine, theirs, strict=False))
@@ -146,37 +139,15 @@ def _settings(variant: Variant, engine: EngineConfig) -> tuple[KvPolicy, Gate]:
     return KvPolicy(variant.changes.get("kv", engine.kv)), Gate(variant.changes.get("gate", engine.gate))
 
 
-def bounds(measured: Measured, name: str, numbers: Mapping[str, Any]) -> dict[str, float | None]:
-    """Distance from the bound by full depth's measured costs, and from bare matrix products."""
+def bound_of(measured: Measured, name: str) -> float | None:
+    """The largest speedup of decoding that the variant could have, by full depth's measured times."""
     work, full = ideal_work(measured, name), ideal_work(measured, FULL)
     if work is None:
-        return {}
+        return None
     assert full is not None
-    replayed = measured.cell.encoder == "replayed"
-    bare = Costs(**{**measured.costs.__dict__, "encode_s": 0.0}) if replayed else measured.costs
-    found = measured_bound(measured, work, full, bare)
-    ratio, decode_ratio = numbers.get("ratio"), numbers["decode_ratio"]
-    roof, roof_full = time_of(work, bare), time_of(full, bare)
-    wall_s = median([each[name] for each in measured.rounds], lambda p: p.decode_s if replayed else p.wall_s)
-    assert wall_s is not None
-    return {
-        "bound": None if replayed else found.total,
-        "decode_bound": found.decode,
-        "of_bound": None if ratio is None else ratio / found.total,
-        "decode_of_bound": decode_ratio / found.decode,
-        "roofline_bound": roof_full.total_s / roof.total_s,
-        "of_roofline": roof.total_s / wall_s,
-    }
-
-
-def measured_bound(measured: Measured, work: Work, full: Work, bare: Costs) -> Bound:
     passes = [each[FULL] for each in measured.rounds]
-    encode_s, decode_s = median(passes, lambda p: p.encode_s), median(passes, lambda p: p.decode_s)
-    gate_s, host_s = median(passes, lambda p: p.gate_s), median(passes, lambda p: p.host_s)
-    assert encode_s is not None
-    assert decode_s is not None
-    assert gate_s is not None
-    assert host_s is not None
-    took = Time(encode_s if bare.encode_s else 0.0, max(1e-12, decode_s - gate_s - host_s), gate_s)
-    costs = calibrated(bare, time_of(full, bare), took)
-    return bound(took, time_of(work, costs), host_s=host_s)
+    decode_s = statistics.median(p.decode_s for p in passes)
+    gate_s = statistics.median(p.gate_s or 0.0 for p in passes)
+    host_s = statistics.median(p.host_s or 0.0 for p in passes)
+    took = Time(0.0, max(1e-12, decode_s - gate_s - host_s), gate_s)
+    return decode_bound(work, full, measured.costs, took, host_s)

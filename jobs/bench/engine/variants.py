@@ -32,7 +32,6 @@ VARIANTS: dict[str, Variant] = {
     "pool":              _early("regrouped by depth, just-in-time features", schedule="pool"),
     "pool_project":      _early("regrouped, projected features", schedule="pool", kv="project"),
     "pool_copy":         _early("regrouped, copied features", schedule="pool", kv="copy"),
-    "pool_softmax_max":  _early("regrouped, gate softmax_max", schedule="pool", gate="softmax_max"),
     "pool_softmax_diff": _early("regrouped, gate softmax_diff", schedule="pool", gate="softmax_diff"),
     "pool_saturation":   _early("regrouped, gate saturation", schedule="pool", gate="saturation"),
     "pool_classifier":   _early("regrouped, gate classifier", schedule="pool", gate="classifier"),

@@ -1,5 +1,6 @@
 """What an engine measures and reserves: costs of visits, slots in flight, bytes of caches, merged exits, decay."""
 
+import gc
 import itertools
 
 import pytest
@@ -143,3 +144,13 @@ def test_padding_is_counted() -> None:
     stats = engine.take_stats()
     assert all(a >= b for a, b in zip(stats.segment_places, stats.segment_positions, strict=True))
     assert 0 < stats.padding < 1
+
+
+def test_nothing_is_kept_of_sequences_that_are_done() -> None:
+    engine = Engine(MODEL, config(exits=(1, 3, 5), thresholds=(0.3, 0.4)))
+    objects = []
+    for seed in range(4):
+        run(engine, requests(50, seed))
+        gc.collect()
+        objects.append(len(gc.get_objects()))
+    assert objects[-1] - objects[1] < 25  # one kept for each sequence would be 100

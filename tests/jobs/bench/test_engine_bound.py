@@ -4,8 +4,8 @@ import pytest
 
 from conf.bench import Distribution
 from conf.schema import Gate, KvPolicy
-from jobs.bench.engine.bound import Costs, Time, bound, calibrated, early_work, fit_line, full_work, time_of
-from jobs.bench.engine.scripts import depth_shares, mean_layers, script_depths, suffix_mean_layers
+from jobs.bench.engine.bound import Costs, Time, decode_bound, early_work, fit_line, full_work, scaled, time_of
+from jobs.bench.engine.scripts import depth_shares, script_depths
 
 EXITS = (2, 4)  # two layers each
 DEPTHS = [[0, 1, 0], [0, 0, 0]]  # one token of six goes to full depth; just-in-time features bring the one before
@@ -23,8 +23,6 @@ def test_just_in_time_features_count_the_suffix_maximum() -> None:
     assert work.layer_positions == 2 * 6 + 2 * 2  # positions 0 and 1 of the first sequence; position 2 never
     assert work.layer_visits == 2 * 6 / 2 + 2 * 1 / 2
     assert work.head_rows == 6 + 1
-    assert suffix_mean_layers(DEPTHS, EXITS) == work.layer_positions / 6
-    assert mean_layers(DEPTHS, EXITS) == (5 * 2 + 4) / 6
 
 
 @pytest.mark.parametrize("kv", [KvPolicy.PROJECT, KvPolicy.COPY])
@@ -46,17 +44,22 @@ def test_time_and_bound() -> None:
     assert full == Time(encode_s=2.0, layers_s=12 * 0.5 + 24 * 0.25, head_s=6.0)
     early = time_of(early_work(DEPTHS, EXITS, 2, KvPolicy.JIT, Gate.SOFTMAX_MAX), costs)
     assert early == Time(encode_s=2.0, layers_s=7 * 0.5 + 16 * 0.25, head_s=7.0)
-    assert bound(full, early).total == 20 / 16.5
-    assert bound(full, early).decode == 18 / 14.5
-    assert bound(full, early, host_s=2.0).decode == 20 / 14.5
 
 
-def test_calibrated_costs_give_full_depths_own_time() -> None:
+def test_the_bound_is_by_what_full_depth_was_measured_to_take() -> None:
+    costs = Costs(encode_s=1.0, layer_floor_s=0.5, layer_slope_s=0.25, head_floor_s=0.0, head_slope_s=1.0)
+    full, work = full_work([3, 3], 4, 2), early_work(DEPTHS, EXITS, 2, KvPolicy.JIT, Gate.SOFTMAX_MAX)
+    as_modelled = time_of(full, costs)
+    assert decode_bound(work, full, costs, as_modelled, host_s=0.0) == pytest.approx(18 / 14.5)
+    assert decode_bound(work, full, costs, as_modelled, host_s=2.0) == pytest.approx(20 / 14.5)
+    slow_head = Time(0.0, as_modelled.layers_s, 2 * as_modelled.head_s)
+    assert decode_bound(work, full, costs, slow_head, host_s=0.0) == pytest.approx(24 / 21.5)
+
+
+def test_scaled_costs_give_full_depths_own_time() -> None:
     costs, work = Costs(1.0, 0.5, 0.25, 0.1, 1.0), full_work([3, 3], 4, 2)
-    measured = Time(encode_s=5.0, layers_s=3.0, head_s=0.6)
-    again = time_of(work, calibrated(costs, time_of(work, costs), measured))
-    assert (again.encode_s, again.layers_s, again.head_s) == pytest.approx((5.0, 3.0, 0.6))
-    assert calibrated(Costs(0.0, 1, 1, 1, 1), Time(0, 1, 1), Time(0, 1, 1)).encode_s == 0.0
+    again = time_of(work, scaled(costs, time_of(work, costs), Time(0.0, layers_s=3.0, head_s=0.6)))
+    assert (again.layers_s, again.head_s) == pytest.approx((3.0, 0.6))
 
 
 def test_a_line_is_fitted_and_never_has_a_negative_floor() -> None:
@@ -87,8 +90,13 @@ def test_both_distributions_hold_the_same_depths_dealt_otherwise(length: int) ->
         for kind in (Distribution.INDEPENDENT, Distribution.CLUSTERED)
     )
     assert sorted(i for row in independent for i in row) == sorted(i for row in clustered for i in row)
-    assert mean_layers(independent, exits) == mean_layers(clustered, exits) == pytest.approx(4.8, abs=0.02)
-    assert suffix_mean_layers(clustered, exits) < suffix_mean_layers(independent, exits) - 1
+    drawn = [i for row in independent for i in row]
+    assert sum(exits[i] for i in drawn) / len(drawn) == pytest.approx(4.8, abs=0.02)
+    positions = [
+        early_work(depths, exits, 8, KvPolicy.JIT, Gate.SOFTMAX_MAX).layer_positions / len(drawn)
+        for depths in (clustered, independent)
+    ]
+    assert positions[0] < positions[1] - 1
     by_sequence = sorted(sum(row) / length for row in clustered)
     assert by_sequence[-1] > by_sequence[0] + 1  # there are hard sequences and easy ones
     assert {len(row) for row in clustered} == {length}
