@@ -3,10 +3,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test test-long check bench clean
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv with the pinned versions
 
@@ -21,6 +21,9 @@ demo: setup  ## caption the demo shards with the shipped checkpoint, then print 
 
 test: setup  ## unit tests, then integration tests with a real local Ray
 	$(BIN)/python -m pytest
+
+test-long: setup  ## the same tests with several times the examples, seeds and sequences
+	LONG_TESTS=1 $(BIN)/python -m pytest
 
 check: setup  ## format, lint and types
 	$(BIN)/ruff format --check .

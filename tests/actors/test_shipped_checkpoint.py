@@ -20,9 +20,10 @@ from conf.schema import EngineConfig, Gate, Schedule
 from jobs.scenes.config import ScenesConfig
 from jobs.scenes.shards import make_scene
 from tests.actors.engine.tiny import run
+from tests.effort import effort
 
 PATH = Path(__file__).parents[2] / "assets" / "checkpoints" / "deed-scenes"
-NUM_IMAGES = 20
+NUM_IMAGES = effort(8, 40)
 
 
 @cache

@@ -14,6 +14,7 @@ from pipeline.plan import Shard, ShardIndex
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.sink import ERRORS, RESULTS, STAGING, load_index, publish_shard, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
+from tests.effort import effort
 from tests.pipeline.helpers import bad_row, good_row
 from tests.shards import write_tar
 
@@ -107,17 +108,17 @@ def keys(storage: Storage, folder: str) -> list[str]:
 
 def kill_points(make: Callable[..., Storage], work: Callable[[Storage], object]) -> Iterator[tuple[str, Storage]]:
     """The storage left by a death at each change that the work makes, of each kind of death."""
-    for after in (False, True):
-        for backwards in (False, True):
-            for lives in range(1000):
-                storage = make(lives, after=after, backwards=backwards)
-                try:
-                    work(storage)
-                except Killed:
-                    yield f"change {lives}, after={after}, backwards={backwards}", Storage(storage.url)
-                else:
-                    assert lives > 5, "the work makes more changes than that"
-                    break
+    kinds = ((False, False), (True, True))
+    for after, backwards in effort(kinds, (*kinds, (False, True), (True, False))):
+        for lives in range(1000):
+            storage = make(lives, after=after, backwards=backwards)
+            try:
+                work(storage)
+            except Killed:
+                yield f"change {lives}, after={after}, backwards={backwards}", Storage(storage.url)
+            else:
+                assert lives > 5, "the work makes more changes than that"
+                break
 
 
 def test_a_first_run_killed_anywhere(shard: Shard, urls: Iterator[str]) -> None:
@@ -152,7 +153,7 @@ def test_a_second_chance_killed_anywhere(shard: Shard, urls: Iterator[str], then
             assert errors == ["k5"], place
         mended += errors == ["k5"]
         assert [name for name in storage.walk("") if name.startswith(("_staging", "_state"))] == [], place
-    assert mended > 20
+    assert mended > 10
 
 
 @pytest.mark.parametrize("lives", [0, 1, 2, 3])

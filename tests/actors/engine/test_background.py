@@ -14,12 +14,13 @@ from actors.engine.reference import generate
 from actors.engine.request import FinishReason
 from conf.schema import EngineConfig, Gate, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
+from tests.effort import effort
 
 MODEL = tiny_model()
 EXITS, THRESHOLDS = (1, 3, 5), (0.35, 0.4)
 
 
-@settings(max_examples=15)
+@settings(max_examples=effort(5, 50))
 @given(
     seed=st.integers(0, 1000),
     num_slots=st.integers(1, 6),

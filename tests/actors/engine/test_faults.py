@@ -18,6 +18,7 @@ from conf.errors import UserError
 from conf.schema import CrossAttention, EngineConfig, Gate, GenerationConfig, ModelSection, Schedule
 from jobs.job_arguments import SHIPPED_CHECKPOINT
 from tests.actors.engine.tiny import config, requests, run, tiny_model
+from tests.effort import effort
 
 MODEL = tiny_model()
 
@@ -82,7 +83,10 @@ def broken_model() -> tuple[torch.nn.Module, int]:
 @pytest.mark.parametrize("cross", [CrossAttention.AUTO, CrossAttention.PROJECTED])
 def test_numbers_that_are_not_finite_stay_with_their_sequence(gate: Gate, cross: CrossAttention) -> None:
     model, poison = broken_model()
-    work = [replace(r, prompt_ids=tuple(i % 30 for i in r.prompt_ids), max_new_tokens=None) for r in requests(40, 5)]
+    work = [
+        replace(r, prompt_ids=tuple(i % 30 for i in r.prompt_ids), max_new_tokens=None)
+        for r in requests(effort(12, 60), 5)
+    ]
     settings = config(gate=gate, cross=cross, num_slots=2, encode_batch=1, thresholds=(0.9, 0.9, 0.9, 0.9))
     expected = run(Engine(model, settings), work)
     broken = [replace(r, prompt_ids=(poison, 4)) if r.request_id % 3 == 0 else r for r in work]

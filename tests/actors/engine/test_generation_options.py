@@ -17,6 +17,7 @@ from actors.engine.request import Completion, FinishReason, Request
 from conf.model import GenerationDefaults
 from conf.schema import EngineConfig, Gate, GenerationConfig, KvPolicy, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
+from tests.effort import effort
 
 MODEL = tiny_model(seed=3)
 EOS = MODEL.config.eos_id
@@ -59,7 +60,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=effort(15, 200))
 @given(
     options=OPTIONS,
     prefixes=st.lists(st.none() | PREFIX, min_size=1, max_size=3),

@@ -10,6 +10,7 @@ from actors.engine.reference import generate
 from actors.engine.request import FinishReason
 from conf.schema import EngineConfig, Gate, Schedule
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
+from tests.effort import effort
 
 MODELS = {variant: tiny_model(variant) for variant in VARIANTS}
 
@@ -35,13 +36,13 @@ def _check(variant: str, num_requests: int, seed: int, arrivals: list[int] | Non
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("num_slots", [1, 6])
 def test_text_is_that_of_full_depth(variant: str, num_slots: int) -> None:
-    engine = _check(variant, 20, 1, exits=(1, 2, 5), thresholds=(0.2, 0.2), num_slots=num_slots)
+    engine = _check(variant, effort(8, 40), 1, exits=(1, 2, 5), thresholds=(0.2, 0.2), num_slots=num_slots)
     stats = engine.take_stats()
     assert 0 < stats.num_accepted < stats.num_drafted  # some drafts stood, some were taken back
     assert stats.involuntary_exits == 0
 
 
-@settings(max_examples=25)
+@settings(max_examples=effort(8, 100))
 @given(
     seed=st.integers(0, 1000),
     num_slots=st.integers(1, 7),

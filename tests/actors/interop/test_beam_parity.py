@@ -20,8 +20,9 @@ from tests.actors.interop.sources import (
     set_end_token,
     their_outputs,
 )
+from tests.effort import effort
 
-SEEDS = (0, 1, 2)
+SEEDS = effort((0,), (0, 1, 2))
 # num_beams, length_penalty, early_stopping
 SEARCHES = ((2, 1.0, False), (3, 0.0, True), (4, 2.0, "never"), (5, -1.0, False), (3, 1.5, True), (2, 0.7, "never"))
 NAMES = ("t5", "bart", "florence2", "pix2struct", "trocr")
@@ -62,8 +63,8 @@ def test_outputs_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
             distinct |= set(expected)
     assert ended
     assert cut
-    assert differs > 10  # than greedy
-    assert len(distinct) > 20
+    assert differs > 3 * len(SEEDS)  # than greedy
+    assert len(distinct) > 6 * len(SEEDS)
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
