@@ -30,8 +30,8 @@ class Distribution(str, Enum):
 class Sweep(Section):
     """Every combination of these lists is one cell: variants measured together, round by round."""
 
-    models: tuple[BenchModel, ...]
-    distributions: tuple[Distribution, ...]
+    models: tuple[BenchModel, ...] = Field(description="What runs.")
+    distributions: tuple[Distribution, ...] = Field(description="Where exit depths come from.")
     slots: tuple[Count, ...] = Field(description="Sequences in flight; the batch of the static opponents.")
     lengths: tuple[Count, ...] = Field((20,), description="Output tokens of scripted cells; own ends by itself.")
     variants: tuple[str, ...] = Field(description="Names from jobs/bench/engine/variants.py; full always runs.")
@@ -48,7 +48,7 @@ class BenchConfig(Section):
 
     checkpoint: str = Field("assets/checkpoints/deed-scenes", description="The model `scenes`.")
     prompt: str = Field("describe the image in detail", description="What `scenes` is asked.")
-    sweeps: Annotated[tuple[Sweep, ...], Field(min_length=1)]
+    sweeps: Annotated[tuple[Sweep, ...], Field(min_length=1, description="All there is to measure.")]
     models: tuple[BenchModel, ...] | None = Field(None, description="Only these models; none: all of the sweeps.")
     distributions: tuple[Distribution, ...] | None = Field(None, description="Only these distributions.")
     slots: tuple[Count, ...] | None = Field(None, description="Only these numbers of slots.")
@@ -59,10 +59,10 @@ class BenchConfig(Section):
         0.4, description="Mean depth of scripted tokens, as a share of all layers."
     )
     engine: EngineConfig = Field(EngineConfig(), description="What all variants of our engine have in common.")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the weights of every variant.")
     num_threads: Count | None = Field(None, description="CPU threads of every variant; none: all there are.")
     replayed_sequences: Count = Field(4, description="Sequences of each variant that the replay oracle checks.")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Of random models, requests and scripted depths.")
     settle_s: Annotated[float, Field(ge=0)] = Field(
         0.3, description="Pause before a measurement, in which the threads of the one before fall asleep."
     )

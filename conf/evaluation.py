@@ -14,7 +14,7 @@ Risk = Annotated[float, Field(ge=0, le=1)]
 class LabelledConfig(Section):
     """A checkpoint and what it is scored on."""
 
-    checkpoint: str
+    checkpoint: str = Field(description="Checkpoint directory.")
     shards: tuple[str, ...] = Field(
         description="Labelled WebDataset shards (see jobs/scenes), globs too; thresholds are chosen on other ones than "
         "results are reported on."
@@ -56,4 +56,4 @@ class CalibrateConfig(LabelledConfig):
     exits: tuple[int, ...] | None = Field(
         None, description="Exits to use, ending with full depth; none: all trained ones."
     )
-    num_slots: Count = 32
+    num_slots: Count = Field(32, description="Sequences in flight while candidates are checked.")

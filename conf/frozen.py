@@ -16,16 +16,16 @@ class FrozenOptimizerConfig(Section):
     accumulate: Count = Field(1, description="Micro-batches per optimizer step. More: less memory, same steps.")
     adapter_steps: NotNegative = Field(600, description="Steps that train the adapters.")
     gate_steps: NotNegative = Field(200, description="Steps after those that train a learned exit gate; 0: no gate.")
-    warmup_steps: NotNegative = 20
+    warmup_steps: NotNegative = Field(20, description="Steps over which the rate rises to its peak, in each stage.")
     peak_lr: float = Field(2e-3, description="Highest learning rate of AdamW; falls as a cosine.")
     gate_lr: float = Field(1e-2, description="The same for the gates.")
-    clip_norm: float = 1.0
+    clip_norm: float = Field(1.0, description="Norm above which a step's gradient is scaled down to it.")
 
 
 class FrozenConfig(Section):
     """Train exits on a model that stays as it is, by its own last layer, on images without labels."""
 
-    mode: Literal["frozen"] = "frozen"
+    mode: Literal["frozen"] = Field("frozen", description="What tells this schema from conf/training.py.")
     checkpoint: str = Field(description="Checkpoint directory, for example from deed convert.")
     output: str = Field(description="Run directory: state, log and the checkpoint with trained exits.")
     shards: tuple[str, ...] = Field(description="WebDataset tars with images; texts in them are not looked at.")
@@ -45,11 +45,11 @@ class FrozenConfig(Section):
     optimizer: FrozenOptimizerConfig = FrozenOptimizerConfig()
     workers: WorkersConfig = WorkersConfig()
     patience: Count | None = Field(None, description="Validations without improvement that end a stage; none: never.")
-    validate_every: Count = 100
-    save_every: Count = 50
+    validate_every: Count = Field(100, description="Steps between validations.")
+    save_every: Count = Field(50, description="Steps between resumable states.")
     num_slots: Count = Field(16, description="Sequences in flight while the model writes its own targets.")
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = Field(0, description="Of the order of samples.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32", description="Autocast type of training; outputs are always decoded in float32."
     )

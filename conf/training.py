@@ -26,16 +26,20 @@ class ArchitectureConfig(Section):
     )
     adapters: bool = Field(True, description="An adaptation module before the shared head of every exit (DEED).")
     separate_heads: bool = Field(False, description="A head of its own at every exit instead: the ablation.")
-    name: str = "deed-scenes"
-    image_size: Count = 128
-    d_model: Count = 192
-    num_heads: Count = 6
-    d_ff: Count = 768
-    encoder_layers: Count = 3
-    decoder_layers: Count = 8
-    stem_channels: tuple[int, ...] = (32, 64, 128)
+    name: str = Field("deed-scenes", description="What the checkpoint is called.")
+    image_size: Count = Field(
+        128, description="Side of the square input, pixels. The encoder's cost grows with its square."
+    )
+    d_model: Count = Field(192, description="Width of encoder and decoder.")
+    num_heads: Count = Field(6, description="Attention heads, which share the width.")
+    d_ff: Count = Field(768, description="Width inside the feed-forward networks.")
+    encoder_layers: Count = Field(3, description="Transformer layers of the encoder.")
+    decoder_layers: Count = Field(8, description="Layers of the decoder, each of which gets an exit.")
+    stem_channels: tuple[int, ...] = Field(
+        (32, 64, 128), description="Channels of the stride-2 stages before the last."
+    )
     max_positions: Count = Field(96, description="Longest output, tokens.")
-    max_prompt_tokens: Count = 48
+    max_prompt_tokens: Count = Field(48, description="Longest prompt, tokens.")
 
 
 class DataConfig(Section):
@@ -61,7 +65,7 @@ class OptimizerConfig(Section):
         0, description="The first of these steps train the encoder alone, by the corpus' known places."
     )
     encoder_batch_images: Count = Field(64, description="Images per step of those.")
-    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(200, description="Steps over which the rate rises to its peak.")
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Share of the steps, at the end, over which the rate falls as a cosine; before it is constant."
     )
@@ -70,9 +74,9 @@ class OptimizerConfig(Section):
         0.0,
         description="Highest learning rate of Muon, for matrices inside the layers and convolutions; 0: AdamW for all.",
     )
-    weight_decay: float = 0.02
-    beta2: float = 0.98
-    clip_norm: float = 1.0
+    weight_decay: float = Field(0.02, description="Of matrices, in units of the rate. Larger: smaller weights.")
+    beta2: float = Field(0.98, description="Share of AdamW's mean square that a step keeps. Larger: a longer memory.")
+    clip_norm: float = Field(1.0, description="Norm above which a step's gradient is scaled down to it.")
 
 
 class LossConfig(Section):
@@ -105,8 +109,8 @@ class TrainConfig(Section):
         "deep_supervision", description="Everything trains; mode=frozen has a schema of its own (conf/frozen.py)."
     )
     output: str = Field(description="Run directory: state, log and the checkpoint to ship.")
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = Field(0, description="Of the weights and of the order of samples.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32",
         description="Autocast type. auto: bfloat16 where the device multiplies it natively; elsewhere it is very slow.",

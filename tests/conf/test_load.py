@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
+from conf.bench import BenchConfig, Sweep
 from conf.engine import EngineConfig, TuningConfig
 from conf.errors import UserError
+from conf.evaluation import CalibrateConfig, EvaluateConfig
+from conf.frozen import FrozenConfig
 from conf.load import load_config
 from conf.schema import Gate, JobConfig
+from conf.training import TrainConfig
+from conf.vqa import VqaConfig
 
 GOOD = {"source": {"paths": ["a.tar"]}, "model": {"checkpoint": "c"}, "output": {"path": "o"}}
 ROOT = Path(__file__).parents[2]
@@ -134,6 +140,17 @@ def test_without_a_file_everything_comes_from_overrides() -> None:
 
 def test_the_shipped_configuration_is_valid() -> None:
     load_config(ROOT / "conf" / "caption.yaml", [], JobConfig)
+
+
+@pytest.mark.parametrize(
+    "schema", [JobConfig, VqaConfig, TrainConfig, FrozenConfig, EvaluateConfig, CalibrateConfig, BenchConfig, Sweep]
+)
+def test_every_field_says_what_it_is(schema: type[BaseModel]) -> None:
+    for name, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            test_every_field_says_what_it_is(field.annotation)
+        else:
+            assert field.description, f"{schema.__name__}.{name}"
 
 
 @pytest.mark.parametrize("name", TuningConfig.model_fields)
