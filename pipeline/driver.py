@@ -120,7 +120,7 @@ class Driver:
         self._num_rows = self._num_errors = self._num_layers_run = self._num_steps = 0
         self._error_types: Counter[str] = Counter()
         self._num_published = self._num_unreadable = 0  # by this invocation
-        self._weights = {shard.name: max(1, shard.size_bytes) for shard in shards}
+        self._weights = {shard.name: max(1, shard.weight) for shard in shards}
         self._weight_published = float(sum(self._weights[name] for name in ledger.published))
         self._pace: Pace | None = None  # from the first chunk on
         self._reported_s = -_REPORT_S

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.plan import ShardIndex
+from pipeline.shard_index import ShardIndex
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ decides when a shard is worth auditing, and the audit decides.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from conf.errors import UserError
+from pipeline.formats import version_of
 from pipeline.generation import GENERATION_NAME
 from pipeline.lease import FORMER_NAME, LEASE_FOLDER
 from pipeline.left_out import in_words
@@ -42,11 +44,13 @@ _PLAN_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
         ("url", pa.string()),
-        ("size_bytes", pa.int64()),
+        ("weight", pa.int64()),
+        ("unit", pa.string()),
         ("files", pa.int64()),
-        ("members", pa.list_(pa.string())),  # plans of older versions do not have these four
+        ("members", pa.list_(pa.string())),
         ("sizes", pa.list_(pa.int64())),
         ("beside", pa.list_(pa.string())),
+        ("records", pa.struct([("begin", pa.int64()), ("size", pa.int64())])),
         ("version", pa.string()),
     ]
 )
@@ -75,22 +79,25 @@ def remove_temporaries(
 def known_shards(storage: Storage) -> dict[str, Shard]:
     """name -> shard as it was when it was planned, but for names that a former version gave and no disk can hold."""
     try:
-        rows = storage.read_table(PLAN_NAME).to_pylist()
+        table = storage.read_table(PLAN_NAME)
     except FileNotFoundError:
         return {}
+    version = version_of(table.schema.metadata, f"{storage.url}/{PLAN_NAME}")
+    read = Shard.from_fields if version > 1 else Shard.from_former
+    rows = table.to_pylist()
     return {
-        row["name"]: Shard(
-            row["name"],
-            original(row["url"]),
-            row["size_bytes"],
-            members=tuple(map(original, row.get("members") or ())),
-            sizes=tuple(row.get("sizes") or ()),
-            beside=tuple(map(original, row.get("beside") or ())),
-            version=row.get("version") or "",
-        )
+        row["name"]: read(_fields(row))
         for row in rows
         if not storage.is_local or len(published_name("", row["name"])) <= _LONGEST_FILE_NAME
     }
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a shard, by its row of the plan."""
+    fields = {name: value for name, value in row.items() if name != "files" and value is not None}
+    for name in {"members", "beside"} & fields.keys():
+        fields[name] = list(map(original, fields[name]))
+    return {**fields, "url": original(row["url"])}
 
 
 def with_planned(known: Mapping[str, Shard], shards: Sequence[Shard]) -> tuple[Shard, ...]:
@@ -112,7 +119,7 @@ def check_plan(known: Mapping[str, Shard], listing: Listing) -> None:
         if before is None:
             continue
         replaced = before.url == shard.url and differ_in_content(before.version, shard.version)
-        if before.size_bytes != shard.size_bytes or replaced:
+        if before.weight != shard.weight or replaced:
             then, now = (_described(one, with_tag=replaced) for one in (before, shard))
             raise UserError(
                 f"shard {shard.name!r} ({shard.url}) has changed since this output was begun "
@@ -137,19 +144,20 @@ def check_plan(known: Mapping[str, Shard], listing: Listing) -> None:
 
 
 def _described(shard: Shard, *, with_tag: bool) -> str:
-    return f"{shard.size_bytes} bytes" + (f" with the tag {shard.version.partition(':')[2]}" if with_tag else "")
+    return f"{shard.weight} {shard.unit.value}" + (
+        f" with the tag {shard.version.partition(':')[2]}" if with_tag else ""
+    )
 
 
 def save_plan(storage: Storage, known: Mapping[str, Shard], shards: Iterable[Shard]) -> None:
     together = {**known, **{shard.name: shard for shard in shards}}
     rows = [
         {
-            "name": shard.name,
+            **asdict(shard),
             "url": storable(shard.url),
-            "size_bytes": shard.size_bytes,
+            "unit": shard.unit.value,
             "files": len(shard.members),
             "members": [storable(member) for member in shard.members],
-            "sizes": shard.sizes,
             "version": "" if shard.file_bytes else shard.version,  # what may grow has another one in the next run
             "beside": [storable(name) for name in shard.beside],
         }

@@ -4,70 +4,109 @@ A shard has a stable name, a sample a stable identity `shard/key`, and a chunk i
 that two runs over the same source always agree on what "row 17 of shard a" is.
 """
 
-import hashlib
-import itertools
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import Any
 
-import fsspec
-import pyarrow as pa
 
-from conf.errors import UserError
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Bytes of a file, decompressed where it is compressed."""
 
-_ARCHIVE_SUFFIX = re.compile(
-    r"(\.tar|\.t(?:gz|bz2?|xz|zst)|\.parquet|\.csv|\.tsv|\.jsonl|\.ndjson|\.json|\.txt)?(\.gz|\.zst|\.bz2|\.xz)?$",
-    re.IGNORECASE,
-)
-# File systems take 255 bytes, encrypted ones 143. Behind a shard's name come its number and a tick's, and a suffix.
-_LONGEST_NAME = 143 - len("-00000-t000000-00000.parquet")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+    begin: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """Rows of a Parquet file."""
+
+    begin: int
+    size: int = 1
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
+
+
+Place = ByteRange | RowRange
+
+
+class Role(str, Enum):
+    """What is known of a member of an archive that its suffix does not say."""
+
+    IMAGE = "image"
+    UNWANTED = "unwanted"  # an image that is not asked for
+    BROKEN_LINK = "broken_link"
+    SPARSE_FILE = "sparse_file"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of a sample inside its shard: what it is called and where its bytes are."""
+    """One piece of a sample: a member of its archive (by its suffix), or what stands beside it in its folder.
+
+    `place`: where in the archive, or in the file of that name; None: the file is the piece.
+    """
 
     name: str
-    offset: int
-    size: int
+    place: Place | None = None
+    role: Role | None = None
+
+    @property
+    def byte_range(self) -> ByteRange:
+        assert isinstance(self.place, ByteRange)
+        return self.place
 
 
-# A part whose offset is the record's row in its file and whose size is the number of the image, -1 where it has none.
-NTH_IMAGE = "/nth"
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a tick asks of a sample: some of its prompts, by number; none: all that it has."""
+
+    prompts: tuple[int, ...]
+    row: int  # of the sample in the whole shard
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One input row: its position in the shard, its key, its pieces."""
+    """One input row: its position in the shard, its key, and where it is."""
 
     row: int
     key: str
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] = ()
+    record: Place | None = None  # in a table
+    row_group: int | None = None  # of a Parquet file: which one the record is in
+    nth: int | None = None  # which image of its record it is, from 0, where one record may have several
+    asked: Asked | None = None
 
-    @property
-    def nth(self) -> int | None:
-        """Which image of its record it is, from 0, where one record may have several."""
-        return next((part.size for part in self.parts if part.name == NTH_IMAGE and part.size >= 0), None)
+
+class Unit(str, Enum):
+    """What the weight of a shard counts."""
+
+    BYTES = "bytes"
+    ROWS = "rows"
+    FILES = "files"
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A file (or a fixed group of files) whose results are published together."""
+    """A file (or a fixed group of files, or a range of records) whose results are published together."""
 
     name: str
     url: str
-    size_bytes: int
-    members: tuple[
-        str, ...
-    ] = ()  # image folders: its files, relative to url; manifests: where its records begin and end
+    weight: int  # how much it holds, counted in `unit`; it tells another file of the same name
+    members: tuple[str, ...] = ()  # image folders: its files, relative to url
     beside: tuple[str, ...] = ()  # image folders: files that give fields to the members
     version: str = ""  # of the file as it was listed (pipeline.versions); "" where nothing is known
     sizes: tuple[int, ...] = ()  # image folders: bytes of each member when it was planned
+    records: Place | None = None  # manifests: which of the file
     file_bytes: int = 0  # manifests: of the whole file, to which records may be appended
+    unit: Unit = Unit.BYTES
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -78,9 +117,25 @@ class Shard:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "Shard":
-        """The shard of which JSON holds these fields; those that it lacks have their defaults."""
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**{**fields, **lists})
+        """The shard of which JSON or the plan holds these fields; those that it lacks have their defaults."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        unit, records = Unit(values.pop("unit", Unit.BYTES)), values.pop("records", None)
+        place = RowRange if unit is Unit.ROWS else ByteRange
+        return cls(**values, unit=unit, records=None if records is None else place(**records))
+
+    @classmethod
+    def from_former(cls, fields: Mapping[str, Any]) -> "Shard":
+        """Of version 1 (pipeline.formats): `members` were also where the records of a manifest begin and end."""
+        values = dict(fields)
+        weight, members = values.pop("size_bytes"), values.get("members", ())
+        if len(members) == 2 and all(map(str.isdecimal, members)) and int(members[1]) - int(members[0]) == weight:
+            unit = Unit.ROWS if values["url"].lower().endswith(".parquet") else Unit.BYTES
+            place = {"begin": int(members[0]), "size": weight}
+            return cls.from_fields({**values, "members": (), "records": place, "weight": weight, "unit": unit})
+        unit = Unit.FILES if len(members) == weight and not values.get("sizes") and members else Unit.BYTES
+        return cls.from_fields({**values, "weight": weight, "unit": unit})
 
 
 UNREADABLE_SHARD = "unreadable_shard"  # storage does not give it, or nothing of it is what it should be
@@ -145,69 +200,6 @@ class Contents:
     left_out: tuple[LeftOut, ...] = ()
 
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("key", pa.string()),
-        ("parts", pa.list_(pa.struct([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))),
-    ]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardIndex:
-    """All samples of one shard in input order, cut into chunks of `chunk_rows`."""
-
-    samples: tuple[Sample, ...]
-    problems: tuple[ShardProblem, ...]
-    chunk_rows: int
-    left_out: tuple[LeftOut, ...] = ()
-    version: str = ""  # of the file it was taken from
-
-    @classmethod
-    def of(cls, contents: Contents, chunk_rows: int, version: str = "") -> "ShardIndex":
-        return cls(contents.samples, contents.problems, chunk_rows, contents.left_out, version)
-
-    @property
-    def num_chunks(self) -> int:
-        """At least one: an empty shard has one empty chunk, so that it too is worked on and published."""
-        return max(1, -(-len(self.samples) // self.chunk_rows))
-
-    def chunk_samples(self, chunk_index: int) -> tuple[Sample, ...]:
-        first_row = chunk_index * self.chunk_rows
-        return self.samples[first_row : first_row + self.chunk_rows]
-
-    def to_table(self) -> pa.Table:
-        metadata = {
-            "chunk_rows": str(self.chunk_rows),
-            "problems": json.dumps([[problem.error_type, problem.message] for problem in self.problems]),
-            "version": self.version,
-            "left_out": json.dumps([[part.reason, part.count, part.examples] for part in self.left_out]),
-        }
-        parts = [[{"name": p.name, "offset": p.offset, "size": p.size} for p in s.parts] for s in self.samples]
-        rows, keys = [sample.row for sample in self.samples], [sample.key for sample in self.samples]
-        columns = {"row": rows, "key": keys, "parts": parts}
-        return pa.table(columns, schema=INDEX_SCHEMA).replace_schema_metadata(metadata)
-
-    @classmethod
-    def from_table(cls, table: pa.Table) -> "ShardIndex":
-        metadata = table.schema.metadata
-        columns = (table[name].to_pylist() for name in INDEX_SCHEMA.names)
-        return cls(
-            samples=tuple(
-                Sample(row, key, tuple(Part(**part) for part in pieces))
-                for row, key, pieces in zip(*columns, strict=True)
-            ),
-            problems=tuple(ShardProblem(*pair) for pair in json.loads(metadata[b"problems"])),
-            chunk_rows=int(metadata[b"chunk_rows"]),
-            version=metadata.get(b"version", b"").decode(),
-            left_out=tuple(
-                LeftOut(reason, count, tuple(names))
-                for reason, count, names in json.loads(metadata.get(b"left_out", b"[]"))
-            ),
-        )
-
-
 def sample_id(shard_name: str, key: str) -> str:
     return f"{shard_name}/{key}"
 
@@ -215,66 +207,3 @@ def sample_id(shard_name: str, key: str) -> str:
 def given_id(value: object, sample: Sample) -> str:
     """The identity that a field gives: of a record with several images, with the number of the image behind it."""
     return str(value) if sample.nth is None else f"{value}.{sample.nth}"
-
-
-def resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a path or URL and the path within it; an unusable URL is a user's error."""
-    try:
-        if "://" not in path:  # whatever else is in it: `::` and `%` are parts of a name
-            return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
-        fs, inner = fsspec.core.url_to_fs(path)
-        return fs, str(inner)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"cannot open {path!r}: {error}") from None
-
-
-def is_local(fs: fsspec.AbstractFileSystem) -> bool:
-    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol))
-
-
-def unresolve(fs: fsspec.AbstractFileSystem, inner: str) -> str:
-    """The inverse of `resolve`: local paths stay plain and absolute, everything else gets its protocol back."""
-    return inner if is_local(fs) else str(fs.unstrip_protocol(inner))
-
-
-def name_shards(urls: Iterable[str], known: dict[str, str] | None = None) -> dict[str, str]:
-    """url -> shard name: the file name without its suffixes, with parent folders in front where names would collide.
-
-    One that is too long for what is put behind it, or differs from another in upper and lower case alone, which some
-    file systems do not tell apart, is cut and gets a hash of the whole; so do those that differ in characters alone
-    that no name may have. Names given out before (`known`) are kept, so that adding shards to a source never renames
-    published ones.
-    """
-    names = dict(known or {})
-    fresh = [url for url in urls if url not in names]
-    for depth in itertools.count(1):
-        candidates: dict[str, list[str]] = {}
-        for url in fresh:
-            candidates.setdefault(_short_name(url, depth), []).append(url)
-        taken = set(names.values())
-        folded = {name.lower() for name in taken}
-        fresh = []
-        for name, claimants in candidates.items():
-            if len(claimants) == 1 and name not in taken:
-                names[claimants[0]] = own = _hashed(name) if name.lower() in folded else name
-                folded.add(own.lower())
-            elif depth > max(url.count("/") for url in claimants) + 1:
-                names.update({url: _hashed(_short_name(url, 1), url) for url in claimants})
-            else:
-                fresh.extend(claimants)
-        if not fresh:
-            return names
-    raise AssertionError("unreachable")
-
-
-def _short_name(url: str, depth: int) -> str:
-    pieces = [piece for piece in url.split("/") if piece]
-    pieces[-1] = _ARCHIVE_SUFFIX.sub("", pieces[-1]) or pieces[-1]
-    name = _UNSAFE.sub("_", "__".join(pieces[-depth:])).lstrip("._") or "shard"
-    return name if len(name) <= _LONGEST_NAME else _hashed(name)
-
-
-def _hashed(name: str, whole: str | None = None) -> str:
-    """The name with a hash behind it: of itself, or of what it stands for."""
-    mark = hashlib.sha256((whole or name).encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    return f"{name[: _LONGEST_NAME - len(mark) - 1]}-{mark}"

@@ -92,7 +92,7 @@ def preview(
         output=storage.url,
         held_by=held[0].who if held is not None and held[2] else None,
         shards=len(shards),
-        size_bytes=sum(shard.size_bytes for shard in shards),
+        size_bytes=sum(shard.weight for shard in shards),
         shards_published=len(published),
         shards_started=sum(1 for chunks in staged.values() if chunks),
         shards_retried=len(decision.retried),
@@ -164,7 +164,7 @@ def _in_threads(count: Callable[[str], _Found | None], names: Sequence[str]) -> 
 
 def _sizes(shards: Sequence[Shard], counts: Mapping[str, int]) -> tuple[int, int] | None:
     """(bytes, samples) of the shards that were counted; None if that says nothing."""
-    size_bytes = sum(shard.size_bytes for shard in shards if shard.name in counts)
+    size_bytes = sum(shard.weight for shard in shards if shard.name in counts)
     samples = sum(counts[shard.name] for shard in shards if shard.name in counts)
     return (size_bytes, samples) if size_bytes and samples else None
 
@@ -178,7 +178,7 @@ def _sizes_of_run(output: str) -> tuple[int, int] | None:
 
 def _estimate(shards: Sequence[Shard], counts: Mapping[str, int], sizes: tuple[int, int] | None) -> float | None:
     """Samples of all shards; exact if all were counted."""
-    unknown_bytes = sum(shard.size_bytes for shard in shards if shard.name not in counts)
+    unknown_bytes = sum(shard.weight for shard in shards if shard.name not in counts)
     known = sum(counts.values())
     if all(shard.name in counts for shard in shards):
         return float(known)

@@ -25,13 +25,13 @@ from conf.schema import JobConfig
 from pipeline.cluster import Fit
 from pipeline.ending import Status, ending
 from pipeline.energy import EnergyMeter
+from pipeline.formats import KEY, VERSION
 from pipeline.ledger import RUN_NAME, STATE, Ledger
 from pipeline.left_out import as_dicts, load_listing
 from pipeline.plan import sum_left_out
 from pipeline.settings import settings_hash
 from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
 from pipeline.storage import Storage
-from pipeline.text import json_text
 
 _LOG = logging.getLogger(__name__)
 _TOUCH_S = 10.0
@@ -90,7 +90,7 @@ class RunRecord:
         try:
             self._save_invocation(ended=True)
             self.content = self._make_content()
-            self._storage.write(RUN_NAME, json_text(self.content, indent=2).encode())
+            self._storage.write_json(RUN_NAME, self.content, indent=2)
         except (OutputFailed, OutputLost):
             if error is None:
                 raise  # otherwise what ended the run is told, very likely the same thing
@@ -101,7 +101,7 @@ class RunRecord:
         if content is None:
             return
         content = {**content, "status": Status.RUNNING.value, "message": None}
-        self._storage.write(RUN_NAME, json_text(content, indent=2).encode())
+        self._storage.write_json(RUN_NAME, content, indent=2)
 
     def touch(self) -> None:
         """A sign of life, every ten seconds at most."""
@@ -138,6 +138,7 @@ class RunRecord:
         counts = self._total_counts()
         cost = None if price is None else price * sum(wall_s) / 3600
         return {
+            KEY: VERSION,
             "status": self.status.value,
             "message": self.message,
             "warnings": self._warnings,

@@ -8,15 +8,15 @@ A second chance that was begun is brought to its end by whatever run comes next,
 carry a mark while they are open again, and a note in the output says that all of them were opened.
 """
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from conf.schema import RetryConfig, RetryErrors
-from pipeline.plan import MISSING_SHARD, Shard, ShardIndex
+from pipeline.plan import MISSING_SHARD, Shard
 from pipeline.readers import Reader
 from pipeline.retrying import USUAL_PATIENCE, SharedPatience
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import (
     ERRORS,
     RESULTS,
@@ -107,7 +107,7 @@ def open_again(
     with ThreadPoolExecutor(_THREADS) as pool:
         left = [why for why in pool.map(open_one, shards) if why is not None]
     if which is not RetryErrors.NONE:
-        storage.write(_NOTE, json.dumps({"retry_errors": which.value}).encode())
+        storage.write_json(_NOTE, {"retry_errors": which.value})
     return left
 
 

@@ -24,7 +24,8 @@ from conf.errors import UserError
 from pipeline import generation
 from pipeline.kept import Published, keep_answers
 from pipeline.left_out import as_dicts, from_dicts
-from pipeline.plan import MISSING_SHARD, LeftOut, ShardIndex, ShardProblem, sum_left_out
+from pipeline.plan import MISSING_SHARD, LeftOut, ShardProblem, sum_left_out
+from pipeline.shard_index import ShardIndex
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
 from pipeline.tables import Passthrough, errors_schema, results_schema, staging_schema, to_table

@@ -17,12 +17,13 @@ from conf.schema import JobConfig, PromptConfig, RetryConfig
 from pipeline.crash_log import Attempt
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.passthrough import prepared_table
-from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Sample, Shard, ShardIndex
+from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Sample, Shard
 from pipeline.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
 from pipeline.prompts import USUAL_LIMITS, PromptLimits
 from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
 from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sample_rows import Decode, Images, rows_of_sample
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import load_index, save_index
 from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import OutputFailed, UserError
-from pipeline.plan import is_local, resolve, unresolve
+from pipeline.file_systems import is_local, resolve, unresolve
+from pipeline.formats import KEY, STAMP, VERSION, version_of
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, is_refusal, retry
+from pipeline.text import json_text
 
 Result = TypeVar("Result")
 Permit = Callable[[], None]
@@ -143,25 +145,39 @@ class Storage:
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from None
 
+    def write_json(self, name: str, content: Mapping[str, Any], indent: int | None = None) -> None:
+        self.write(name, json_text({**content, KEY: VERSION}, indent=indent).encode())
+
     def read_json(self, name: str) -> Any:
-        """What a JSON file holds; None when there is none or it is damaged, but never because the storage fails."""
+        """What a JSON file holds; None when there is none or it is damaged, but never because the storage fails.
+
+        UserError if a newer version has written it.
+        """
         try:
             data = self.read(name)
         except FileNotFoundError:
             return None
         try:
-            return json.loads(data)
+            content = json.loads(data)
         except ValueError:
             return None
+        if isinstance(content, dict):
+            version_of(content, self.path(name))
+        return content
 
     def write_table(self, name: str, table: pa.Table) -> None:
         buffer = io.BytesIO()
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **STAMP})
         pq.write_table(table, buffer, compression="zstd")
         self.write(name, buffer.getvalue())
 
     def read_table(self, name: str) -> pa.Table:
-        """In this thread alone. Threads of Arrow that still hold a Python object when the process ends abort it."""
+        """In this thread alone. Threads of Arrow that still hold a Python object when the process ends abort it.
+
+        UserError if a newer version has written it.
+        """
         with pq.ParquetFile(pa.BufferReader(self.read(name))) as file:
+            version_of(file.schema_arrow.metadata, self.path(name))
             return file.read(use_threads=False)
 
     def read_metadata(self, name: str) -> dict[bytes, bytes]:
@@ -171,7 +187,9 @@ class Storage:
             with self._fs.open(self.path(name), "rb") as stream:
                 return dict(pq.ParquetFile(stream).schema_arrow.metadata or {})
 
-        return self._retry(read)
+        metadata = self._retry(read)
+        version_of(metadata, self.path(name))
+        return metadata
 
     def modified_s(self, name: str) -> float | None:
         """When a file was last written, by the clock of the storage; None where the back end does not say."""

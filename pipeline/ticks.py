@@ -8,7 +8,6 @@ A tick is planned when all before it are complete, and leaves out every (sample,
 errors; within a tick the data plane does each exactly once. So each is in one tick, once.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,9 +19,10 @@ from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, Sour
 from conf.templates import field_place
 from conf.vqa import VqaConfig
 from pipeline.ending import FINISHED
+from pipeline.formats import version_of
 from pipeline.left_out import from_dicts
 from pipeline.passthrough import without_items
-from pipeline.plan import Contents, LeftOut, Listing, Part, Sample, Shard, ShardIndex, given_id, name_shards
+from pipeline.plan import Asked, Contents, LeftOut, Listing, Sample, Shard, Unit, given_id
 from pipeline.preflight import check_question_fields
 from pipeline.prompts import USUAL_LIMITS, NoPrompts, PromptLimits
 from pipeline.questions import Questions
@@ -31,14 +31,14 @@ from pipeline.readers.folder_files import Companions
 from pipeline.readers.folder_shards import FILES_PER_SHARD
 from pipeline.readers.unchanged import as_of_now
 from pipeline.retrying import USUAL_PATIENCE, is_refusal, is_transient
+from pipeline.shard_index import ShardIndex
+from pipeline.shard_names import name_shards
 from pipeline.sink import ERRORS, RESULTS
 from pipeline.storage import Storage
 from pipeline.text import original, storable
 
 TICKS, TICK_NAME = "ticks", "tick.json"
 _ID, _ASK, _PROMPT = "__id", "__ask", "__prompt"  # fields the reader adds to a sample: _ASK holds pipeline.prompts
-_ROW, _MASK = "__row", "__mask"  # parts it adds: position in the whole shard, which prompts are to be asked
-_MASK_BITS = 62
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Tick:
 
     def save(self, root: Storage) -> None:
         """From here on the tick exists, and will be done as it is written here."""
-        root.write(f"{self.folder}/{TICK_NAME}", json.dumps(asdict(self)).encode())
+        root.write_json(f"{self.folder}/{TICK_NAME}", asdict(self))
 
     def is_complete(self, root: Storage) -> bool:
         record = root.read_json(f"{self.folder}/run.json")
@@ -73,15 +73,15 @@ class Tick:
 def load_ticks(root: Storage) -> list[Tick]:
     """Every tick that was planned, oldest first."""
     names = [name for name in root.walk(TICKS) if name.count("/") == 1 and name.endswith(f"/{TICK_NAME}")]
-    return [_tick_from_json(root.read(f"{TICKS}/{name}")) for name in names]
+    return [_tick_of(root, f"{TICKS}/{name}") for name in names]
 
 
-def _tick_from_json(text: bytes) -> Tick:
-    raw = json.loads(text)
+def _tick_of(root: Storage, name: str) -> Tick:
+    raw = root.read_json(name)
+    read = Shard.from_fields if version_of(raw, name) > 1 else Shard.from_former
     questions = Questions(tuple(raw["questions"]["ask"]), raw["questions"]["field"], raw["questions"]["template"])
     shards = tuple(
-        TickShard(Shard.from_fields(entry["shard"]), entry["container"], tuple(entry["earlier"]))
-        for entry in raw["shards"]
+        TickShard(read(entry["shard"]), entry["container"], tuple(entry["earlier"])) for entry in raw["shards"]
     )
     return Tick(raw["number"], questions, shards, from_dicts(raw.get("left_out", ())))
 
@@ -92,7 +92,7 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
     known = {entry.shard.url: entry.container for tick in ticks for entry in tick.shards}
     containers = [replace(entry.shard, name=entry.container) for tick in ticks for entry in tick.shards]
     if config.source.kind is SourceKind.IMAGES:  # which of their files are covered is decided below, one by one
-        containers = [replace(shard, size_bytes=0, members=()) for shard in containers]
+        containers = [replace(shard, weight=0, members=()) for shard in containers]
     reader = make_reader(base_source(config, questions))
     listing = reader.shards(containers)
     earlier: dict[str, list[str]] = {}
@@ -101,17 +101,17 @@ def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) ->
     for tick in ticks:
         for entry in tick.shards:
             shard = entry.shard
-            sizes[shard.url] = shard.size_bytes
+            sizes[shard.url] = shard.weight
             earlier.setdefault(shard.url, []).append(f"{tick.folder}/{{}}/{shard.name}.parquet")
             if tick.questions.digest == questions.digest:
-                covered |= {(shard.url, 0, m) for m in shard.members} or {(shard.url, shard.size_bytes, "")}
+                covered |= {(shard.url, 0, m) for m in shard.members} or {(shard.url, shard.weight, "")}
     if config.source.kind is SourceKind.IMAGES:
         due = _due_files(listing.shards, known, covered, number)
     else:
-        due = [(shard, shard.name) for shard in listing.shards if (shard.url, shard.size_bytes, "") not in covered]
+        due = [(shard, shard.name) for shard in listing.shards if (shard.url, shard.weight, "") not in covered]
     if config.source.kind is SourceKind.PARQUET and config.source.id_column is None:
         for shard, _ in due:
-            if sizes.get(shard.url, shard.size_bytes) != shard.size_bytes:
+            if sizes.get(shard.url, shard.weight) != shard.weight:
                 raise UserError(
                     f"{shard.url} has changed since it was labelled and its rows have no names: set source.id_column, "
                     "or give changed files new names"
@@ -136,7 +136,7 @@ def _due_files(
         for part, first in enumerate(range(0, len(members), FILES_PER_SHARD)):
             group = tuple(members[first : first + FILES_PER_SHARD])
             name = f"{names[url]}-t{number:06d}-{part:05d}"
-            due.append((Shard(name, url, len(group), group, beside.of(group)), names[url]))
+            due.append((Shard(name, url, len(group), group, beside.of(group), unit=Unit.FILES), names[url]))
     return due
 
 
@@ -230,7 +230,7 @@ class TickReader:
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         entry = self._entry(shard)
-        for asked, raw in zip(samples, self.base.read(shard, [_original(s) for s in samples]), strict=True):
+        for asked, raw in zip(samples, self.base.read(shard, list(map(_original, samples))), strict=True):
             fields = {**raw.fields, _ID: self._identity(entry, asked, raw.fields)}
             sample = Sample(asked.row, asked.key, ())  # its parts have had their say
             if raw.image is None:
@@ -266,25 +266,15 @@ def answered(root: Storage, earlier: Sequence[str]) -> tuple[set[tuple[str, str]
 
 def with_prompts(sample: Sample, row: int, numbers: Sequence[int]) -> Sample:
     """The sample as row `row` of its tick, to be asked only these of its prompts."""
-    return Sample(row, sample.key, (*sample.parts, Part(_ROW, sample.row, 0), *_masks(numbers)))
+    return replace(sample, row=row, asked=Asked(tuple(numbers), sample.row))
 
 
-def _masks(numbers: Sequence[int]) -> list[Part]:
-    """The prompts to be asked as bits; several parts where there are many prompts."""
-    words: dict[int, int] = {}
-    for number in numbers:
-        words[number // _MASK_BITS] = words.get(number // _MASK_BITS, 0) | 1 << number % _MASK_BITS
-    return [Part(_MASK, word, place) for place, word in words.items()]
-
-
-def _chosen(sample: Sample, num_prompts: int) -> list[int]:
-    masks = {part.size: part.offset for part in sample.parts if part.name == _MASK}
-    if not masks:
-        return list(range(num_prompts))
-    return [n for n in range(num_prompts) if masks.get(n // _MASK_BITS, 0) >> n % _MASK_BITS & 1]
+def _chosen(sample: Sample, num_prompts: int) -> Sequence[int]:
+    if sample.asked is None or not sample.asked.prompts:
+        return range(num_prompts)
+    return [number for number in sample.asked.prompts if number < num_prompts]
 
 
 def _original(sample: Sample) -> Sample:
     """The sample as the source's own reader knows it."""
-    row = next((part.offset for part in sample.parts if part.name == _ROW), sample.row)
-    return Sample(row, sample.key, tuple(part for part in sample.parts if part.name not in (_ROW, _MASK)))
+    return sample if sample.asked is None else replace(sample, row=sample.asked.row, asked=None)

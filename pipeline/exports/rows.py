@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,8 @@ import pyarrow.parquet as pq
 
 from conf.errors import UserError
 from pipeline.ending import Status
+from pipeline.file_systems import is_local, resolve
 from pipeline.ledger import RUN_NAME
-from pipeline.plan import is_local, resolve
 from pipeline.sink import RESULTS, published_name
 from pipeline.storage import Storage
 from pipeline.text import storable
@@ -36,10 +35,8 @@ class Published:
 
     def record(self) -> dict[str, Any] | None:
         """run.json, or None while the run is still going for the first time."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            content: dict[str, Any] = json.loads(self.storage.read(RUN_NAME))
-            return content
-        return None
+        content: dict[str, Any] | None = self.storage.read_json(RUN_NAME)
+        return content
 
     def source(self) -> dict[str, Any]:
         """The configuration of the run's source."""

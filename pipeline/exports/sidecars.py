@@ -20,8 +20,9 @@ from conf.schema import SourceConfig, SourceKind
 from pipeline.exports.caption_files import EXISTING, Captions, LeftAlone, merged, read_text
 from pipeline.exports.options import Exported, Options, SidecarOptions
 from pipeline.exports.rows import Published, whole_local_file
+from pipeline.file_systems import is_local, resolve
 from pipeline.ledger import known_shards, with_planned
-from pipeline.plan import LeftOut, Shard, is_local, resolve, sum_left_out
+from pipeline.plan import LeftOut, Shard, sum_left_out
 from pipeline.readers import make_reader
 from pipeline.readers.folder_shards import container_of
 from pipeline.readers.kinds import IMAGE_SUFFIXES

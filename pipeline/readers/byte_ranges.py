@@ -1,18 +1,19 @@
-"""The bytes of the parts of a shard, in few requests: a plain file in ranges, a compressed one from its beginning."""
+"""Ranges of the bytes of a shard, in few requests: a plain file in ranges, a compressed one from its beginning."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import IO, Any
 
-from pipeline.plan import Part, Shard, resolve
+from pipeline.file_systems import resolve
+from pipeline.plan import ByteRange, Shard
 from pipeline.readers.compression import HEAD_BYTES, compression_of, decompressed
 from pipeline.readers.files import cat, open_file
 from pipeline.readers.tar import read_exactly, skip_forward
 from pipeline.readers.unchanged import check_unchanged, unless_replaced
 from pipeline.retrying import Unavailable
 
-_MERGE_GAP_BYTES = 64 * 1024  # parts closer than this are fetched by one request: headers and unused members between
-_MAX_REQUEST_BYTES = 32 << 20  # unless one part alone is larger
+_MERGE_GAP_BYTES = 64 * 1024  # ranges closer than this are fetched by one request: headers and unused members between
+_MAX_REQUEST_BYTES = 32 << 20  # unless one range alone is larger
 
 
 class _Forward:
@@ -48,7 +49,7 @@ def open_stream(url: str) -> Any:
 
 def is_compressed(shard: Shard) -> bool:
     """Whether the shard can only be read from its beginning."""
-    return _is_compressed(shard.url, shard.size_bytes)
+    return _is_compressed(shard.url, shard.weight)
 
 
 @lru_cache(maxsize=4096)
@@ -58,50 +59,49 @@ def _is_compressed(url: str, size_bytes: int) -> bool:
         return not raw.seekable() or compression_of(raw.read(HEAD_BYTES)) is not None
 
 
-def read_parts(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
-    """The bytes of each part; parts must ascend, and may be the same. No more is held than one request."""
-    if not parts:
+def read_ranges(shard: Shard, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+    """The bytes of each range; they must ascend, and may be the same. No more is held than one request."""
+    if not ranges:
         return
     read = _from_beginning if is_compressed(shard) else _in_ranges
-    yield from unless_replaced(read(shard, parts), shard)
+    yield from unless_replaced(read(shard, ranges), shard)
 
 
-def _in_ranges(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
+def _in_ranges(shard: Shard, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
     fs, inner = resolve(shard.url)
-    for start, end, together in _requests(parts):
+    for start, end, together in _requests(ranges):
         data = cat(fs, inner, start=start, end=end) if end > start else b""
         if len(data) > end - start:
             raise OSError(f"{shard.url} gave {len(data)} bytes for {end - start}: its server gives no byte ranges")
         if len(data) < end - start:
             raise Unavailable(f"{shard.url} gave {len(data)} of {end - start} bytes at {start}")
         check_unchanged(shard)
-        for part in together:
-            yield bytes(data[part.offset - start : part.offset - start + part.size])
+        for one in together:
+            yield bytes(data[one.begin - start : one.end - start])
 
 
-def _from_beginning(shard: Shard, parts: Sequence[Part]) -> Iterator[bytes]:
+def _from_beginning(shard: Shard, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
     position = 0
     with open_stream(shard.url) as stream:
-        for start, end, together in _requests(parts):
+        for start, end, together in _requests(ranges):
             skip_forward(stream, start - position, position)
             data = read_exactly(stream, end - start, start)
             check_unchanged(shard)
             position = end
-            for part in together:
-                yield bytes(data[part.offset - start : part.offset - start + part.size])
+            for one in together:
+                yield bytes(data[one.begin - start : one.end - start])
 
 
-def _requests(parts: Sequence[Part]) -> Iterator[tuple[int, int, list[Part]]]:
-    """(first byte, end, parts in it): parts that are close to each other share a request."""
-    together: list[Part] = []
+def _requests(ranges: Sequence[ByteRange]) -> Iterator[tuple[int, int, list[ByteRange]]]:
+    """(first byte, end, ranges in it): those that are close to each other share a request."""
+    together: list[ByteRange] = []
     start = end = 0
-    for part in parts:
-        part_end = part.offset + part.size
-        far = part.offset - end > _MERGE_GAP_BYTES or part_end - start > _MAX_REQUEST_BYTES
-        if together and far and part_end > end:  # a part may come twice, by links
+    for one in ranges:
+        far = one.begin - end > _MERGE_GAP_BYTES or one.end - start > _MAX_REQUEST_BYTES
+        if together and far and one.end > end:  # one may come twice, by links
             yield start, end, together
             together = []
-        start, end = (start, max(end, part_end)) if together else (part.offset, part_end)
-        together.append(part)
+        start, end = (start, max(end, one.end)) if together else (one.begin, one.end)
+        together.append(one)
     if together:
         yield start, end, together

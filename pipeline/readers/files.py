@@ -14,7 +14,7 @@ import fsspec
 from fsspec.asyn import sync
 from fsspec.exceptions import FSTimeoutError
 
-from pipeline.plan import is_local
+from pipeline.file_systems import is_local
 from pipeline.retrying import Unavailable
 
 Result = TypeVar("Result")

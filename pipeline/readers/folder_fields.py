@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.schema import RetryConfig
-from pipeline.plan import LeftOut, Part, Sample, Shard, resolve
+from pipeline.file_systems import resolve
+from pipeline.plan import ByteRange, LeftOut, Part, Place, Sample, Shard
 from pipeline.readers.folder_files import METADATA_NAMES, SIDECAR_SUFFIXES
 from pipeline.readers.json_values import parse_json
 from pipeline.readers.kinds import suffix_of
@@ -40,7 +41,7 @@ def metadata_urls(shard: Shard) -> list[str]:
 
 
 def find_records(shard: Shard, patience: RetryConfig, broken: Callable[[str, Exception], None]) -> dict[str, Part]:
-    """image -> the place of its record, named after the metadata file; the nearest file above the image counts.
+    """image -> its record in a metadata file; the nearest file above the image counts.
 
     `broken` is told of metadata that cannot be read.
     """
@@ -55,7 +56,7 @@ def find_records(shard: Shard, patience: RetryConfig, broken: Callable[[str, Exc
             broken(name, error)
             continue
         for image, row in listed.find([posixpath.relpath(image, folder or ".") for image in left], left):
-            records[image] = Part(storable(name), int(listed.offsets[row]), int(listed.sizes[row]))
+            records[image] = Part(storable(name), listed.place(row))
     return records
 
 
@@ -91,9 +92,13 @@ class _Records:
 
     images: pa.Array  # as the record says, storable
     loosely: pa.Array
-    offsets: npt.NDArray[np.int64]
+    kind: type[Place]
+    begins: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
     num_bad: int
+
+    def place(self, row: int) -> Place:
+        return self.kind(int(self.begins[row]), int(self.sizes[row]))
 
     def find(self, names: Sequence[str], images: Sequence[str]) -> Iterable[tuple[str, int]]:
         """(image, row) for each of the images that has a record, looked for by its name."""
@@ -116,9 +121,9 @@ def _list_records_of(url: str, size_bytes: int, patience: RetryConfig) -> _Recor
     """Later records first, so that the last one about an image is the one that is found."""
     num_bad = 0
 
-    def go_through() -> list[tuple[str, Part]]:
+    def go_through() -> list[tuple[str, Place]]:
         nonlocal num_bad
-        found, named = list(places(url)), list[tuple[str, Part]]()
+        found, named = list(places(url)), list[tuple[str, Place]]()
         num_bad = 0
         for place, record in zip(found, read_records(url, found, [FILE_NAME_COLUMN]), strict=True):
             if isinstance(record, BadRecord) or not isinstance(record.get(FILE_NAME_COLUMN), str):
@@ -131,7 +136,8 @@ def _list_records_of(url: str, size_bytes: int, patience: RetryConfig) -> _Recor
     return _Records(
         pa.array([storable(posixpath.normpath(name)) for name, _ in listed], pa.string()),
         pa.array([_loosely(name) for name, _ in listed], pa.string()),
-        np.array([place.offset for _, place in listed], np.int64),
+        type(listed[0][1]) if listed else ByteRange,
+        np.array([place.begin for _, place in listed], np.int64),
         np.array([place.size for _, place in listed], np.int64),
         num_bad,
     )
@@ -145,29 +151,25 @@ def _list_records(url: str, patience: RetryConfig) -> _Records:
 
 def read_metadata(shard: Shard, samples: Sequence[Sample]) -> dict[int, Any]:
     """Row -> its record, a dict or a BadRecord, for the samples that have one."""
-    wanted: dict[str, list[tuple[Part, int]]] = {}
+    wanted: dict[str, list[tuple[Place, int]]] = {}
     for sample in samples:
-        for part in sample.parts[1:]:
-            if part.size >= 0:
-                wanted.setdefault(part.name, []).append((part, sample.row))
+        for part in sample.parts:
+            if part.place is not None:
+                wanted.setdefault(part.name, []).append((part.place, sample.row))
     read: dict[int, Any] = {}
     for name, have in wanted.items():
-        have.sort(key=lambda pair: pair[0].offset)
+        have.sort(key=lambda pair: pair[0].begin)
         url = f"{shard.url.rstrip('/')}/{original(name)}"
         try:
-            records = list(read_records(url, [part for part, _ in have]))
+            records = list(read_records(url, [place for place, _ in have]))
         except Exception as error:  # storage and decompressor errors have no common base class
             raise ReadFailure(f"{storable(url)}: {type(error).__name__}: {error}") from error
         read.update({row: record for (_, row), record in zip(have, records, strict=True)})
     return read
 
 
-def sidecar_parts(names: Iterable[str]) -> list[Part]:
-    return [Part(storable(name), 0, -1) for name in names]
-
-
-def sidecars_of(sample: Sample) -> list[Part]:
-    return [part for part in sample.parts[1:] if part.size < 0]
+def sidecars_of(sample: Sample) -> list[str]:
+    return [part.name for part in sample.parts if part.place is None]
 
 
 def fields_of_sidecars(contents: Mapping[str, bytes]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from functools import cached_property
 import fsspec
 
 from conf.schema import RetryConfig
-from pipeline.plan import LeftOut, is_local, sum_left_out
+from pipeline.file_systems import is_local
+from pipeline.plan import LeftOut, sum_left_out
 from pipeline.readers.files import cat
 from pipeline.readers.folder_walk import Found, walk
 from pipeline.readers.kinds import SNIFF_BYTES, image_format, is_hidden, is_image_name, suffix_of

@@ -6,8 +6,10 @@ import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.plan import LeftOut, Shard, name_shards, resolve
+from pipeline.file_systems import resolve
+from pipeline.plan import LeftOut, Shard
 from pipeline.readers.folder_files import FolderFiles
+from pipeline.shard_names import name_shards
 from pipeline.text import storable
 
 FILES_PER_SHARD = 10_000
@@ -109,11 +111,11 @@ def changed_files(files: FolderFiles, known: Iterable[Shard]) -> list[LeftOut]:
 
 def _as_before(own: Sequence[Shard], container: str, files: FolderFiles) -> list[Shard]:
     """The shards as an older version cut them, if these are still the same; nothing otherwise."""
-    sizes = {shard.name: shard.size_bytes for shard in own if shard.size_bytes}
+    sizes = {shard.name: shard.weight for shard in own if shard.weight}
     found = (file for file in files.found if file.problem is None and not file.by_link)
     former = sorted((f.name, f.size) for f in found if f.name.rsplit(".", 1)[-1].lower() in _FORMER_SUFFIXES)
     shards = list(_cut_before(own[0].url, container, former)) if sizes else []
-    return shards if {shard.name: shard.size_bytes for shard in shards} == sizes else []
+    return shards if {shard.name: shard.weight for shard in shards} == sizes else []
 
 
 def _cut_before(url: str, container: str, files: Sequence[tuple[str, int]]) -> Iterator[Shard]:

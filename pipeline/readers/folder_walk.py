@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import fsspec
 
-from pipeline.plan import is_local
+from pipeline.file_systems import is_local
 from pipeline.readers.kinds import is_hidden
 
 _PIPES_AND_THE_LIKE = "special_files"

@@ -16,22 +16,9 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from conf.schema import RetryConfig
+from pipeline.file_systems import is_local, resolve, unresolve
 from pipeline.left_out import sentence
-from pipeline.plan import (
-    MISSING_SHARD,
-    Contents,
-    LeftOut,
-    Listing,
-    Part,
-    Sample,
-    Shard,
-    ShardIndex,
-    ShardProblem,
-    is_local,
-    resolve,
-    sum_left_out,
-    unresolve,
-)
+from pipeline.plan import MISSING_SHARD, Contents, LeftOut, Listing, Part, Sample, Shard, ShardProblem, sum_left_out
 from pipeline.readers.files import NotAFile, TooLarge, read_file, read_plain
 from pipeline.readers.folder_fields import (
     fields_of_sidecars,
@@ -40,7 +27,6 @@ from pipeline.readers.folder_fields import (
     metadata_urls,
     read_metadata,
     records_of_no_image,
-    sidecar_parts,
     sidecars_of,
 )
 from pipeline.readers.folder_files import Companions, FolderFiles, list_folder
@@ -51,6 +37,7 @@ from pipeline.readers.reader import FirstFields, RawSample, not_recorded
 from pipeline.readers.records import BadRecord, schemas_of
 from pipeline.readers.source_files import cannot_list
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, is_passing
+from pipeline.shard_index import ShardIndex
 from pipeline.source_types import common_types
 from pipeline.text import original, storable
 
@@ -123,7 +110,7 @@ class ImageFolderReader:
         if not most_rows:
             return FirstFields(None, ())
         samples = self.index(shard).samples
-        with_fields = [sample for sample in samples if len(sample.parts) > 1][:most_rows]
+        with_fields = [sample for sample in samples if sample.parts][:most_rows]
         without_images = replace(self, max_bytes=0)  # too large, all of them, which does not concern their fields
         rows: list[dict[str, Any]] = []
         for raw in without_images.read(shard, with_fields):
@@ -152,8 +139,8 @@ class ImageFolderReader:
         samples: list[Sample] = []
         for row, name in enumerate(shard.members):
             record = (records[name],) if name in records else ()
-            sidecars = sidecar_parts(beside.sidecars_of(name))
-            samples.append(Sample(row, storable(name), (Part(storable(name), 0, -1), *record, *sidecars)))
+            sidecars = (Part(storable(sidecar)) for sidecar in beside.sidecars_of(name))
+            samples.append(Sample(row, storable(name), (*record, *sidecars)))
         return Contents(tuple(samples), tuple(problems))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
@@ -177,8 +164,7 @@ class ImageFolderReader:
                 return RawSample(sample, None, {}, "bad_record", f"{shown}/{name}: its metadata: {fields}")
             try:
                 sidecars: dict[str, bytes] = {}
-                for part in sidecars_of(sample):
-                    name = part.name
+                for name in sidecars_of(sample):
                     sidecars[name] = read_one(name, most)
                 fields = {**fields, **fields_of_sidecars(sidecars)}
                 name, most = sample.key, self.max_bytes

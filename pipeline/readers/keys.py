@@ -7,18 +7,15 @@ those of the key; `key.png` beside `key.jpg`, and a second `key.jpg`, is `key~2`
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from pipeline.plan import LeftOut, Part, Sample, sum_left_out
+from pipeline.plan import ByteRange, LeftOut, Part, Role, Sample, sum_left_out
 from pipeline.readers.kinds import image_format, is_hidden, is_image_name
 from pipeline.readers.tar import Kind, Member
 
-_WITHOUT_BYTES = frozenset({Kind.BROKEN_LINK, Kind.SPARSE})
-_REASONS = frozenset(kind.value for kind in _WITHOUT_BYTES)
+_WITHOUT_BYTES = {Kind.BROKEN_LINK: Role.BROKEN_LINK, Kind.SPARSE: Role.SPARSE_FILE}
 _MOST_SHARED = 100  # sidecars of a key that each of its images gets: an archive may have one key alone
-# Behind the suffix in a part's name, where the suffix alone does not say it; no suffix has a slash.
-_MARK, _IMAGE, _UNWANTED = "/", "/image", "/unwanted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +96,8 @@ def _entry_of(member: Member) -> _Entry | str:
     if not written and (not key or found is None):
         return "other_files"
     suffix = written.lower() or str(found).lower()
-    lost = f"/{member.kind.value}" if member.kind in _WITHOUT_BYTES else ""
-    return _Entry(suffix, written or suffix, Part(suffix + lost, member.offset, member.size), found)
+    part = Part(suffix, ByteRange(member.offset, member.size), _WITHOUT_BYTES.get(member.kind))
+    return _Entry(suffix, written or suffix, part, found)
 
 
 def wants_head(name: str) -> bool:
@@ -142,7 +139,7 @@ def _samples_of(
     """(key, parts) of each sample that the members of one key make."""
     images = [entry for entry in entries if entry.suffix in stems]
     if not images:
-        yield key, tuple(_marked(e.part, _UNWANTED) if is_image_suffix(e.suffix) else e.part for e in entries)
+        yield key, tuple(_with_role(e.part, Role.UNWANTED) if is_image_suffix(e.suffix) else e.part for e in entries)
         return
     own: dict[str | None, list[Part]] = {}  # by stem; None: sidecars of all images of the key
     named = {stem for stem in stems.values() if stem is not None}
@@ -159,7 +156,7 @@ def _samples_of(
             ignored.append(LeftOut("lone_sidecars", 1, (f"{key}.{entry.written}",)))
     for image in images:
         stem = stems[image.suffix]
-        part = image.part if is_image_suffix(image.suffix) or lost_by(image.part) else _marked(image.part, _IMAGE)
+        part = image.part if is_image_suffix(image.suffix) else _with_role(image.part, Role.IMAGE)
         sidecars = [*own.get(None, ()), *(own.get(stem, ()) if stem is not None else ())]  # its own hold over the key's
         if alone or stem is None:
             yield key, (part, *sidecars)
@@ -175,32 +172,21 @@ def _beginnings(suffix: str) -> Iterator[str]:
 
 
 def _after(part: Part, stem: str) -> Part:
-    return Part(part.name[len(stem) + 1 :], part.offset, part.size)
+    return replace(part, name=part.name[len(stem) + 1 :])
 
 
-def _marked(part: Part, mark: str) -> Part:
-    return part if _MARK in part.name else Part(part.name + mark, part.offset, part.size)
-
-
-def part_suffix(part: Part) -> str:
-    """The suffix of a part, for fields and messages."""
-    return part.name.partition(_MARK)[0]
-
-
-def lost_by(part: Part) -> str | None:
-    """Why the archive does not have a part's bytes in one piece: broken_link or sparse_file; None: it has them."""
-    mark = part.name.partition(_MARK)[2]
-    return mark if mark in _REASONS else None
+def _with_role(part: Part, role: Role) -> Part:
+    return part if part.role is not None else replace(part, role=role)
 
 
 def image_part(sample: Sample) -> Part | None:
     """The sample's image."""
-    images = [part for part in sample.parts if part.name.endswith(_IMAGE) or _looks_wanted(part)]
+    images = [part for part in sample.parts if part.role is Role.IMAGE or _looks_wanted(part)]
     return min(images, key=lambda part: part.name.count("."), default=None)  # of older listings, which had them all
 
 
 def _looks_wanted(part: Part) -> bool:
-    return not part.name.endswith(_UNWANTED) and is_image_suffix(part_suffix(part))
+    return part.role is not Role.UNWANTED and is_image_suffix(part.name)
 
 
 def _unique(bases: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig, TableConfig
-from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, name_shards
+from pipeline.plan import ByteRange, Contents, Listing, Place, RowRange, Sample, Shard, Unit
 from pipeline.readers.column_names import doubled, not_among, why_no_column
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.json_values import in_words
@@ -34,6 +34,8 @@ from pipeline.readers.unchanged import unless_changed, unless_replaced, verified
 from pipeline.readers.uris import absolute, has_scheme
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
+from pipeline.shard_index import ShardIndex
+from pipeline.shard_names import name_shards
 from pipeline.source_types import common_types
 
 RECORDS_PER_SHARD = 10_000
@@ -64,17 +66,28 @@ class ManifestReader:
             sizes = earlier[url][1] if url in earlier else ()
             with _manifests_mistakes(url):
                 pieces = retry(lambda url=url, sizes=sizes: self._cut(url, sizes), f"reading {url}", self.patience)  # type: ignore[misc]
-            for number, (first, end) in enumerate(pieces):
-                place, file = (str(first), str(end)), files[url]
+            file = files[url]
+            version = file.version if file.size_bytes else ""  # without a size, growing cannot be told from changing
+            for number, records in enumerate(pieces):
                 name = f"{names[url]}-{number:05d}"
-                version = (
-                    file.version if file.size_bytes else ""
-                )  # without a size, growing cannot be told from changing
-                shards.append(Shard(name, url, end - first, place, version=version, file_bytes=file.size_bytes))
+                unit = Unit.ROWS if isinstance(records, RowRange) else Unit.BYTES
+                shards.append(
+                    Shard(
+                        name,
+                        url,
+                        records.size,
+                        records=records,
+                        version=version,
+                        file_bytes=file.size_bytes,
+                        unit=unit,
+                    )
+                )
         return Listing(tuple(shards), found.left_out)
 
-    def _cut(self, url: str, sizes: Sequence[int]) -> list[tuple[int, int]]:
-        return list(cut(places(url, table=self._table(url)), sizes))
+    def _cut(self, url: str, sizes: Sequence[int]) -> list[Place]:
+        kind = RowRange if format_of(url, self.table) == "parquet" else ByteRange
+        ranges = cut(places(url, table=self._table(url)), sizes)
+        return [kind(first, end - first) for first, end in ranges]
 
     def _table(self, url: str) -> TableConfig:
         """A list of URIs has one column."""
@@ -98,11 +111,12 @@ class ManifestReader:
         return common_types(schemas_of((shard.url for shard in shards), self.patience, self.table))
 
     def first_fields(self, shard: Shard, most_rows: int, until_s: float) -> FirstFields:
-        table, (first, end) = self._table(shard.url), map(int, shard.members)
+        table, records = self._table(shard.url), shard.records
+        assert records is not None
         names = column_names(shard.url, table)
-        found = list(itertools.islice(places(shard.url, first, end, table), most_rows))
-        records = read_records(shard.url, found, self._columns(shard), table)
-        rows = tuple(record for record in records if not isinstance(record, BadRecord))
+        found = list(itertools.islice(places(shard.url, records.begin, records.end, table), most_rows))
+        read = read_records(shard.url, found, self._columns(shard), table)
+        rows = tuple(record for record in read if not isinstance(record, BadRecord))
         return FirstFields(None if names is None else tuple(names), rows)
 
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
@@ -117,16 +131,19 @@ class ManifestReader:
         return replace(self, patience=patience)
 
     def index(self, shard: Shard) -> Contents:
-        if not shard.members:
+        records = shard.records
+        if records is None:
             return Contents(problems=(not_recorded(shard),))
-        first, end = map(int, shard.members)
+
+        def look() -> list[Place]:
+            return list(places(shard.url, records.begin, records.end, self._table(shard.url)))
+
         try:
-            table = self._table(shard.url)
-            found = retry(lambda: list(places(shard.url, first, end, table)), f"reading {shard.url}", self.patience)
+            found = retry(look, f"reading {shard.url}", self.patience)
         except Exception as error:  # storage and decompressor errors have no common base class
             contents = Contents(problems=(unreadable(shard, error),))
         else:
-            contents = Contents(tuple(Sample(row, f"{row:08d}", (place,)) for row, place in enumerate(found)))
+            contents = Contents(tuple(Sample(row, f"{row:08d}", record=place) for row, place in enumerate(found)))
         return unless_changed(shard, contents, self.patience)
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
@@ -135,8 +152,7 @@ class ManifestReader:
 
         def uris() -> Iterator[str]:
             columns = None if "*" in self.fields else self._columns(shard)
-            parts = [sample.parts[0] for sample in samples]
-            records = read_records(shard.url, parts, columns, self._table(shard.url))
+            records = read_records(shard.url, _places_of(samples), columns, self._table(shard.url))
             for sample, record in zip(samples, verified(records, shard, _size_of), strict=True):
                 waiting.append((sample, record))
                 if (uri := self._uri(record)) is not None:
@@ -157,8 +173,7 @@ class ManifestReader:
     def uris(self, shard: Shard, keys: Collection[str]) -> Iterator[tuple[str, str | None]]:
         """Key and URI of these samples, in order; the URI as it is in the manifest, None where there is none."""
         samples = [sample for sample in self.index(shard).samples if sample.key in keys]
-        parts = [sample.parts[0] for sample in samples]
-        records = read_records(shard.url, parts, [self.uri_column], self._table(shard.url))
+        records = read_records(shard.url, _places_of(samples), [self.uri_column], self._table(shard.url))
         for sample, record in zip(samples, records, strict=True):
             yield sample.key, self._uri(record)
 
@@ -188,6 +203,10 @@ class ManifestReader:
         return [name for name in names if name == self.uri_column or name in self.fields]
 
 
+def _places_of(samples: Sequence[Sample]) -> list[Place]:
+    return [sample.record for sample in samples if sample.record is not None]
+
+
 def _size_of(record: dict[str, Any] | BadRecord) -> int:
     values: Any = () if isinstance(record, BadRecord) else record.values()
     return sum(len(value) for value in values if isinstance(value, str | bytes))
@@ -208,7 +227,7 @@ def _by_number(known: Iterable[Shard]) -> Mapping[str, tuple[str, Sequence[int]]
         if number.isdecimal():
             found.setdefault(shard.url, {})[int(number)] = shard
     return {
-        url: (pieces[min(pieces)].name.rpartition("-")[0], [pieces[number].size_bytes for number in sorted(pieces)])
+        url: (pieces[min(pieces)].name.rpartition("-")[0], [pieces[number].weight for number in sorted(pieces)])
         for url, pieces in found.items()
     }
 
@@ -225,7 +244,7 @@ def _manifests_mistakes(url: str) -> Iterator[None]:
         raise UserError(f"cannot read manifest {url!r}: {said}") from None
 
 
-def cut(records: Iterator[Part], known_sizes: Sequence[int] = ()) -> Iterator[tuple[int, int]]:
+def cut(records: Iterable[Place], known_sizes: Sequence[int] = ()) -> Iterator[tuple[int, int]]:
     """Places -> (begin, end) of shards of RECORDS_PER_SHARD records; a manifest without records is one empty shard.
 
     The first shards are cut to the sizes they are known to have, as long as the records allow it; what was appended to
@@ -235,11 +254,11 @@ def cut(records: Iterator[Part], known_sizes: Sequence[int] = ()) -> Iterator[tu
     first: int | None = None
     end = count = 0
     for place in records:
-        first = place.offset if first is None else first
-        while (place.offset >= first + sizes[0]) if sizes else count == RECORDS_PER_SHARD:
-            known_end = first + sizes.popleft() if sizes else place.offset
+        first = place.begin if first is None else first
+        while (place.begin >= first + sizes[0]) if sizes else count == RECORDS_PER_SHARD:
+            known_end = first + sizes.popleft() if sizes else place.begin
             yield first, known_end if end <= known_end + _LINE_END_BYTES else end
-            first, count = place.offset, 0
-        end, count = place.offset + place.size, count + 1
+            first, count = place.begin, 0
+        end, count = place.end, count + 1
     known_end = (first or 0) + sizes[0] if sizes else end
     yield first or 0, known_end if known_end <= end <= known_end + _LINE_END_BYTES else end

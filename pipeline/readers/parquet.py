@@ -15,17 +15,7 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
-from pipeline.plan import (
-    NTH_IMAGE,
-    Contents,
-    Listing,
-    Part,
-    Sample,
-    Shard,
-    ShardIndex,
-    ShardProblem,
-    name_shards,
-)
+from pipeline.plan import Contents, Listing, RowRange, Sample, Shard, ShardProblem
 from pipeline.readers.column_names import did_you_mean, doubled, not_among
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.image_columns import advice_on_images, holds_lists, images_per_row, why_no_images
@@ -37,6 +27,8 @@ from pipeline.readers.unchanged import unless_changed, unless_replaced, verified
 from pipeline.readers.uris import absolute
 from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
+from pipeline.shard_index import ShardIndex
+from pipeline.shard_names import name_shards
 from pipeline.source_types import common_types
 
 
@@ -96,7 +88,7 @@ class ParquetReader:
     def spans(self, shard: Shard, index: ShardIndex, todo: Sequence[int]) -> list[list[int]]:
         def group_of(chunk_index: int) -> int:
             samples = index.chunk_samples(chunk_index)
-            return samples[0].parts[0].offset if samples else 0
+            return (samples[0].row_group or 0) if samples else 0
 
         return [list(chunks) for _, chunks in groupby(todo, group_of)]
 
@@ -121,14 +113,12 @@ class ParquetReader:
             for group in range(table.metadata.num_row_groups):
                 num_rows = table.metadata.row_group(group).num_rows
                 counts = images_per_row(table, group, self.image_column) if lists else [0] * num_rows
-                for position, count in enumerate(counts):
-                    place, file_row = Part("row_group", group, position), first + position
-                    for n in range(count):
-                        nth = Part(NTH_IMAGE, file_row, n)
-                        samples.append(Sample(len(samples), f"{file_row:08d}.{n}", (place, nth)))
-                    if not count:  # not a list, an empty one, or one that cannot be read
-                        parts = (place, Part(NTH_IMAGE, file_row, -1)) if lists else (place,)
-                        samples.append(Sample(len(samples), f"{file_row:08d}", parts))
+                for file_row, count in enumerate(counts, first):
+                    # 0: not a list, an empty one, or one that cannot be read
+                    for nth in range(count) if count else (None,):
+                        key = f"{file_row:08d}" if nth is None else f"{file_row:08d}.{nth}"
+                        record = RowRange(file_row)
+                        samples.append(Sample(len(samples), key, record=record, row_group=group, nth=nth))
                 first += num_rows
         return Contents(tuple(samples))
 
@@ -175,12 +165,12 @@ class ParquetReader:
             return RawSample(sample, None, {}, error_type, f"{place}: {record}")
         values = dict(record)
         image: Any = values.pop(self.image_column)
-        if any(part.name == NTH_IMAGE for part in sample.parts):
+        if isinstance(image, list):
             if sample.nth is None and image:
                 return RawSample(sample, None, values, "damaged_row_group", f"{place}: its images could not be counted")
-            if sample.nth is None and image is not None:
+            if sample.nth is None:
                 return RawSample(sample, None, values, "no_image", f"{place}: {self.image_column!r} is an empty list")
-            image = image[sample.nth] if image and sample.nth is not None else None
+            image = image[sample.nth]
         path = None
         if isinstance(image, dict):
             image, path = image.get("bytes"), image.get("path")
@@ -213,4 +203,5 @@ def _as_list(image: Any) -> list[Any]:
 
 
 def _file_row(sample: Sample) -> int:
-    return next((part.offset for part in sample.parts if part.name == NTH_IMAGE), sample.row)
+    assert sample.record is not None
+    return sample.record.begin

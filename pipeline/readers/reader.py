@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from conf.schema import RetryConfig
-from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Contents, Listing, Sample, Shard, ShardIndex, ShardProblem
+from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Contents, Listing, Sample, Shard, ShardProblem
 from pipeline.retrying import Tries, is_gone, is_passing, is_transient
+from pipeline.shard_index import ShardIndex
 
 
 @dataclass(frozen=True, slots=True)

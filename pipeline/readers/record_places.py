@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.plan import Part
+from pipeline.plan import ByteRange
 
 _BLOCK_BYTES = 1 << 20
 _MOST_LINES = 100_000  # of one record with line breaks inside quotes
@@ -26,15 +26,15 @@ class _Line:
     blank: bool
 
 
-def line_places(stream: Blocks, position: int, newline: bytes = b"\n") -> Iterator[Part]:
+def line_places(stream: Blocks, position: int, newline: bytes = b"\n") -> Iterator[ByteRange]:
     """Every line that holds something; `position` is where the stream stands."""
     for line in _lines(stream, newline, quoted=False):
         if not line.blank:
-            yield Part("record", position, line.size)
+            yield ByteRange(position, line.size)
         position += line.size
 
 
-def quoted_places(stream: Blocks, position: int, newline: bytes, max_bytes: int) -> Iterator[Part]:
+def quoted_places(stream: Blocks, position: int, newline: bytes, max_bytes: int) -> Iterator[ByteRange]:
     """Records in which a line break inside quotes ends nothing, that is after an odd number of quotes so far.
 
     A quote that is not closed within `max_bytes` was a mistake: it costs its own line, and what follows is read anew.
@@ -44,7 +44,7 @@ def quoted_places(stream: Blocks, position: int, newline: bytes, max_bytes: int)
     while (line := again.popleft() if again else next(lines, None)) is not None:
         if not line.odd:
             if not line.blank:
-                yield Part("record", position, line.size)
+                yield ByteRange(position, line.size)
             position += line.size
             continue
         taken, size, ended = [line], line.size, False
@@ -57,7 +57,7 @@ def quoted_places(stream: Blocks, position: int, newline: bytes, max_bytes: int)
         if not ended:
             again.extendleft(reversed(taken[1:]))
             size = line.size
-        yield Part("record", position, size)
+        yield ByteRange(position, size)
         position += size
 
 
@@ -77,7 +77,7 @@ def _lines(stream: Blocks, newline: bytes, *, quoted: bool) -> Iterator[_Line]:
         yield _Line(size, odd, blank)
 
 
-def element_places(stream: Blocks, position: int) -> Iterator[Part]:
+def element_places(stream: Blocks, position: int) -> Iterator[ByteRange]:
     """The elements of a JSON array, of whatever kind; the stream stands behind the bracket or a comma.
 
     An array that is cut ends with a part of an element; what follows its end is one more place. Neither will parse.
@@ -99,7 +99,7 @@ def element_places(stream: Blocks, position: int) -> Iterator[Part]:
             if depth == 1 and mark in b",]":
                 blank = blank and not block[done : match.start()].strip()
                 if not blank or mark == b",":
-                    yield Part("record", start, at - start)
+                    yield ByteRange(start, at - start)
                 start, blank, done = at + 1, True, match.end()
                 if mark == b"]":
                     ended = True
@@ -113,4 +113,4 @@ def element_places(stream: Blocks, position: int) -> Iterator[Part]:
         blank = blank and not block[done:].strip()
         position += len(block)
     if not blank:
-        yield Part("record", start, position - start)
+        yield ByteRange(start, position - start)

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from conf.errors import UserError
 from conf.schema import RetryConfig
 from conf.table import TableConfig
-from pipeline.plan import Part, resolve
+from pipeline.file_systems import resolve
+from pipeline.plan import ByteRange, Place, RowRange
 from pipeline.readers.files import open_file
 from pipeline.readers.text_tables import BadRecord as BadRecord
 from pipeline.readers.text_tables import TextTable
@@ -51,7 +52,7 @@ def text_table(url: str, table: TableConfig = _USUAL) -> TextTable | None:
     return None if form == "parquet" else TextTable(url, form, table)
 
 
-def places(url: str, first: int = 0, end: int | None = None, table: TableConfig = _USUAL) -> Iterator[Part]:
+def places(url: str, first: int = 0, end: int | None = None, table: TableConfig = _USUAL) -> Iterator[Place]:
     """Where the records are, in order; of text files those that begin at `first` or later and before `end`."""
     text = text_table(url, table)
     if text is not None:
@@ -59,18 +60,18 @@ def places(url: str, first: int = 0, end: int | None = None, table: TableConfig 
         return
     with open_parquet(url) as parquet:
         num_rows = parquet.metadata.num_rows
-    yield from (Part("row", row, 1) for row in range(first, num_rows if end is None else min(end, num_rows)))
+    yield from (RowRange(row) for row in range(first, num_rows if end is None else min(end, num_rows)))
 
 
 def read_records(
-    url: str, parts: Sequence[Part], columns: Sequence[str] | None = None, table: TableConfig = _USUAL
+    url: str, where: Sequence[Place], columns: Sequence[str] | None = None, table: TableConfig = _USUAL
 ) -> Iterator[Any]:
     """The record (a dict) or BadRecord at each place; places must ascend. Of Parquet, only `columns` are read."""
     text = text_table(url, table)
     if text is not None:
-        yield from text.read(parts)
+        yield from text.read([place for place in where if isinstance(place, ByteRange)])
     else:
-        yield from read_parquet_rows(url, [part.offset for part in parts], columns)
+        yield from read_parquet_rows(url, [place.begin for place in where], columns)
 
 
 def column_names(url: str, table: TableConfig = _USUAL) -> list[str] | None:

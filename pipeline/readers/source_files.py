@@ -15,7 +15,8 @@ import fsspec
 from conf.errors import UserError
 from conf.schema import RetryConfig
 from conf.source_kinds import kind_in_folder
-from pipeline.plan import LeftOut, Shard, is_local, resolve, sum_left_out, unresolve
+from pipeline.file_systems import is_local, resolve, unresolve
+from pipeline.plan import LeftOut, Shard, sum_left_out
 from pipeline.readers.folder_walk import walk
 from pipeline.readers.kinds import is_hidden
 from pipeline.retrying import Exhausted, is_gone, retry, said_by

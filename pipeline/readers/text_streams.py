@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from conf.table import TableConfig
-from pipeline.plan import resolve
+from pipeline.file_systems import resolve
 from pipeline.readers.compression import decompressed, read_up_to
 from pipeline.readers.files import open_file
 

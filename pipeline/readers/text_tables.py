@@ -13,7 +13,7 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.table import TableConfig
-from pipeline.plan import Part
+from pipeline.plan import ByteRange
 from pipeline.readers.json_values import in_words, parse_json
 from pipeline.readers.record_places import element_places, line_places, quoted_places
 from pipeline.readers.text_streams import BOM, TextStream, open_text
@@ -38,33 +38,33 @@ class TextTable:
     def has_cells(self) -> bool:
         return self.form in ("csv", "tsv")
 
-    def places(self, first: int = 0, end: int | None = None) -> Iterator[Part]:
+    def places(self, first: int = 0, end: int | None = None) -> Iterator[ByteRange]:
         """Where the records are, in order: those that begin at `first` or later and before `end`."""
         with self._open() as (stream, form):
             skips_header = self._has_header and not first
             if first:
                 stream.skip_to(first)
             for place in self._places(stream, form, first):
-                if end is not None and place.offset >= end:
+                if end is not None and place.begin >= end:
                     return
                 if not skips_header:
                     yield place
                 skips_header = False
 
-    def read(self, parts: Sequence[Part]) -> Iterator[dict[str, Any] | BadRecord]:
+    def read(self, places: Sequence[ByteRange]) -> Iterator[dict[str, Any] | BadRecord]:
         """The record at each place; places must ascend."""
         with self._open() as (stream, form):
             names = self._names(stream, form) if self.has_cells else None
-            for part in parts:
-                if part.size > self.table.max_record_bytes:
+            for place in places:
+                if place.size > self.table.max_record_bytes:
                     limit = f"source.table.max_record_bytes={self.table.max_record_bytes}"
-                    yield BadRecord(f"{part.size} bytes are more than {limit}")
+                    yield BadRecord(f"{place.size} bytes are more than {limit}")
                     continue
-                stream.skip_to(part.offset)
-                data = stream.read(part.size)
-                if len(data) < part.size:
-                    raise Unavailable(f"{self.url} ends in the middle of the record at byte {part.offset}")
-                yield self._parse(data.removeprefix(BOM) if part.offset == 0 else data, stream.encoding, names)
+                stream.skip_to(place.begin)
+                data = stream.read(place.size)
+                if len(data) < place.size:
+                    raise Unavailable(f"{self.url} ends in the middle of the record at byte {place.begin}")
+                yield self._parse(data.removeprefix(BOM) if place.begin == 0 else data, stream.encoding, names)
 
     def names(self) -> list[str] | None:
         """The columns; None where each record has its own."""
@@ -101,7 +101,7 @@ class TextTable:
             raise UserError(f"{self.url!r} is neither an array of objects ([{{...}}, ...]) nor one object a line")
         return "jsonl"
 
-    def _places(self, stream: TextStream, form: str, first: int) -> Iterator[Part]:
+    def _places(self, stream: TextStream, form: str, first: int) -> Iterator[ByteRange]:
         if form == "json":
             if not first:
                 first = stream.head.index(b"[") + 1
@@ -128,9 +128,9 @@ class TextTable:
         place = next(self._places(TextStream(stream.head, stream.encoding, True, header), form, 0), None)
         if place is None:
             return []
-        if place.offset + place.size >= len(stream.head) and place.size > 1 and len(stream.head) >= 64 * 1024:
+        if place.end >= len(stream.head) and place.size > 1 and len(stream.head) >= 64 * 1024:
             raise UserError(f"the first line of {self.url!r} is no header: it is longer than {len(stream.head)} bytes")
-        data = stream.head[place.offset : place.offset + place.size]
+        data = stream.head[place.begin : place.end]
         return self._cells(data.removeprefix(BOM).decode(stream.encoding, "surrogateescape"))
 
     def _parse(self, data: bytes, encoding: str, names: list[str] | None) -> dict[str, Any] | BadRecord:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from conf.schema import RetryConfig
-from pipeline.plan import Contents, Shard, ShardProblem, is_local, resolve
+from pipeline.file_systems import is_local, resolve
+from pipeline.plan import Contents, Shard, ShardProblem
 from pipeline.readers.files import REQUEST_S, within
 from pipeline.readers.reader import ReadFailure
 from pipeline.retrying import retry
@@ -34,7 +35,7 @@ def check_unchanged(shard: Shard) -> None:
     if not shard.version:
         return
     size, version = _now(shard.url)
-    then = shard.file_bytes or shard.size_bytes
+    then = shard.file_bytes or shard.weight
     if shard.file_bytes and size is not None and size > then:
         return  # records were appended
     if differ(shard.version, version) or (size is not None and size != then):
@@ -116,7 +117,7 @@ def as_of_now(shards: Sequence[Shard]) -> tuple[Shard, ...]:
             size, version = _now(shard.url)
         except Exception:  # as above
             return shard
-        return replace(shard, version=version) if size == (shard.file_bytes or shard.size_bytes) else shard
+        return replace(shard, version=version) if size == (shard.file_bytes or shard.weight) else shard
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return tuple(pool.map(look, shards))

@@ -12,16 +12,14 @@ from typing import Any
 import pyarrow as pa
 
 from conf.schema import RetryConfig
-from pipeline.plan import Contents, Listing, Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
-from pipeline.readers.byte_ranges import is_compressed, open_stream, read_parts
+from pipeline.plan import Contents, Listing, Part, Role, Sample, Shard, ShardProblem
+from pipeline.readers.byte_ranges import is_compressed, open_stream, read_ranges
 from pipeline.readers.json_values import MAX_JSON_BYTES, BadJson, parse_json
 from pipeline.readers.keys import (
     Grouped,
     group_by_key,
     image_part,
     is_image_suffix,
-    lost_by,
-    part_suffix,
     split_key,
     wants_head,
 )
@@ -31,10 +29,12 @@ from pipeline.readers.source_files import find_files
 from pipeline.readers.tar import CutArchive, Member, follow_links, iter_members
 from pipeline.readers.unchanged import unless_changed
 from pipeline.retrying import USUAL_PATIENCE, retry
+from pipeline.shard_index import ShardIndex
+from pipeline.shard_names import name_shards
 
 _LOST = {
-    "broken_link": "a link to a file that the archive does not hold",
-    "sparse_file": "stored as a sparse file, in pieces; write the archive without --sparse",
+    Role.BROKEN_LINK: "a link to a file that the archive does not hold",
+    Role.SPARSE_FILE: "stored as a sparse file, in pieces; write the archive without --sparse",
 }
 
 
@@ -132,21 +132,21 @@ class WebDatasetReader:
         ]
 
     def _has_fields(self, part: Part) -> bool:
-        suffix = part_suffix(part)
+        suffix = part.name
         if not self.fields or is_image_suffix(suffix):
             return False
         if "*" in self.fields:
-            return suffix == "json" or part.size <= MAX_JSON_BYTES
+            return suffix == "json" or part.byte_range.size <= MAX_JSON_BYTES
         return suffix == "json" or suffix in self.fields
 
     def _problem(self, part: Part, is_image: bool) -> tuple[str, str] | None:
         """Why a member is not read."""
-        lost = lost_by(part)
-        if lost is not None:
-            return lost, _LOST[lost]
-        if part.size > (self.max_bytes if is_image else MAX_JSON_BYTES):
+        if part.role in _LOST:
+            return part.role.value, _LOST[part.role]
+        size = part.byte_range.size
+        if size > (self.max_bytes if is_image else MAX_JSON_BYTES):
             most = f"source.max_bytes={self.max_bytes}" if is_image else f"the {MAX_JSON_BYTES} a sidecar may have"
-            return "too_large", f"{part.size} bytes are more than {most}"
+            return "too_large", f"{size} bytes are more than {most}"
         return None
 
     def _checked(self, shard: Shard, sample: Sample, data: Mapping[Part, bytes]) -> RawSample:
@@ -160,13 +160,13 @@ class WebDatasetReader:
     def _assemble(self, shard: Shard, sample: Sample, data: Mapping[Part, bytes]) -> RawSample:
         name, image = f"{shard.name}/{sample.key}", image_part(sample)
         if image is None:
-            names = ", ".join("." + part_suffix(part) for part in sample.parts)
+            names = ", ".join("." + part.name for part in sample.parts)
             wanted = f" that ends in {' or '.join(self.image_suffix)}" if self.image_suffix else ""
             return RawSample(sample, None, {}, "no_image", f"{name} has no image{wanted}, only {names}")
         own: dict[str, Any] = {}
         texts: dict[str, Any] = {}
         for part in sample.parts:
-            suffix = part_suffix(part)
+            suffix = part.name
             if part == image or self._has_fields(part):
                 problem = self._problem(part, part == image)
                 if problem is not None:
@@ -208,14 +208,14 @@ def _first_members(shard: Shard, most_keys: int, until_s: float) -> tuple[list[M
 def _drop_incomplete(grouped: Grouped) -> tuple[tuple[Sample, ...], list[str]]:
     """Drop the samples the cut ran through, unless they already have every member the first sample has."""
     first = grouped.samples[0]
-    expected = {part.name for part in first.parts}
+    expected = {(part.name, part.role) for part in first.parts}
     dropped = {
         sample.row
         for sample in (grouped.samples[row] for row in grouped.last)
-        if sample is first or not expected <= {part.name for part in sample.parts}
+        if sample is first or not expected <= {(part.name, part.role) for part in sample.parts}
     }
     kept = [sample for sample in grouped.samples if sample.row not in dropped]
-    samples = tuple(Sample(row, sample.key, sample.parts) for row, sample in enumerate(kept))
+    samples = tuple(replace(sample, row=row) for row, sample in enumerate(kept))
     return samples, [grouped.samples[row].key for row in sorted(dropped)]
 
 
@@ -223,11 +223,12 @@ def _collect(
     shard: Shard, samples: Sequence[Sample], needed: Sequence[Sequence[Part]]
 ) -> Iterator[tuple[Sample, dict[Part, bytes]]]:
     """Samples in order, parts in the order of the archive; a sample is held until the ones before it are complete."""
-    wanted = sorted(((part, n) for n, parts in enumerate(needed) for part in parts), key=lambda pair: pair[0].offset)
+    pairs = ((part, n) for n, parts in enumerate(needed) for part in parts)
+    wanted = sorted(pairs, key=lambda pair: pair[0].byte_range.begin)
     missing = [len(parts) for parts in needed]
     data: list[dict[Part, bytes]] = [{} for _ in samples]
     head = 0
-    for (part, n), content in zip(wanted, read_parts(shard, [part for part, _ in wanted]), strict=True):
+    for (part, n), content in zip(wanted, read_ranges(shard, [part.byte_range for part, _ in wanted]), strict=True):
         data[n][part] = content
         missing[n] -= 1
         while head < len(samples) and not missing[head]:

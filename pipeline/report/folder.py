@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import UserError
+from pipeline.file_systems import resolve
+from pipeline.formats import version_of
 from pipeline.ledger import RUN_NAME
-from pipeline.plan import resolve
 from pipeline.report.picks import Pick
 from pipeline.sink import ENGINE_STATS, ERRORS, RESULTS
 from pipeline.storage import Storage, is_temporary
@@ -46,6 +47,7 @@ class RunFolder:
             raise UserError(f"{self.storage.path(RUN_NAME)!r} is not valid JSON: {error}") from None
         if not isinstance(record, dict):
             raise UserError(f"{self.storage.path(RUN_NAME)!r} does not describe a run")
+        version_of(record, self.storage.path(RUN_NAME))
         return record
 
     def read_full_depth_sample(self) -> dict[str, Any] | None:

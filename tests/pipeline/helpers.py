@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.plan import Part, Sample, ShardIndex
+from pipeline.plan import ByteRange, Part, Sample
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 
 
 def index_of(num_samples: int, chunk_rows: int) -> ShardIndex:
-    samples = tuple(Sample(row, f"k{row}", (Part("jpg", 512 * row, 10),)) for row in range(num_samples))
+    samples = tuple(Sample(row, f"k{row}", (Part("jpg", ByteRange(512 * row, 10)),)) for row in range(num_samples))
     return ShardIndex(samples, (), chunk_rows)
 
 

@@ -3,6 +3,7 @@
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,16 @@ from pipeline import generation
 from pipeline.readers import folder_shards, manifest
 from pipeline.sink import staged_chunk_of, staging
 from pipeline.storage import Storage
+from tests.pipeline import small_run as small_run_module
 from tests.pipeline.old_outputs.make import ARCHIVE, ASKED, KINDS, PIECE, ROOT, WRITTEN_S, config_for, rewritten, tick
 from tests.pipeline.small_run import done_rows, error_rows, small_run
+from tests.pipeline.test_ledger import INFO
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are as small, and the model is the same."""
+    monkeypatch.setattr(small_run_module, "INFO", replace(INFO, weights_sha256="w", architecture_sha256="a"))
     monkeypatch.setattr(folder_shards, "FILES_PER_SHARD", PIECE)
     monkeypatch.setattr(manifest, "RECORDS_PER_SHARD", PIECE)
 

@@ -13,8 +13,8 @@ from conf.schema import SourceConfig
 from jobs import cli
 from pipeline.exports import Exported, Form, Options, Published, export
 from pipeline.ledger import RUN_NAME, save_plan
-from pipeline.plan import ShardIndex
 from pipeline.readers import make_reader
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import publish_shard, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.shards import image_bytes, sample_members, write_tar

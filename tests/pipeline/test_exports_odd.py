@@ -20,8 +20,9 @@ from conf.schema import SourceConfig
 from jobs import cli
 from pipeline.exports import Exported, Form, Options, Published, export
 from pipeline.ledger import RUN_NAME, save_plan
-from pipeline.plan import Sample, ShardIndex
+from pipeline.plan import Sample
 from pipeline.readers import make_reader
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import publish_shard, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough

@@ -7,9 +7,11 @@ import pytest
 
 from conf.errors import UserError
 from pipeline.ledger import known_shards, save_plan
-from pipeline.plan import Part, Sample, Shard, ShardIndex, ShardProblem, name_shards
+from pipeline.plan import ByteRange, Part, Sample, Shard, ShardProblem
 from pipeline.readers.source_files import expand_braces, find_files
 from pipeline.retrying import ONE_TRY
+from pipeline.shard_index import ShardIndex
+from pipeline.shard_names import name_shards
 from pipeline.storage import Storage
 from tests.pipeline.small_run import done_rows, small_run
 from tests.pipeline.test_ledger import config as any_config
@@ -116,7 +118,7 @@ def test_a_shard_whose_name_is_as_long_as_the_file_system_allows_is_published(tm
 
 @pytest.mark.parametrize(("num_samples", "num_chunks"), [(0, 1), (1, 1), (4, 1), (5, 2), (8, 2)])
 def test_chunks_cover_a_shard_and_an_empty_one_has_one(num_samples: int, num_chunks: int) -> None:
-    samples = tuple(Sample(row, f"k{row}", (Part("jpg", row * 10, 7),)) for row in range(num_samples))
+    samples = tuple(Sample(row, f"k{row}", (Part("jpg", ByteRange(row * 10, 7)),)) for row in range(num_samples))
     index = ShardIndex(samples, (ShardProblem("truncated_shard", "cut"),), chunk_rows=4)
     assert index.num_chunks == num_chunks
     assert tuple(s for chunk in range(num_chunks) for s in index.chunk_samples(chunk)) == samples

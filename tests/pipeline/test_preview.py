@@ -9,9 +9,10 @@ from conf.errors import UserError
 from conf.schema import JobConfig
 from pipeline import generation
 from pipeline.cluster import Fit
-from pipeline.plan import Sample, ShardIndex
+from pipeline.plan import Sample
 from pipeline.preview import Preview, preview
 from pipeline.settings import content_settings, save_settings
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import save_index
 from pipeline.storage import Storage
 from tests.integration.corpus import make_config

@@ -74,7 +74,7 @@ def test_a_shard_replaced_in_between_is_noticed(config: JobConfig, tmp_path: Pat
     def meanwhile() -> None:
         begun(config)
         storage = generation.current(Storage(config.output.path))
-        save_plan(storage, {}, [replace(shard, size_bytes=1) for shard in known_shards(storage).values()])
+        save_plan(storage, {}, [replace(shard, weight=1) for shard in known_shards(storage).values()])
 
     with pytest.raises(UserError, match="has changed since this output was begun"):
         run_after(monkeypatch, config, meanwhile)

@@ -13,8 +13,9 @@ from jobs import cli
 from pipeline import generation
 from pipeline.exports import Existing, Exported, Form, Options, Published, SidecarOptions, export
 from pipeline.ledger import RUN_NAME, clear_output, save_plan
-from pipeline.plan import Sample, ShardIndex
+from pipeline.plan import Sample
 from pipeline.readers import make_reader
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import publish_shard, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from pipeline.text import is_utf8, original, storable

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline import generation
 from pipeline.ledger import Ledger
-from pipeline.plan import ShardIndex, ShardProblem
+from pipeline.plan import ShardProblem
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import (
     Counts,
     audit_chunk,

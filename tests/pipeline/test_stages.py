@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 from conf.schema import PromptConfig, RetryConfig
-from pipeline.plan import Contents, Listing, Sample, Shard, ShardIndex
+from pipeline.plan import Contents, Listing, Sample, Shard
 from pipeline.prompts import limit_of, make_prompts
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.webdataset import WebDatasetReader
+from pipeline.shard_index import ShardIndex
 from pipeline.sink import load_index
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
 from pipeline.storage import Storage

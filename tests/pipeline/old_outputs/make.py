@@ -56,7 +56,8 @@ def config_for(root: Path, kind: str, *questions: str) -> JobConfig:
     if questions:
         source["prompt"] = {}
     output = {"path": f"{root}/{'asked' if questions else 'out'}/{kind}"}
-    values = {"source": source, "model": {"checkpoint": "c"}, "output": output}
+    engine = {"exits": (2, 4, 8), "thresholds": (0.9, 0.8)}  # as the checkpoint has them
+    values = {"source": source, "model": {"checkpoint": "c"}, "engine": engine, "output": output}
     if questions:
         return VqaConfig.model_validate({**values, "questions": {"ask": questions, "field": "own"}})
     return JobConfig.model_validate(values)

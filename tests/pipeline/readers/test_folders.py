@@ -15,9 +15,10 @@ from PIL import Image
 
 from conf.errors import UserError
 from conf.schema import SourceConfig, SourceKind
-from pipeline.plan import LeftOut, Listing, Shard, ShardIndex
+from pipeline.plan import LeftOut, Listing, Shard
 from pipeline.readers import RawSample, folder_shards, make_reader
 from pipeline.readers.images import ImageFolderReader
+from pipeline.shard_index import ShardIndex
 from pipeline.text import original
 from tests.shards import image_bytes
 

@@ -14,12 +14,13 @@ import zstandard
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
-from pipeline.plan import Contents, ShardIndex
+from pipeline.plan import Contents
 from pipeline.readers import RawSample, manifest
 from pipeline.readers.fetch import fetch_all
 from pipeline.readers.manifest import ManifestReader
 from pipeline.readers.uris import absolute
 from pipeline.readers.web import FetchProblem
+from pipeline.shard_index import ShardIndex
 from tests.site import Site, cut_short, drip, failing_first, reset, running_site, send
 
 NUM_ROWS = 25

@@ -9,9 +9,10 @@ import pytest
 
 from conf.errors import UserError
 from conf.schema import FetchConfig, SourceConfig
-from pipeline.plan import Shard, ShardIndex, given_id
+from pipeline.plan import Shard, given_id
 from pipeline.readers import ReadFailure, field_names, make_reader
 from pipeline.readers.parquet import ParquetReader
+from pipeline.shard_index import ShardIndex
 
 
 def write_parquet(path: Path, num_rows: int, row_group_size: int, struct: bool = False, **columns: Any) -> Shard:

@@ -17,9 +17,9 @@ from conf.load import load_config
 from conf.schema import SourceConfig
 from conf.table import TableConfig
 from jobs.job_arguments import kind_of
-from pipeline.plan import ShardIndex
 from pipeline.readers import RawSample, make_reader, manifest
 from pipeline.readers.text_tables import BadRecord, TextTable
+from pipeline.shard_index import ShardIndex
 
 IMAGE = b"image"
 
@@ -254,18 +254,18 @@ def test_a_manifest_that_grows_keeps_its_shards(folder: Path, monkeypatch: pytes
     first = shards(())
     assert [shard.name for shard in first] == ["m-00000", "m-00001", "m-00002"]
     write(folder, name, data(25))
-    assert [(s.name, s.size_bytes) for s in shards(first)] == [(s.name, s.size_bytes) for s in first]
+    assert [(s.name, s.weight) for s in shards(first)] == [(s.name, s.weight) for s in first]
     write(folder, name, data(38))
     second = shards(first)
-    assert [(s.name, s.size_bytes) for s in second[:3]] == [(s.name, s.size_bytes) for s in first]
+    assert [(s.name, s.weight) for s in second[:3]] == [(s.name, s.weight) for s in first]
     ranges = ((0, 10), (10, 20), (20, 25), (25, 35), (35, 38))
     assert uris_of(second) == [[f"{n}.png" for n in range(begin, end)] for begin, end in ranges]
     write(folder, name, data(41))
     third = shards(second)
-    assert [(s.name, s.size_bytes) for s in third[:5]] == [(s.name, s.size_bytes) for s in second]
+    assert [(s.name, s.weight) for s in third[:5]] == [(s.name, s.weight) for s in second]
     assert uris_of(third[5:]) == [["38.png", "39.png", "40.png"]]
     write(folder, name, data(24))
-    assert [s.size_bytes for s in shards(first)] != [s.size_bytes for s in first]  # which check_plan refuses
+    assert [s.weight for s in shards(first)] != [s.weight for s in first]  # which check_plan refuses
 
 
 def test_manifests_of_one_name_keep_theirs_when_more_come(folder: Path) -> None:
@@ -292,5 +292,5 @@ def test_the_header_is_found_wherever_the_chunk_begins(folder: Path) -> None:
     last = next(iter(table.read(places[-1:])))
     assert last == {"uri": "b.png", "a\nb": "2"}
     assert len(places) == 20_001
-    assert list(table.places(places[10].offset, places[12].offset)) == places[10:12]
+    assert list(table.places(places[10].begin, places[12].begin)) == places[10:12]
     assert not any(isinstance(record, BadRecord) for record in table.read(places[::5000]))

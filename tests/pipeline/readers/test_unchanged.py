@@ -17,9 +17,10 @@ import pytest
 from conf.errors import UserError
 from conf.schema import RetryConfig, SourceConfig
 from pipeline.ledger import PLAN_NAME, check_plan, known_shards, save_plan
-from pipeline.plan import Listing, Shard, ShardIndex
+from pipeline.plan import Listing, Shard
 from pipeline.readers import Reader, ReadFailure, make_reader
 from pipeline.readers.unchanged import ShardChanged, as_of_now, check_unchanged
+from pipeline.shard_index import ShardIndex
 from pipeline.stages import IndexShard, shard_task
 from pipeline.storage import Storage
 from pipeline.versions import differ, differ_in_content, version_of
