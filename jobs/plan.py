@@ -61,9 +61,12 @@ def describe(plan: "Preview", has_price: bool, min_actors: int, max_actors: int)
     else:
         samples = f"about {plan.samples_estimated:,.0f}, {counted} counted"
     pool = f"{plan.num_actors:,}" + ("" if min_actors == max_actors else f" (from {min_actors:,} to {max_actors:,})")
+    size = [f"{plan.size_rows:,} rows"] if plan.size_rows else []
+    if plan.size_bytes or not size:
+        size.insert(0, _size(plan.size_bytes))
     lines = [
         f"{plan.output}: " + (f"held by {plan.held_by}" if plan.held_by else "nothing is running"),
-        f"  shards  {plan.shards:,} ({_size(plan.size_bytes)})",
+        f"  shards  {plan.shards:,} ({', '.join(size)})",
         f"  samples {samples}",
         f"  done    {plan.shards_published:,} shards published, {plan.shards_started:,} begun "
         f"({plan.chunks_staged:,} chunks staged), {plan.samples_done:,} samples in all",

@@ -10,7 +10,7 @@ from pipeline import generation
 from pipeline.cluster import Fit
 from pipeline.lease import look
 from pipeline.ledger import known_shards
-from pipeline.plan import LeftOut, Shard, sum_left_out
+from pipeline.plan import LeftOut, Shard, Unit, sum_left_out
 from pipeline.readers import Reader, make_reader
 from pipeline.run import pre_flight
 from pipeline.settings import content_settings
@@ -41,7 +41,8 @@ class Preview:
     output: str
     held_by: str | None  # a living run that has the output now
     shards: int
-    size_bytes: int
+    size_bytes: int  # of the shards that are counted in bytes
+    size_rows: int  # of the others
     shards_published: int
     shards_started: int
     shards_retried: int  # published, to be opened again for their failed rows
@@ -92,7 +93,8 @@ def preview(
         output=storage.url,
         held_by=held[0].who if held is not None and held[2] else None,
         shards=len(shards),
-        size_bytes=sum(shard.weight for shard in shards),
+        size_bytes=sum(shard.weight for shard in shards if shard.unit is Unit.BYTES),
+        size_rows=sum(shard.weight for shard in shards if shard.unit is Unit.ROWS),
         shards_published=len(published),
         shards_started=sum(1 for chunks in staged.values() if chunks),
         shards_retried=len(decision.retried),
@@ -151,6 +153,8 @@ def _indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], count_al
     def look(name: str) -> _Found | None:
         if by_name[name].sizes:  # of files that are rows
             return _Found(len(by_name[name].sizes), ())
+        if by_name[name].unit is Unit.ROWS:
+            return _Found(by_name[name].weight, ())
         found = load_index(storage, name) or (reader.index(by_name[name]) if count_all else None)
         return None if found is None else _Found(len(found.samples), found.left_out)
 
@@ -164,8 +168,8 @@ def _in_threads(count: Callable[[str], _Found | None], names: Sequence[str]) -> 
 
 def _sizes(shards: Sequence[Shard], counts: Mapping[str, int]) -> tuple[int, int] | None:
     """(bytes, samples) of the shards that were counted; None if that says nothing."""
-    size_bytes = sum(shard.weight for shard in shards if shard.name in counts)
-    samples = sum(counts[shard.name] for shard in shards if shard.name in counts)
+    counted = [shard for shard in shards if shard.name in counts and shard.unit is Unit.BYTES]
+    size_bytes, samples = sum(shard.weight for shard in counted), sum(counts[shard.name] for shard in counted)
     return (size_bytes, samples) if size_bytes and samples else None
 
 

@@ -15,8 +15,8 @@ from tests.shards import write_shards
 
 def plan(**changes: object) -> Preview:
     values: dict[str, object] = {
-        "output": "runs/a", "held_by": None, "shards": 10, "size_bytes": 12_345_678, "shards_published": 4,
-        "shards_started": 1, "shards_retried": 0, "shards_counted": 5, "samples_counted": 500,
+        "output": "runs/a", "held_by": None, "shards": 10, "size_bytes": 12_345_678, "size_rows": 0,
+        "shards_published": 4, "shards_started": 1, "shards_retried": 0, "shards_counted": 5, "samples_counted": 500,
         "samples_estimated": 1000.0, "samples_done": 420, "chunks_counted": 50, "chunks_staged": 2, "num_actors": 2,
         "actor_cpus": 1.0, "actor_gpus": 0.5, "speed": Speed("runs/a", 420, 84.0), "time_s": 58.0, "cost": 0.5,
         "currency": "EUR", "left_out": (LeftOut("hidden_files", 1100, ("._a.jpg",)),),
@@ -27,7 +27,8 @@ def plan(**changes: object) -> Preview:
 def test_estimates_are_called_so() -> None:
     text = "\n".join(describe(plan(), True, 1, 4))
     assert "about 1,000, 500 in 5 shards counted" in text
-    assert "12.3 MB" in text
+    assert "(12.3 MB)" in text
+    assert "(2.31 kB, 4,000 rows)" in "\n".join(describe(plan(size_bytes=2310, size_rows=4000), True, 1, 4))
     assert "2 (from 1 to 4), with 1 CPUs and 0.5 GPUs each" in text
     assert "about 58 s, at 5 samples/s for each actor" in text
     assert "about 0.50 EUR" in text

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conf.checkpoint_info import read_checkpoint_info
@@ -48,6 +50,13 @@ def test_photographs_of_a_folder_are_counted_without_opening_them(tmp_path: Path
     source = {"kind": "images", "paths": [str(tmp_path / "photos")], "chunk_rows": 5, "passthrough": []}
     plan = look(make_config(tmp_path, source=source))
     assert (plan.samples_counted, plan.samples_estimated, plan.chunks_counted) == (12, 12.0, 3)
+
+
+def test_rows_of_a_parquet_manifest_are_rows_and_no_bytes(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uri": [f"{n}.jpg" for n in range(12)]}), tmp_path / "m.parquet")
+    source = {"kind": "manifest", "paths": [f"{tmp_path}/m.parquet"], "chunk_rows": 5, "passthrough": []}
+    plan = look(make_config(tmp_path, source=source))
+    assert (plan.size_bytes, plan.size_rows, plan.samples_counted, plan.samples_estimated) == (0, 12, 12, 12.0)
 
 
 def test_what_was_indexed_is_known_and_the_rest_follows_by_size(tmp_path: Path) -> None:
