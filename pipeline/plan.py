@@ -5,10 +5,12 @@ that two runs over the same source always agree on what "row 17 of shard a" is.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
+
+from pipeline.text import storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class Shard:
         return cls.from_fields({**values, "weight": weight, "unit": unit})
 
 
+_MOST_EXAMPLES = 5  # names of files that are left out, for each reason
 UNREADABLE_SHARD = "unreadable_shard"  # storage does not give it, or nothing of it is what it should be
 MISSING_SHARD = "missing_shard"  # the error type of rows and shards that were planned and are gone
 
@@ -165,8 +168,10 @@ class LeftOut:
     count: int
     examples: tuple[str, ...] = ()
 
-
-_MOST_EXAMPLES = 5
+    @classmethod
+    def of(cls, reason: str, names: Sequence[str]) -> "LeftOut":
+        """Files of these names, as the system knows them."""
+        return cls(reason, len(names), tuple(map(storable, names[:_MOST_EXAMPLES])))
 
 
 def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:

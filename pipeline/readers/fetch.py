@@ -7,11 +7,14 @@ server's X-Robots-Tag), too_large, fetch_failed.
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import fsspec
 
 from conf.schema import FetchConfig, RetryConfig
+from pipeline.plan import Sample, Shard
 from pipeline.readers.files import NotAFile, TooLarge, read_file, read_plain, within
+from pipeline.readers.reader import RawSample
 from pipeline.readers.uris import BadUri, data_of, is_web, local_path, scheme_of, shown
 from pipeline.readers.web import FetchProblem, Web, too_large
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, Patient, retry
@@ -34,6 +37,14 @@ def fetch_all(uris: Iterable[str], config: FetchConfig, patience: RetryConfig) -
         finally:
             for future in under_way:
                 future.cancel()
+
+
+def with_image(shard: Shard, sample: Sample, fields: dict[str, Any], image: bytes | FetchProblem) -> RawSample:
+    """The sample with what was fetched for it."""
+    if not isinstance(image, FetchProblem):
+        return RawSample(sample, image, fields)
+    message = f"{shard.name}/{sample.key}: {image.message}"
+    return RawSample(sample, None, fields, image.error_type, message, image.attempts)
 
 
 def fetch(uri: str, config: FetchConfig, patient: Patient, web: Web) -> bytes | FetchProblem:

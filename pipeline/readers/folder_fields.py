@@ -22,7 +22,7 @@ from pipeline.plan import ByteRange, LeftOut, Part, Place, Sample, Shard
 from pipeline.readers.folder_files import METADATA_NAMES, SIDECAR_SUFFIXES
 from pipeline.readers.json_values import parse_json
 from pipeline.readers.kinds import suffix_of
-from pipeline.readers.reader import ReadFailure
+from pipeline.readers.reader import read_failures
 from pipeline.readers.records import BadRecord, places, read_records
 from pipeline.retrying import retry
 from pipeline.text import original, storable
@@ -160,10 +160,8 @@ def read_metadata(shard: Shard, samples: Sequence[Sample]) -> dict[int, Any]:
     for name, have in wanted.items():
         have.sort(key=lambda pair: pair[0].begin)
         url = f"{shard.url.rstrip('/')}/{original(name)}"
-        try:
+        with read_failures(f"{storable(url)}: "):
             records = list(read_records(url, [place for place, _ in have]))
-        except Exception as error:  # storage and decompressor errors have no common base class
-            raise ReadFailure(f"{storable(url)}: {type(error).__name__}: {error}") from error
         read.update({row: record for (_, row), record in zip(have, records, strict=True)})
     return read
 

@@ -112,7 +112,7 @@ def list_folder(fs: fsspec.AbstractFileSystem, root: str, url: str, patience: Re
     used = {name for image in images for name in beside.sidecars_of(image)}
     for name in maybe_beside:
         reasons.setdefault("sidecar_files" if name in used else "other_files", []).append(name)
-    left_out = (LeftOut(reason, len(names), tuple(map(storable, names[:5]))) for reason, names in reasons.items())
+    left_out = (LeftOut.of(*reason) for reason in reasons.items())
     return FolderFiles(dict(sorted(images.items())), beside, sum_left_out(left_out), tuple(found))
 
 

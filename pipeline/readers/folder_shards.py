@@ -106,7 +106,7 @@ def changed_files(files: FolderFiles, known: Iterable[Shard]) -> list[LeftOut]:
         for member, size in zip(shard.members, shard.sizes, strict=True)
         if files.sizes.get(member, size) != size
     ]
-    return [LeftOut("changed_files", len(changed), tuple(map(storable, changed[:5])))] if changed else []
+    return [LeftOut.of("changed_files", changed)] if changed else []
 
 
 def _as_before(own: Sequence[Shard], container: str, files: FolderFiles) -> list[Shard]:

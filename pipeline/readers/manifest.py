@@ -17,9 +17,9 @@ from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig, TableConfig
 from pipeline.plan import ByteRange, Contents, Listing, Place, RowRange, Sample, Shard, Unit
 from pipeline.readers.column_names import doubled, not_among, why_no_column
-from pipeline.readers.fetch import fetch_all
+from pipeline.readers.fetch import fetch_all, with_image
 from pipeline.readers.json_values import in_words
-from pipeline.readers.reader import FirstFields, RawSample, ReadFailure, not_recorded, unreadable
+from pipeline.readers.reader import FirstFields, RawSample, not_recorded, read_failures, unreadable
 from pipeline.readers.records import (
     BadRecord,
     column_names,
@@ -32,7 +32,6 @@ from pipeline.readers.records import (
 from pipeline.readers.source_files import find_files
 from pipeline.readers.unchanged import unless_changed, unless_replaced, verified
 from pipeline.readers.uris import absolute, has_scheme
-from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
 from pipeline.shard_index import ShardIndex
 from pipeline.shard_names import name_shards
@@ -57,31 +56,26 @@ class ManifestReader:
         """Records that were appended to a manifest are shards of their own; the ranges of its earlier shards stay."""
         found = find_files(self.paths, self.patience, "manifest", known)
         urls = [file.url for file in found.files]
-        files = {file.url: file for file in found.files}
         self._check_columns(urls)
         earlier = _by_number(known)
         names = name_shards(urls, {url: base for url, (base, _) in earlier.items()})
         shards: list[Shard] = []
-        for url in urls:
+        for url, size_bytes, version in found.files:
             sizes = earlier[url][1] if url in earlier else ()
             with _manifests_mistakes(url):
                 pieces = retry(lambda url=url, sizes=sizes: self._cut(url, sizes), f"reading {url}", self.patience)  # type: ignore[misc]
-            file = files[url]
-            version = file.version if file.size_bytes else ""  # without a size, growing cannot be told from changing
-            for number, records in enumerate(pieces):
-                name = f"{names[url]}-{number:05d}"
-                unit = Unit.ROWS if isinstance(records, RowRange) else Unit.BYTES
-                shards.append(
-                    Shard(
-                        name,
-                        url,
-                        records.size,
-                        records=records,
-                        version=version,
-                        file_bytes=file.size_bytes,
-                        unit=unit,
-                    )
-                )
+            whole = Shard(
+                names[url],
+                url,
+                weight=0,
+                version=version if size_bytes else "",  # without a size, growing cannot be told from changing
+                file_bytes=size_bytes,
+                unit=Unit.ROWS if format_of(url, self.table) == "parquet" else Unit.BYTES,
+            )
+            shards += [
+                replace(whole, name=f"{whole.name}-{number:05d}", weight=records.size, records=records)
+                for number, records in enumerate(pieces)
+            ]
         return Listing(tuple(shards), found.left_out)
 
     def _cut(self, url: str, sizes: Sequence[int]) -> list[Place]:
@@ -158,15 +152,11 @@ class ManifestReader:
                 if (uri := self._uri(record)) is not None:
                     yield absolute(uri, shard.url)
 
-        try:
+        with read_failures():
             for image in unless_replaced(fetch_all(uris(), self.fetch, self.patience), shard):
                 while self._uri(waiting[0][1]) is None:
                     yield self._without_uri(shard, *waiting.popleft())
-                yield _raw(shard, *waiting.popleft(), image)
-        except ReadFailure:
-            raise
-        except Exception as error:  # storage and decompressor errors have no common base class
-            raise ReadFailure(f"{type(error).__name__}: {error}") from error
+                yield with_image(shard, *waiting.popleft(), image)
         for sample, record in waiting:
             yield self._without_uri(shard, sample, record)
 
@@ -210,13 +200,6 @@ def _places_of(samples: Sequence[Sample]) -> list[Place]:
 def _size_of(record: dict[str, Any] | BadRecord) -> int:
     values: Any = () if isinstance(record, BadRecord) else record.values()
     return sum(len(value) for value in values if isinstance(value, str | bytes))
-
-
-def _raw(shard: Shard, sample: Sample, record: dict[str, Any], image: bytes | FetchProblem) -> RawSample:
-    if isinstance(image, FetchProblem):
-        message = f"{shard.name}/{sample.key}: {image.message}"
-        return RawSample(sample, None, record, image.error_type, message, image.attempts)
-    return RawSample(sample, image, record)
 
 
 def _by_number(known: Iterable[Shard]) -> Mapping[str, tuple[str, Sequence[int]]]:

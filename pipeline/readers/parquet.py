@@ -17,18 +17,16 @@ from conf.errors import UserError
 from conf.schema import FetchConfig, RetryConfig
 from pipeline.plan import Contents, Listing, RowRange, Sample, Shard, ShardProblem
 from pipeline.readers.column_names import did_you_mean, doubled, not_among
-from pipeline.readers.fetch import fetch_all
+from pipeline.readers.fetch import fetch_all, with_image
 from pipeline.readers.image_columns import advice_on_images, holds_lists, images_per_row, why_no_images
 from pipeline.readers.json_values import in_words
-from pipeline.readers.reader import FirstFields, RawSample, ReadFailure, unreadable
+from pipeline.readers.reader import FirstFields, RawSample, ReadFailure, read_failures, unreadable
 from pipeline.readers.records import BadRecord, DamagedRow, open_parquet, read_parquet_rows, schemas_of
-from pipeline.readers.source_files import find_files
+from pipeline.readers.source_files import list_shards
 from pipeline.readers.unchanged import unless_changed, unless_replaced, verified
 from pipeline.readers.uris import absolute
-from pipeline.readers.web import FetchProblem
 from pipeline.retrying import USUAL_PATIENCE, Exhausted, retry
 from pipeline.shard_index import ShardIndex
-from pipeline.shard_names import name_shards
 from pipeline.source_types import common_types
 
 
@@ -53,11 +51,9 @@ class ParquetReader:
     fetch: FetchConfig = field(default_factory=FetchConfig)
 
     def shards(self, known: Collection[Shard]) -> Listing:
-        found = find_files(self.paths, self.patience, "parquet", known)
-        names = name_shards([file.url for file in found.files], {shard.url: shard.name for shard in known})
-        self._check_columns(found.files[0].url)
-        shards = (Shard(names[f.url], f.url, f.size_bytes, version=f.version) for f in found.files)
-        return Listing(tuple(shards), found.left_out)
+        listing = list_shards(self.paths, self.patience, "parquet", known)
+        self._check_columns(listing.shards[0].url)
+        return listing
 
     def _check_columns(self, url: str) -> None:
         """A wrong column is a user's mistake and shows in the first file; a broken first file is only bad data."""
@@ -123,25 +119,24 @@ class ParquetReader:
         return Contents(tuple(samples))
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
-        waiting: list[
-            RawSample | _Elsewhere
-        ] = []  # from the first image elsewhere, so that several are fetched at once
+        # From the first image elsewhere, so that several are fetched at once.
+        waiting: list[RawSample | _Elsewhere] = []
+        failure: ReadFailure | None = None
         try:
-            for raw in unless_replaced(self._from_rows(shard, samples), shard):
-                if isinstance(raw, RawSample) and not waiting:
-                    yield raw
-                    continue
-                waiting.append(raw)
-                if len(waiting) == self.fetch.max_concurrent:
-                    yield from self._fetched(shard, waiting)
-                    waiting = []
-        except ReadFailure:
-            yield from self._fetched(shard, waiting)
-            raise
-        except Exception as error:  # storage back ends and decompressors have no common base class
-            yield from self._fetched(shard, waiting)
-            raise ReadFailure(f"{type(error).__name__}: {error}") from error
+            with read_failures():
+                for raw in unless_replaced(self._from_rows(shard, samples), shard):
+                    if isinstance(raw, RawSample) and not waiting:
+                        yield raw
+                        continue
+                    waiting.append(raw)
+                    if len(waiting) == self.fetch.max_concurrent:
+                        yield from self._fetched(shard, waiting)
+                        waiting = []
+        except ReadFailure as error:
+            failure = error
         yield from self._fetched(shard, waiting)
+        if failure is not None:
+            raise failure
 
     def _from_rows(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample | _Elsewhere]:
         with open_parquet(shard.url) as table:
@@ -187,15 +182,7 @@ class ParquetReader:
     def _fetched(self, shard: Shard, waiting: Sequence[RawSample | _Elsewhere]) -> Iterator[RawSample]:
         images = fetch_all((one.uri for one in waiting if isinstance(one, _Elsewhere)), self.fetch, self.patience)
         for one in waiting:
-            if isinstance(one, RawSample):
-                yield one
-                continue
-            image = next(images)
-            if isinstance(image, FetchProblem):
-                message = f"{shard.name}/{one.sample.key}: {image.message}"
-                yield RawSample(one.sample, None, one.fields, image.error_type, message, image.attempts)
-            else:
-                yield RawSample(one.sample, image, one.fields)
+            yield one if isinstance(one, RawSample) else with_image(shard, one.sample, one.fields, next(images))
 
 
 def _as_list(image: Any) -> list[Any]:

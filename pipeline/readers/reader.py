@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,6 +47,17 @@ class ReadFailure(Exception):
     def error_type(self) -> str:
         """Of the rows not yet read."""
         return MISSING_SHARD if is_gone(self.__cause__) else "storage_error"
+
+
+@contextmanager
+def read_failures(what: str = "") -> Iterator[None]:
+    """Whatever is raised inside is a ReadFailure: storage back ends and decompressors have no common base class."""
+    try:
+        yield
+    except ReadFailure:
+        raise
+    except Exception as error:
+        raise ReadFailure(f"{what}{type(error).__name__}: {error}") from error
 
 
 def unreadable(shard: Shard, error: Exception) -> ShardProblem:

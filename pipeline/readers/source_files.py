@@ -16,10 +16,11 @@ from conf.errors import UserError
 from conf.schema import RetryConfig
 from conf.source_kinds import kind_in_folder
 from pipeline.file_systems import is_local, resolve, unresolve
-from pipeline.plan import LeftOut, Shard, sum_left_out
+from pipeline.plan import LeftOut, Listing, Shard, sum_left_out
 from pipeline.readers.folder_walk import walk
 from pipeline.readers.kinds import is_hidden
 from pipeline.retrying import Exhausted, is_gone, retry, said_by
+from pipeline.shard_names import name_shards
 from pipeline.text import storable
 from pipeline.versions import version_of
 
@@ -61,6 +62,15 @@ def find_files(paths: Sequence[str], patience: RetryConfig, kind: str, known: It
     if not files:
         raise UserError(f"nothing is left of the source, which had {len(planned)} shards when this output was begun")
     return SourceFiles(tuple(sorted(files.values())), sum_left_out(left_out))
+
+
+def list_shards(paths: Sequence[str], patience: RetryConfig, kind: str, known: Iterable[Shard]) -> Listing:
+    """A shard for every file; those of `known` keep their names."""
+    known = list(known)
+    found = find_files(paths, patience, kind, known)
+    names = name_shards([file.url for file in found.files], {shard.url: shard.name for shard in known})
+    shards = (Shard(names[f.url], f.url, f.size_bytes, version=f.version) for f in found.files)
+    return Listing(tuple(shards), found.left_out)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -140,7 +150,8 @@ class _Pattern:
         names = [name for name, info in found.items() if info["type"] != "directory"]
         special = [name for name in names if not _is_file(self.fs, name)]
         files = (_source_file(self.fs, name, found[name]) for name in names if name not in special)
-        return SourceFiles(tuple(files), _left_out("special_files", special))
+        left_out = [LeftOut.of("special_files", special)] if special else []
+        return SourceFiles(tuple(files), tuple(left_out))
 
     def _of_folder(self, kind: str) -> SourceFiles:
         files: list[SourceFile] = []
@@ -157,17 +168,13 @@ class _Pattern:
                 files.append(_source_file(self.fs, name, self.fs.info(name)))
         if not files:
             raise UserError(f"the folder {storable(self.shown)!r} holds no {_SHARDS[kind]}")
-        return SourceFiles(tuple(files), tuple(p for reason, names in others.items() for p in _left_out(reason, names)))
+        return SourceFiles(tuple(files), tuple(LeftOut.of(*other) for other in others.items()))
 
 
 def _source_file(fs: fsspec.AbstractFileSystem, name: str, info: Mapping[str, Any]) -> SourceFile:
     if info.get("islink"):  # a listing says when the link was made, not when the file it leads to was written
         info = fs.info(name)
     return SourceFile(unresolve(fs, name), int(info.get("size") or 0), version_of(info))
-
-
-def _left_out(reason: str, names: Sequence[str]) -> tuple[LeftOut, ...]:
-    return (LeftOut(reason, len(names), tuple(map(storable, names[:5]))),) if names else ()
 
 
 def _is_file(fs: fsspec.AbstractFileSystem, name: str) -> bool:

@@ -24,13 +24,12 @@ from pipeline.readers.keys import (
     wants_head,
 )
 from pipeline.readers.kinds import is_image_name
-from pipeline.readers.reader import FirstFields, RawSample, ReadFailure, unreadable
-from pipeline.readers.source_files import find_files
+from pipeline.readers.reader import FirstFields, RawSample, read_failures, unreadable
+from pipeline.readers.source_files import list_shards
 from pipeline.readers.tar import CutArchive, Member, follow_links, iter_members
 from pipeline.readers.unchanged import unless_changed
 from pipeline.retrying import USUAL_PATIENCE, retry
 from pipeline.shard_index import ShardIndex
-from pipeline.shard_names import name_shards
 
 _LOST = {
     Role.BROKEN_LINK: "a link to a file that the archive does not hold",
@@ -52,10 +51,7 @@ class WebDatasetReader:
     image_suffix: tuple[str, ...] = ()
 
     def shards(self, known: Collection[Shard]) -> Listing:
-        found = find_files(self.paths, self.patience, "webdataset", known)
-        names = name_shards([file.url for file in found.files], {shard.url: shard.name for shard in known})
-        shards = (Shard(names[f.url], f.url, f.size_bytes, version=f.version) for f in found.files)
-        return Listing(tuple(shards), found.left_out)
+        return list_shards(self.paths, self.patience, "webdataset", known)
 
     def field_types(self, shards: Sequence[Shard]) -> dict[str, pa.DataType]:
         return {}
@@ -114,13 +110,9 @@ class WebDatasetReader:
         return Contents(samples, (problem,), grouped.left_out)
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
-        try:
+        with read_failures():
             for sample, data in _collect(shard, samples, [self._needed_parts(sample) for sample in samples]):
                 yield self._checked(shard, sample, data)
-        except ReadFailure:
-            raise
-        except Exception as error:  # storage and decompressor errors have no common base class
-            raise ReadFailure(f"{type(error).__name__}: {error}") from error
 
     def _needed_parts(self, sample: Sample) -> list[Part]:
         """The image and the members with fields that are asked for, unless something about one is wrong."""
