@@ -25,9 +25,10 @@ from actors.engine_thread import EngineThread, Outcome, RequestFailure
 from actors.row_work import RowWork, columns_of, failed_columns, request_of
 from pipeline.duplicates import Answer, Key, key_of
 from pipeline.prometheus import EngineMeter
-from pipeline.sink import stage_chunk, write_engine_stats
+from pipeline.publish import write_engine_stats
 from pipeline.slow import HowFar, noted_if_slow
 from pipeline.stages import from_ipc
+from pipeline.staging import stage_chunk
 from pipeline.storage import Storage
 from pipeline.tables import SUMMARY, Passthrough
 
@@ -54,7 +55,7 @@ class Captioner:
             self._thread = EngineThread(self._backend.make_engine, on_start=self._backend.enter_thread)
         self._model_load_s: float | None = time.perf_counter() - start_s
         self._storage = storage
-        self._staging = storage.permitted_by(None)  # a chunk is the same whoever of this generation commits it
+        self._staging = storage.permitted_by(None)  # a chunk is the same whoever of this incarnation commits it
         self._guard = CrashGuard(crash_log)
         self._passthrough = passthrough
         self._answers = answers

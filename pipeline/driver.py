@@ -14,9 +14,10 @@ from conf.schema import JobConfig
 from pipeline import second_chance
 from pipeline.ledger import Ledger, remove_temporaries
 from pipeline.plan import Shard
+from pipeline.publish import Counts, Publication
 from pipeline.run_record import TooManyErrors
-from pipeline.sink import STAGING, Counts, Publication
 from pipeline.stages import shard_task
+from pipeline.staging import STAGING
 from pipeline.storage import Storage
 
 _LOG = logging.getLogger(__name__)

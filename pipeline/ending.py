@@ -4,9 +4,8 @@ import itertools
 from collections.abc import Collection, Mapping
 from enum import Enum
 
-from pipeline.sink import NO_ROWS, Counts
-from pipeline.status import errors_by_type
-from pipeline.storage import Storage
+from pipeline.output import Output
+from pipeline.publish import NO_ROWS, Counts
 
 _MOST_LOOKED_AT = 16  # shards whose errors are counted by type, where every row is one
 
@@ -27,7 +26,7 @@ FINISHED = frozenset(  # nothing is left to do
 
 
 def ending(
-    storage: Storage, total: Counts, own: Mapping[str, Counts], published: Collection[str]
+    output: Output, total: Counts, own: Mapping[str, Counts], published: Collection[str]
 ) -> tuple[Status, str | None]:
     """The status and message of a run that has come to its end. `total`: over all published shards; `own`: of each that
     this invocation has published.
@@ -37,10 +36,10 @@ def ending(
     if total.num_missing:
         return Status.SHARDS_MISSING, missing_message(total.num_missing)
     for counts in (total, sum(own.values(), NO_ROWS)):
-        failed = counts.num_errors + counts.num_shard_errors
-        if failed and not counts.num_ok:
+        if counts.num_failed and not counts.num_ok:
             names = itertools.islice(sorted(own or published), _MOST_LOOKED_AT)
-            return Status.NOTHING_SUCCEEDED, nothing_succeeded_message(failed, errors_by_type(storage, names))
+            frequent = output.errors_by_type(names)
+            return Status.NOTHING_SUCCEEDED, nothing_succeeded_message(counts.num_failed, frequent)
     return Status.COMPLETE, None
 
 

@@ -13,7 +13,7 @@ from pipeline.shard_index import ShardIndex
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRows:
     """The rows of a published shard; errors of the shard as a whole are left out."""
 
     results: pa.Table
@@ -25,7 +25,7 @@ class Published:
         return keys.difference(sample.key for sample in index.samples)
 
 
-def keep_answers(rows: pa.Table, index: ShardIndex, before: Published) -> pa.Table:
+def keep_answers(rows: pa.Table, index: ShardIndex, before: PublishedRows) -> pa.Table:
     """Staged rows, with the published ones taken for samples or prompts that were answered then and failed now.
 
     The index names every sample that is published.

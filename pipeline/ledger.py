@@ -6,7 +6,6 @@ decides when a shard is worth auditing, and the audit decides.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,30 +13,18 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from pipeline.formats import version_of
-from pipeline.generation import GENERATION_NAME
+from pipeline.incarnation import INCARNATION_NAME
 from pipeline.lease import FORMER_NAME, LEASE_FOLDER
 from pipeline.left_out import in_words
 from pipeline.plan import Listing, Shard
-from pipeline.sink import (
-    ENGINE_STATS,
-    ERRORS,
-    RESULTS,
-    STAGING,
-    load_index,
-    open_shards,
-    published_name,
-    remove_other_generations,
-    remove_staging,
-    staged_chunk_of,
-    staging,
-)
+from pipeline.publish import ENGINE_STATS, ERRORS, RESULTS, published_name, published_shards
+from pipeline.staging import STAGING, load_indexes, remove_other_incarnations, remove_staging, staged_shards
 from pipeline.storage import Storage, is_temporary
 from pipeline.text import original, storable
 from pipeline.versions import differ, differ_in_content
 
 STATE, PLAN_NAME, RUN_NAME = "_state", "_state/plan.parquet", "run.json"
 SIDECARS = "_state/sidecars"  # pipeline.exports.sidecars
-_THREADS = 16
 _LOG = logging.getLogger(__name__)
 _LONGEST_FILE_NAME = 1 + 255  # with the slash
 _PLAN_SCHEMA = pa.schema(
@@ -57,13 +44,13 @@ _PLAN_SCHEMA = pa.schema(
 
 
 def clear_output(storage: Storage) -> None:
-    """Remove what runs write, and nothing else. Who holds the output, which generation it is, and what was written into
-    the caption files of the source, stays."""
+    """Remove what runs write, and nothing else. Who holds the output, which incarnation it is, and what was written
+    into the caption files of the source, stays."""
     for folder in (RESULTS, ERRORS, ENGINE_STATS, STAGING):
         storage.remove_folder(folder)
     own = [f"{STATE}/{name}" for name in storage.walk(STATE)]
     folders = (f"{LEASE_FOLDER}/", f"{SIDECARS}/")
-    keep = {FORMER_NAME, GENERATION_NAME, *(name for name in own if name.startswith(folders))}
+    keep = {FORMER_NAME, INCARNATION_NAME, *(name for name in own if name.startswith(folders))}
     storage.remove(name for name in own if name not in keep)
     storage.remove([RUN_NAME])
 
@@ -197,26 +184,16 @@ class Ledger:
         Shards that are open again (pipeline.second_chance) are worked on although they are published.
         """
         remove_temporaries(storage)
-        published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
-        ledger = cls(shard_names, sorted(published - open_shards(storage)))
-        stale: set[str] = set()
-        indexed: list[str] = []
-        remove_other_generations(storage)
-        for path in storage.walk(staging(storage)):
-            shard_name, _, file_name = path.rpartition("/")
-            book = ledger.open.get(shard_name)
-            if book is None:
-                if shard_name in ledger.published:  # published, then killed before the staging was removed
-                    stale.add(shard_name)
-            elif file_name == "index.parquet":
-                indexed.append(shard_name)
-            elif (chunk_index := staged_chunk_of(file_name)) is not None:
-                book.staged.add(chunk_index)
-        for shard_name in stale:
-            remove_staging(storage, shard_name)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for shard_name, index in zip(indexed, pool.map(lambda n: load_index(storage, n), indexed), strict=True):
-                ledger.open[shard_name].num_chunks = None if index is None else index.num_chunks
+        remove_other_incarnations(storage)
+        found = staged_shards(storage)
+        reopened = {name for name, staged in found.items() if staged.reopened}
+        ledger = cls(shard_names, sorted(published_shards(storage) - reopened))
+        for name in found.keys() & ledger.published:  # published, then killed before the staging was removed
+            remove_staging(storage, name)
+        for name in found.keys() & ledger.open.keys():
+            ledger.open[name].staged = found[name].chunks
+        for name, index in load_indexes(storage, (name for name in ledger.open if name in found)).items():
+            ledger.open[name].num_chunks = index.num_chunks
         for shard_name in ledger.open:
             ledger._file(shard_name)
         return ledger

@@ -1,21 +1,20 @@
 """What a run would do and about how long it would take, from its source and its output alone: nothing is started."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from conf.checkpoint_info import CheckpointInfo
 from conf.schema import JobConfig
-from pipeline import generation
 from pipeline.cluster import Fit
 from pipeline.lease import look
-from pipeline.ledger import known_shards
+from pipeline.output import Output
 from pipeline.plan import LeftOut, Shard, Unit, sum_left_out
 from pipeline.readers import Reader, make_reader
 from pipeline.run import pre_flight
 from pipeline.settings import content_settings
-from pipeline.sink import RESULTS, load_index, open_shards, read_counts
-from pipeline.status import read_status, staged_samples
+from pipeline.staging import load_index
+from pipeline.status import read_status
 from pipeline.storage import Storage
 
 _THREADS = 16
@@ -75,11 +74,11 @@ def preview(
     """
     reader = make_reader(config.source)
     decision = pre_flight(Storage(config.output.path), config, content_settings(config, info), reader)
-    storage, overwrite, shards = decision.storage, decision.overwrite, decision.shards
-    names = {shard.name for shard in shards}
-    published = set() if overwrite else names & (published_shards(storage) - open_shards(storage))
-    staged = {} if overwrite else staged_samples(storage, published)
-    found = {} if overwrite else _published(storage, published)
+    output, overwrite, shards = Output(decision.storage), decision.overwrite, decision.shards
+    names, storage = {shard.name for shard in shards}, output.storage
+    published = set() if overwrite else names & (output.published() - output.reopened())
+    staged = {} if overwrite else output.staged_samples(but=published)
+    found = {} if overwrite else _published(output, published)
     found |= _indexed(storage, reader, [s for s in shards if s.name not in found], count_all)
     counts = {name: own.num_samples for name, own in found.items()}
     weights = _sizes(shards, counts) or (_sizes_of_run(like) if like is not None else None)
@@ -117,17 +116,13 @@ def preview(
 
 def measured_speed(output: str) -> Speed | None:
     """Samples per second and actor of the run in an output; None if it has done nothing yet."""
-    storage = generation.current(Storage(output))
-    if not published_shards(storage):
+    there = Output.at(Storage(output))
+    published = there.published()
+    if not published:
         return None
     status = read_status(output)
-    published = _published(storage, published_shards(storage)).values()
-    samples = sum(own.num_samples for own in published) + status.samples_staged
+    samples = sum(own.num_samples for own in there.counts(published).values()) + status.samples_staged
     return Speed(output, samples, status.actor_s) if samples and status.actor_s > 0 else None
-
-
-def published_shards(storage: Storage) -> set[str]:
-    return {name.removesuffix(".parquet") for name in storage.names(RESULTS) if name.endswith(".parquet")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +133,8 @@ class _Found:
     left_out: tuple[LeftOut, ...]
 
 
-def _published(storage: Storage, names: set[str]) -> dict[str, _Found]:
-    def look(name: str) -> _Found:
-        counts = read_counts(storage, name)
-        return _Found(counts.num_samples, counts.left_out)
-
-    return _in_threads(look, sorted(names))
+def _published(output: Output, names: set[str]) -> dict[str, _Found]:
+    return {name: _Found(own.num_samples, own.left_out) for name, own in output.counts(names).items()}
 
 
 def _indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], count_all: bool) -> dict[str, _Found]:
@@ -158,12 +149,8 @@ def _indexed(storage: Storage, reader: Reader, shards: Sequence[Shard], count_al
         found = load_index(storage, name) or (reader.index(by_name[name]) if count_all else None)
         return None if found is None else _Found(len(found.samples), found.left_out)
 
-    return _in_threads(look, sorted(by_name))
-
-
-def _in_threads(count: Callable[[str], _Found | None], names: Sequence[str]) -> dict[str, _Found]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        return {name: n for name, n in zip(names, pool.map(count, names), strict=True) if n is not None}
+        return {name: own for name, own in zip(by_name, pool.map(look, by_name), strict=True) if own is not None}
 
 
 def _sizes(shards: Sequence[Shard], counts: Mapping[str, int]) -> tuple[int, int] | None:
@@ -174,10 +161,10 @@ def _sizes(shards: Sequence[Shard], counts: Mapping[str, int]) -> tuple[int, int
 
 
 def _sizes_of_run(output: str) -> tuple[int, int] | None:
-    storage = generation.current(Storage(output))
-    shards = list(known_shards(storage).values())
-    names = {shard.name for shard in shards} & published_shards(storage)
-    return _sizes(shards, {name: own.num_samples for name, own in _published(storage, names).items()})
+    there = Output.at(Storage(output))
+    planned = there.planned()
+    counts = there.counts(planned.keys() & there.published())
+    return _sizes(list(planned.values()), {name: own.num_samples for name, own in counts.items()})
 
 
 def _estimate(shards: Sequence[Shard], counts: Mapping[str, int], sizes: tuple[int, int] | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.sink import Publication, publish_shard
+from pipeline.publish import Publication, publish_shard
 from pipeline.slow import noted_if_slow
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough

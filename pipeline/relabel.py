@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from conf.schema import JobConfig
 from conf.vqa import VqaConfig
 from pipeline.plan import Contents, Sample, Shard
-from pipeline.sink import RESULTS, published_name, replace_results
+from pipeline.publish import RESULTS, published_name, replace_results
 from pipeline.storage import Storage
 from pipeline.ticks import Tick, TickReader, tick_config, with_prompts
 

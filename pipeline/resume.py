@@ -12,15 +12,16 @@ import pyarrow as pa
 
 from conf.errors import UserError
 from conf.schema import JobConfig
-from pipeline import generation, left_out
+from pipeline import incarnation, left_out
 from pipeline.ending import FINISHED, Status
-from pipeline.ledger import RUN_NAME, check_plan, clear_output, known_shards, save_plan, with_planned
+from pipeline.ledger import check_plan, clear_output, save_plan, with_planned
+from pipeline.output import Output
 from pipeline.passthrough import settle
 from pipeline.plan import Listing, Shard
 from pipeline.readers import Reader
 from pipeline.second_chance import open_again, shards_to_retry
-from pipeline.settings import CONFIG_NAME, check_settings, save_settings
-from pipeline.sink import RESULTS, STAGING
+from pipeline.settings import check_settings, save_settings
+from pipeline.staging import STAGING
 from pipeline.storage import Storage
 
 
@@ -28,7 +29,7 @@ from pipeline.storage import Storage
 class Decision:
     """What a run is to do. `finished`: the content of run.json if that is nothing."""
 
-    storage: Storage  # of the generation that is there
+    storage: Storage  # of the incarnation that is there
     overwrite: bool
     known: dict[str, Shard]  # those the output was begun with
     listing: Listing
@@ -38,7 +39,7 @@ class Decision:
     @property
     def is_new(self) -> bool:
         """Whether no run has begun this output."""
-        return self.overwrite or not self.storage.exists(CONFIG_NAME)
+        return self.overwrite or not Output(self.storage).is_begun
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -52,19 +53,19 @@ def decide(
 
     `early`: what was decided before; its listing holds while the output has the same names for its shards.
     """
-    storage, overwrite = generation.current(output), config.output.on_existing == "overwrite"
-    known = {} if overwrite else known_shards(storage)
+    there, overwrite = Output.at(output), config.output.on_existing == "overwrite"
+    storage, known = there.storage, {} if overwrite else there.planned()
     listing = early.listing if early is not None and early.known == known else reader.shards(known.values())
     if overwrite:
         return Decision(storage, overwrite, known, listing, [], None)
-    if config.output.on_existing == "fail" and storage.exists(CONFIG_NAME):
+    if config.output.on_existing == "fail" and there.is_begun:
         raise UserError(f"output {storage.url!r} holds a run already and output.on_existing=fail")
     check_settings(storage, settings)
     if early is None or listing is not early.listing:
         check_plan(known, listing)  # which also says what has changed, once
     shards = with_planned(known, listing.shards)
     retried = shards_to_retry(storage, shards, config.output.retry_errors)
-    finished = None if retried else finished_record(storage, shards)
+    finished = None if retried else finished_record(there, shards)
     return Decision(storage, overwrite, known, listing, retried, finished)
 
 
@@ -81,11 +82,10 @@ def begin(decision: Decision, config: JobConfig, settings: Mapping[str, Any], re
     """Prepare the output for what was decided under the lease."""
     storage = decision.storage
     if decision.is_new:
-        storage = generation.renew(storage)
+        storage = incarnation.renew(storage)
     if decision.overwrite:
         clear_output(storage)
-    begun = storage.exists(CONFIG_NAME)
-    passthrough = settle(storage, reader, config.source, decision.shards, begun=begun)
+    passthrough = settle(storage, reader, config.source, decision.shards, begun=Output(storage).is_begun)
     save_settings(storage, settings)
     save_plan(storage, decision.known, decision.shards)
     left_out.save_listing(storage, decision.listing.left_out)
@@ -94,14 +94,12 @@ def begin(decision: Decision, config: JobConfig, settings: Mapping[str, Any], re
     return Begun(storage, passthrough, left)
 
 
-def finished_record(storage: Storage, shards: Sequence[Shard]) -> dict[str, Any] | None:
+def finished_record(output: Output, shards: Sequence[Shard]) -> dict[str, Any] | None:
     """The content of run.json if it closed a run over at least these shards; None if there is anything left to do."""
-    record: dict[str, Any] | None = storage.read_json(RUN_NAME)
-    if record is None:
+    record = output.record()
+    if record is None or record["status"] not in FINISHED or output.storage.walk(STAGING):
         return None
-    published = {name.removesuffix(".parquet") for name in storage.names(RESULTS)}
-    done = record["status"] in FINISHED and all(shard.name in published for shard in shards)
-    if not done or storage.walk(STAGING):
+    if not {shard.name for shard in shards} <= output.published():
         return None
     if record["status"] == Status.NOTHING_SUCCEEDED.value and record["counts"]["rows_ok"]:
         # It was an earlier invocation, over some of the shards, in which no row succeeded; now nothing was to do.

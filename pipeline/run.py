@@ -19,12 +19,12 @@ from pipeline.lease import Lease
 from pipeline.ledger import Ledger, remove_temporaries
 from pipeline.preflight import check_fields
 from pipeline.prometheus import DriverMeter
+from pipeline.publish import published_shards
 from pipeline.publisher import RayPublisher
 from pipeline.readers import Reader, make_reader
 from pipeline.resume import Decision, begin, decide
 from pipeline.run_record import RunRecord
 from pipeline.settings import content_settings
-from pipeline.sink import RESULTS
 from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
 
@@ -69,7 +69,7 @@ def run(
             decision = decide(lease.storage, config, settings, reader, early)
             if decision.finished is not None:  # by another run, meanwhile
                 return decision.finished
-            if decision.overwrite and lease.storage.names(RESULTS):
+            if decision.overwrite and published_shards(lease.storage):
                 check_engine(captioner, config, fit)
             begun, shards = begin(decision, config, settings, reader), decision.shards
             storage, passthrough = begun.storage, begun.passthrough

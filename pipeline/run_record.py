@@ -12,7 +12,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -26,11 +25,12 @@ from pipeline.cluster import Fit
 from pipeline.ending import Status, ending
 from pipeline.energy import EnergyMeter
 from pipeline.formats import KEY, VERSION
-from pipeline.ledger import RUN_NAME, STATE, Ledger
-from pipeline.left_out import as_dicts, load_listing
+from pipeline.ledger import RUN_NAME, Ledger
+from pipeline.left_out import as_dicts
+from pipeline.output import INVOCATIONS, Output, invocation_s
 from pipeline.plan import sum_left_out
+from pipeline.publish import ENGINE_STATS, NO_ROWS, Counts, published_name, table_names
 from pipeline.settings import settings_hash
-from pipeline.sink import ENGINE_STATS, NO_ROWS, Counts, read_counts
 from pipeline.storage import Storage
 
 _LOG = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class RunRecord:
         self.status = Status.RUNNING
         self.message: str | None = None
         self.content: dict[str, Any] = {}
-        self._storage, self._config, self._info, self._fit, self._ledger = storage, config, info, fit, ledger
+        self._storage, self._output = storage, Output(storage)
+        self._config, self._info, self._fit, self._ledger = config, info, fit, ledger
         self._settings_hash, self._energy = settings_hash(settings), energy
         self._warnings = [warning for warning in [untrained_exits_warning(config.engine, info.model)] if warning]
         self._counts: dict[str, Counts] = {}  # of shards published by this invocation
@@ -80,7 +81,7 @@ class RunRecord:
             return
         if error is None:
             own = self._counts
-            self.status, self.message = ending(self._storage, self._total_counts(), own, self._ledger.published)
+            self.status, self.message = ending(self._output, self._total_counts(), own, self._ledger.published)
         elif isinstance(error, TooManyErrors):
             self.status = Status.TOO_MANY_ERRORS
         else:
@@ -97,7 +98,7 @@ class RunRecord:
 
     def _reopen_record(self) -> None:
         """What an earlier invocation wrote when it was complete holds no longer."""
-        content = self._storage.read_json(RUN_NAME)
+        content = self._output.record()
         if content is None:
             return
         content = {**content, "status": Status.RUNNING.value, "message": None}
@@ -128,11 +129,11 @@ class RunRecord:
             "ended": ended,
             "energy": _measured(self._energy),
         }
-        self._storage.write(f"{STATE}/invocations/{self.invocation}.json", json.dumps(note).encode())
+        self._storage.write(f"{INVOCATIONS}/{self.invocation}.json", json.dumps(note).encode())
 
     def _make_content(self) -> dict[str, Any]:
-        invocations = [json.loads(self._storage.read(name)) for name in self._invocation_names()]
-        wall_s = [_seconds(note["start_utc"], note["last_seen_utc"]) for note in invocations]
+        invocations = self._output.invocations()
+        wall_s = [invocation_s(note) for note in invocations]
         allocated_s = sum(s * note["num_actors"] for s, note in zip(wall_s, invocations, strict=True))
         price, stats = self._config.cost.price_per_hour, read_engine_stats(self._storage)
         counts = self._total_counts()
@@ -155,7 +156,7 @@ class RunRecord:
                 "rows_error": counts.num_errors,
                 "shard_errors": counts.num_shard_errors,
             },
-            "left_out": as_dicts(sum_left_out([*load_listing(self._storage), *counts.left_out])),
+            "left_out": as_dicts(sum_left_out([*self._output.left_out(), *counts.left_out])),
             "time": {
                 "start_utc": min(note["start_utc"] for note in invocations),
                 "end_utc": _utc(time.time()),
@@ -183,28 +184,16 @@ class RunRecord:
             "command": sys.argv,
         }
 
-    def _invocation_names(self) -> list[str]:
-        return [
-            f"{STATE}/invocations/{name}"
-            for name in self._storage.names(f"{STATE}/invocations")
-            if name.endswith(".json")
-        ]
-
     def _total_counts(self) -> Counts:
         """Over all published shards; those of earlier invocations are read from their files."""
-        earlier = sorted(self._ledger.published - self._counts.keys())
-        with ThreadPoolExecutor(16) as pool:
-            read: Iterable[Counts] = pool.map(lambda name: read_counts(self._storage, name), earlier)
-            return sum([*self._counts.values(), *read], NO_ROWS)
+        earlier = self._output.counts(self._ledger.published - self._counts.keys())
+        return sum([*self._counts.values(), *earlier.values()], NO_ROWS)
 
 
 def read_engine_stats(storage: Storage) -> dict[str, Any]:
     """Busy seconds, start times, device names and shares over all statistics files; None where there are none."""
-    tables = [
-        storage.read_table(f"{ENGINE_STATS}/{name}")
-        for name in storage.names(ENGINE_STATS)
-        if name.endswith(".parquet")
-    ]
+    names = table_names(storage, ENGINE_STATS)
+    tables = [storage.read_table(published_name(ENGINE_STATS, name)) for name in names]
     rows = [row for table in tables for row in table.select(_STATS & set(table.column_names)).to_pylist()]
     loads = [row["model_load_s"] for row in rows if row["model_load_s"] is not None]
     return {
@@ -264,7 +253,3 @@ def _version(package: str) -> str | None:
 
 def _utc(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _seconds(start_utc: str, end_utc: str) -> float:
-    return (datetime.fromisoformat(end_utc) - datetime.fromisoformat(start_utc)).total_seconds()

@@ -13,24 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from conf.schema import RetryConfig, RetryErrors
+from pipeline.output import Output
 from pipeline.plan import MISSING_SHARD, Shard
+from pipeline.publish import ERRORS, published_name, read_published, why_left
 from pipeline.readers import Reader
 from pipeline.retrying import USUAL_PATIENCE, SharedPatience
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import (
-    ERRORS,
-    RESULTS,
-    mark_reopened,
-    open_shards,
-    published_name,
-    read_counts,
-    read_published,
-    remove_staging,
-    rows_table,
-    save_index,
-    stage_chunk,
-    why_left,
-)
+from pipeline.staging import mark_reopened, remove_staging, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough
 
@@ -63,18 +52,17 @@ def shards_to_retry(storage: Storage, shards: Sequence[Shard], which: RetryError
     """The published shards to be opened again because of rows that failed; those open already are not among them."""
     if which is RetryErrors.NONE or _noted(storage) == which.value:
         return []
-    published, open_again = set(storage.names(RESULTS)), open_shards(storage)
+    output = Output(storage)
+    done = output.published() - output.reopened()
+    counts = output.counts(shard.name for shard in shards if shard.name in done)
+    failed = [shard for shard in shards if shard.name in counts and counts[shard.name].num_failed]
 
     def has_some(shard: Shard) -> bool:
-        if f"{shard.name}.parquet" not in published or shard.name in open_again:
-            return False
-        counts = read_counts(storage, shard.name)
-        return counts.num_errors + counts.num_shard_errors > 0 and any(
-            _again(row, which) for row in _rows(storage, ERRORS, shard.name)
-        )
+        rows = storage.read_table(published_name(ERRORS, shard.name)).to_pylist()
+        return any(_again(row, which) for row in rows)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        return [shard for shard, some in zip(shards, pool.map(has_some, shards), strict=True) if some]
+        return [shard for shard, some in zip(failed, pool.map(has_some, failed), strict=True) if some]
 
 
 def open_again(
@@ -151,8 +139,3 @@ def reopen(
 
 def _again(row: dict[str, Any], which: RetryErrors) -> bool:
     return which is RetryErrors.ALL or is_transient(row["error_type"])
-
-
-def _rows(storage: Storage, folder: str, shard_name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = storage.read_table(published_name(folder, shard_name)).to_pylist()
-    return rows

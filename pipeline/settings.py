@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
-from pipeline.sink import RESULTS
+from pipeline.publish import published_shards
 from pipeline.storage import Storage
 
 CONFIG_NAME = "_state/config.json"
@@ -74,7 +74,7 @@ def check_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
     try:
         before = json.loads(storage.read(CONFIG_NAME))["settings"]
     except FileNotFoundError:
-        if storage.names(RESULTS):
+        if published_shards(storage):
             raise UserError(
                 f"output {storage.url!r} holds results that are not of a run of this tool; choose another output.path"
             ) from None

@@ -24,8 +24,8 @@ from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
 from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sample_rows import Decode, Images, rows_of_sample
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import load_index, save_index
 from pipeline.slow import noted_if_slow
+from pipeline.staging import load_index, save_index
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough
 from pipeline.task_guard import TaskGuard

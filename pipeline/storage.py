@@ -51,23 +51,23 @@ _FAILURES = {
 class Storage:
     """Files below one directory or URL, by relative name. Travels to workers; opens its filesystem where it is used.
 
-    `generation` is no part of any name here; it travels along for those who stage chunks (pipeline.generation). A
+    `incarnation` is no part of any name here; it travels along for those who stage chunks (pipeline.incarnation). A
     `permit` (pipeline.lease) is asked before every change and raises where none may be made any more; locally between
     writing a temporary file and its rename, so that whoever takes the output over, and then removes the temporary
     files, has nothing more to fear from a writer that was asleep. Changes raise OutputFailed where the storage takes
     no more.
     """
 
-    def __init__(self, url: str, generation: str = "") -> None:
+    def __init__(self, url: str, incarnation: str = "") -> None:
         fs, root = resolve(url)
         self.url = unresolve(fs, root.rstrip("/") or "/")
-        self.generation = generation
+        self.incarnation = incarnation
         self._root = root.rstrip("/")
         self._permit: Permit | None = None
 
-    def of_generation(self, generation: str) -> "Storage":
+    def of_incarnation(self, incarnation: str) -> "Storage":
         other = copy.copy(self)
-        other.generation = generation
+        other.incarnation = incarnation
         return other
 
     def permitted_by(self, permit: Permit | None) -> "Storage":

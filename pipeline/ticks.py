@@ -25,6 +25,7 @@ from pipeline.passthrough import without_items
 from pipeline.plan import Asked, Contents, LeftOut, Listing, Sample, Shard, Unit, given_id
 from pipeline.preflight import check_question_fields
 from pipeline.prompts import USUAL_LIMITS, NoPrompts, PromptLimits
+from pipeline.publish import ERRORS, RESULTS
 from pipeline.questions import Questions
 from pipeline.readers import RawSample, Reader, ReadFailure, make_reader, read_patiently
 from pipeline.readers.folder_files import Companions
@@ -33,7 +34,6 @@ from pipeline.readers.unchanged import as_of_now
 from pipeline.retrying import USUAL_PATIENCE, is_refusal, is_transient
 from pipeline.shard_index import ShardIndex
 from pipeline.shard_names import name_shards
-from pipeline.sink import ERRORS, RESULTS
 from pipeline.storage import Storage
 from pipeline.text import original, storable
 

@@ -183,7 +183,8 @@ class Storm:
 def audit(out: str, expected: dict[str, str | None]) -> list[str]:
     """What is wrong with the output of a complete run, in words; nothing if every row is where it belongs, once."""
     from pipeline.ledger import RUN_NAME
-    from pipeline.sink import ERRORS, RESULTS, STAGING
+    from pipeline.publish import ERRORS, RESULTS
+    from pipeline.staging import STAGING
     from pipeline.storage import Storage, is_temporary
 
     storage, problems = Storage(out), []

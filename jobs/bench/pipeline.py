@@ -185,9 +185,10 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
 
     from conf.schema import PromptConfig
     from pipeline.plan import Shard
+    from pipeline.publish import publish_shard
     from pipeline.readers.webdataset import WebDatasetReader
-    from pipeline.sink import publish_shard, rows_table, stage_chunk
     from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+    from pipeline.staging import rows_table, stage_chunk
     from pipeline.storage import Storage
 
     storage, reader = Storage(str(folder / "stages")), WebDatasetReader((str(path),), fields=())

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from conf.errors import UserError
 from pipeline.ending import Status
 from pipeline.file_systems import is_local, resolve
-from pipeline.ledger import RUN_NAME
-from pipeline.sink import RESULTS, published_name
+from pipeline.output import Output
+from pipeline.publish import RESULTS, published_name
 from pipeline.storage import Storage
 from pipeline.text import storable
 
@@ -27,16 +27,15 @@ class Published:
 
     def __init__(self, url: str) -> None:
         self.storage = Storage(url)
-        names = [name for name in self.storage.names(RESULTS) if name.endswith(".parquet") and not name.startswith(".")]
-        self.shards = [name.removesuffix(".parquet") for name in names]
+        self._output = Output(self.storage)
+        self.shards = sorted(self._output.published())
         if not self.shards:
             raise UserError(f"{url!r} holds no results of a run")
         self.columns: tuple[str, ...] = tuple(self._schema().names)
 
     def record(self) -> dict[str, Any] | None:
         """run.json, or None while the run is still going for the first time."""
-        content: dict[str, Any] | None = self.storage.read_json(RUN_NAME)
-        return content
+        return self._output.record()
 
     def source(self) -> dict[str, Any]:
         """The configuration of the run's source."""

@@ -22,13 +22,13 @@ from pipeline.exports.options import Exported, Options, SidecarOptions
 from pipeline.exports.rows import Published, whole_local_file
 from pipeline.file_systems import is_local, resolve
 from pipeline.ledger import known_shards, with_planned
+from pipeline.output import Output
 from pipeline.plan import LeftOut, Shard, sum_left_out
 from pipeline.readers import make_reader
 from pipeline.readers.folder_shards import container_of
 from pipeline.readers.kinds import IMAGE_SUFFIXES
 from pipeline.readers.manifest import ManifestReader
 from pipeline.readers.uris import BadUri, absolute, local_path, scheme_of
-from pipeline.sink import read_counts
 from pipeline.storage import Storage
 from pipeline.text import original, storable
 
@@ -69,7 +69,7 @@ def write(published: Published, out: str | None, options: Options) -> Exported:
             by_folder.setdefault(place.folder, []).append(place)
         for folder, own in by_folder.items():
             writer.write(folder, own)
-    failed = sum(read_counts(published.storage, shard).num_errors for shard in published.shards)
+    failed = sum(own.num_errors for own in Output(published.storage).counts(published.shards).values())
     if failed:
         writer.left_out.append(LeftOut("failed_rows", failed))
     where = "beside their images" if out is None else f"in {storable(out)}"

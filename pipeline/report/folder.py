@@ -12,9 +12,9 @@ from conf.errors import UserError
 from pipeline.file_systems import resolve
 from pipeline.formats import version_of
 from pipeline.ledger import RUN_NAME
+from pipeline.publish import ENGINE_STATS, ERRORS, RESULTS, published_name, table_names
 from pipeline.report.picks import Pick
-from pipeline.sink import ENGINE_STATS, ERRORS, RESULTS
-from pipeline.storage import Storage, is_temporary
+from pipeline.storage import Storage
 
 FULL_DEPTH_SAMPLE = "full_depth_sample.json"  # rows decoded both ways, see jobs/full_depth.py
 THREADS = 8
@@ -61,8 +61,7 @@ class RunFolder:
         return sample if isinstance(sample, dict) else None
 
     def _tables(self, folder: str) -> list[str]:
-        names = self.storage.walk(folder)
-        return [f"{folder}/{name}" for name in names if name.endswith(".parquet") and not is_temporary(name)]
+        return [published_name(folder, name) for name in table_names(self.storage, folder)]
 
     def batches(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of one table file; UserError in one sentence if it cannot be read."""

@@ -19,8 +19,8 @@ from actors.engine.request import Request
 from actors.room import Room
 from pipeline.crash_log import CrashLog
 from pipeline.duplicates import AnswerBook
-from pipeline.sink import chunk_name
 from pipeline.stages import CHUNK_SCHEMA, to_ipc
+from pipeline.staging import chunk_name
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS, SUMMARY, prepared_schema, staging_schema
 from tests.fake_engine import POISON_RAISE, FakeEngine, decode_tokens, expected_tokens, make_backend

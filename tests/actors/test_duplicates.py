@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.crash_log import CrashLog
 from pipeline.duplicates import Answer, AnswerBook
-from pipeline.sink import chunk_name
+from pipeline.staging import chunk_name
 from pipeline.storage import Storage
 from tests.actors.test_captioner import SIZE, caption, chunk, good, pixels_of
 from tests.fake_engine import POISON_RAISE, make_backend

@@ -21,8 +21,8 @@ from pipeline import sample_rows
 from pipeline.crash_log import CrashLog
 from pipeline.isolated import image_to_pixels_or_die
 from pipeline.plan import Shard
+from pipeline.publish import publish_shard
 from pipeline.readers.webdataset import WebDatasetReader
-from pipeline.sink import publish_shard
 from pipeline.stages import IndexShard, PrepareChunk, shard_task
 from pipeline.storage import Storage
 from tests.actors.test_captioner import LocalActor

@@ -18,8 +18,8 @@ from conf.vqa import VqaConfig
 from jobs.vqa import run_ticks
 from pipeline import relabel
 from pipeline.cluster import ray_cluster
+from pipeline.publish import read_counts
 from pipeline.run import CaptionerSpec
-from pipeline.sink import read_counts
 from pipeline.storage import Storage
 from tests.fake_engine import NUM_LAYERS, FakeEngine, make_backend
 from tests.integration.corpus import IMAGE_SIZE, expected_text

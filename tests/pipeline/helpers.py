@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.plan import ByteRange, Part, Sample
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import rows_table, save_index, stage_chunk
+from pipeline.staging import rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 
 

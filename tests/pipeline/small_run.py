@@ -12,11 +12,12 @@ from conf.resolve import resolve
 from conf.schema import JobConfig
 from pipeline.driver import Driver
 from pipeline.ledger import Ledger
+from pipeline.publish import ERRORS, RESULTS, Counts, publish_shard
 from pipeline.readers import Reader, make_reader
 from pipeline.resume import begin, decide
 from pipeline.settings import content_settings
-from pipeline.sink import ERRORS, RESULTS, Counts, publish_shard, rows_table, stage_chunk
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc
+from pipeline.staging import rows_table, stage_chunk
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough
 from tests.pipeline.test_ledger import INFO

@@ -13,7 +13,7 @@ from conf.load import load_config
 from conf.schema import JobConfig, PreprocessConfig
 from pipeline.cluster import check_placement, fit_resources, plain_errors
 from pipeline.dataflow import summaries
-from pipeline.generation import Superseded
+from pipeline.incarnation import Superseded
 from pipeline.lease import LeaseLost
 from pipeline.run import load_model
 

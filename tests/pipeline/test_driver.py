@@ -11,9 +11,10 @@ from pipeline import driver as driver_module
 from pipeline.driver import Driver, IncompleteRun, Pace, Progress
 from pipeline.ledger import Ledger
 from pipeline.plan import Shard, ShardProblem
+from pipeline.publish import Counts
 from pipeline.run_record import TooManyErrors
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import Counts, rows_table, save_index, stage_chunk
+from pipeline.staging import rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.pipeline.helpers import good_row, index_of
 from tests.pipeline.small_run import Publisher

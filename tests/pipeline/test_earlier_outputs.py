@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import generation
+from pipeline.output import Output
 from pipeline.readers import folder_shards, manifest
-from pipeline.sink import staged_chunk_of, staging
+from pipeline.staging import staged_shards
 from pipeline.storage import Storage
 from tests.pipeline import small_run as small_run_module
 from tests.pipeline.old_outputs.make import ARCHIVE, ASKED, KINDS, PIECE, ROOT, WRITTEN_S, config_for, rewritten, tick
@@ -43,17 +43,16 @@ def unpack(root: Path, kind: str, *, copied: bool) -> None:
 
 def finish(url: str, run: Callable[[Callable[[str, int], None]], object]) -> None:
     """Finish what was begun; nothing that was done is done again."""
-    storage = generation.current(Storage(url))
-    paths = [path.rpartition("/") for path in storage.walk(staging(storage))]
-    staged = {(shard, staged_chunk_of(name)) for shard, _, name in paths if name != "index.parquet"}
-    published = {name.removesuffix(".parquet") for name in storage.names("results")}
+    output = Output.at(Storage(url))
+    staged = {(name, chunk) for name, own in staged_shards(output.storage).items() for chunk in own.chunks}
+    published = output.published()
     done: set[tuple[str, int]] = set()
     run(lambda shard, chunk: done.add((shard, chunk)))
     assert staged, "it was begun"
     assert done, "it was not finished"
     assert not done & staged
     assert not {shard for shard, _ in done} & published
-    assert not storage.walk(staging(storage))
+    assert not staged_shards(output.storage)
 
 
 @pytest.mark.parametrize("copied", [False, True])

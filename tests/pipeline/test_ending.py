@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.ending import Status, ending
 from pipeline.ledger import Ledger
+from pipeline.output import Output
+from pipeline.publish import NO_ROWS, Counts, publish_shard
 from pipeline.resume import finished_record
-from pipeline.sink import NO_ROWS, Counts, publish_shard
 from pipeline.status import next_step, read_status
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, index_of, stage
@@ -46,7 +47,7 @@ def test_how_a_run_ends(storage: Storage, earlier: list[Counts], own: list[Count
         publish_shard(storage, f"s{number}")
     names = [f"s{number}" for number in range(len(earlier) + len(own))]
     published = dict(zip(names[len(earlier) :], own, strict=True))
-    found, message = ending(storage, sum([*earlier, *own], NO_ROWS), published, names)
+    found, message = ending(Output(storage), sum([*earlier, *own], NO_ROWS), published, names)
     assert found.value == status
     assert (message is None) == (status == "complete")
     assert message is None or "read/broken" in message
@@ -62,7 +63,7 @@ def test_run_json_and_the_status_say_so_and_a_rerun_says_the_same(storage: Stora
         record.add_published("s", counts)
     assert (saved(storage)["status"], saved(storage)["counts"]["rows_error"]) == ("nothing_succeeded", 1)
     assert saved(storage)["message"].startswith("the only row failed: 1 x read/broken; errors/ says why")
-    assert finished_record(storage, []) == saved(storage)
+    assert finished_record(Output(storage), []) == saved(storage)
     storage.write("_state/config.json", b"{}")
     assert "retry_errors=all" in next_step(read_status(storage.url))
 
@@ -70,7 +71,7 @@ def test_run_json_and_the_status_say_so_and_a_rerun_says_the_same(storage: Stora
 def test_when_nothing_was_to_do_an_earlier_start_is_not_held_against_a_good_output(storage: Storage) -> None:
     content = {"status": "nothing_succeeded", "message": "all failed", "counts": {"rows_ok": 5, "rows_error": 1}}
     storage.write("run.json", json.dumps(content).encode())
-    again = finished_record(storage, [])
+    again = finished_record(Output(storage), [])
     assert again is not None
     assert (again["status"], again["message"]) == ("complete", None)
 

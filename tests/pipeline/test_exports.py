@@ -13,9 +13,10 @@ from conf.schema import SourceConfig
 from jobs import cli
 from pipeline.exports import Exported, Form, Options, Published, export
 from pipeline.ledger import RUN_NAME, save_plan
+from pipeline.publish import publish_shard
 from pipeline.readers import make_reader
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import publish_shard, rows_table, save_index, stage_chunk
+from pipeline.staging import rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.shards import image_bytes, sample_members, write_tar
 

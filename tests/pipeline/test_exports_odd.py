@@ -21,9 +21,10 @@ from jobs import cli
 from pipeline.exports import Exported, Form, Options, Published, export
 from pipeline.ledger import RUN_NAME, save_plan
 from pipeline.plan import Sample
+from pipeline.publish import publish_shard
 from pipeline.readers import make_reader
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import publish_shard, rows_table, save_index, stage_chunk
+from pipeline.staging import rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough
 from pipeline.text import storable

@@ -9,19 +9,11 @@ import pytest
 from conf.errors import UserError
 from pipeline.formats import KEY, VERSION
 from pipeline.ledger import PLAN_NAME, RUN_NAME, known_shards, save_plan
+from pipeline.output import Output
 from pipeline.plan import Shard
+from pipeline.publish import RESULTS, publish_shard, published_name, read_counts
 from pipeline.questions import Questions
-from pipeline.resume import finished_record
-from pipeline.sink import (
-    RESULTS,
-    load_index,
-    publish_shard,
-    published_name,
-    read_counts,
-    rows_table,
-    save_index,
-    stage_chunk,
-)
+from pipeline.staging import load_index, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from pipeline.ticks import Tick, TickShard, load_ticks
 from tests.pipeline.helpers import good_row, index_of
@@ -59,7 +51,7 @@ def test_tables_and_json_say_their_version(tmp_path: Path) -> None:
         lambda storage: load_index(storage, "s"),
         lambda storage: publish_shard(storage, "s"),
         lambda storage: read_counts(storage, "p"),
-        lambda storage: finished_record(storage, ()),
+        lambda storage: Output(storage).record(),
     ],
     ids=["plan", "ticks", "index", "chunk", "results", "record"],
 )

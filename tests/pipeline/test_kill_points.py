@@ -11,9 +11,10 @@ from conf.schema import RetryErrors
 from pipeline import second_chance
 from pipeline.ledger import Ledger
 from pipeline.plan import Shard
+from pipeline.publish import ERRORS, RESULTS, publish_shard
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import ERRORS, RESULTS, STAGING, load_index, publish_shard, rows_table, save_index, stage_chunk
+from pipeline.staging import STAGING, load_index, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.effort import effort
 from tests.pipeline.helpers import bad_row, good_row

@@ -12,7 +12,7 @@ from conf.checkpoint_info import CheckpointInfo
 from conf.errors import UserError
 from conf.schema import JobConfig
 from jobs.bench.null_engine import null_info
-from pipeline import generation
+from pipeline import incarnation
 from pipeline.lease import Lease
 from pipeline.ledger import (
     Ledger,
@@ -22,7 +22,8 @@ from pipeline.ledger import (
     save_plan,
 )
 from pipeline.plan import Listing, Shard
-from pipeline.sink import chunk_name, publish_shard, rows_table, save_index, stage_chunk
+from pipeline.publish import publish_shard
+from pipeline.staging import chunk_name, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage
 
@@ -62,7 +63,7 @@ def test_a_replaced_shard_is_noticed(storage: Storage) -> None:
 def test_clearing_removes_only_what_runs_write_and_keeps_the_lease(storage: Storage) -> None:
     for name in ("results/x", "errors/x", "_staging/s/x", "_state/x", "engine_stats/x", "run.json", "mine/notes.txt"):
         storage.write(name, b"1")
-    storage = generation.renew(storage)
+    storage = incarnation.renew(storage)
     with Lease(storage) as lease:
         clear_output(storage)
         assert storage.walk("") == ["_state/generation", "_state/lease/00000001.json", "mine/notes.txt"]

@@ -9,11 +9,11 @@ from jobs import cli
 from pipeline.ledger import Ledger, save_plan
 from pipeline.left_out import LISTING_NAME, as_dicts, in_words, save_listing, sentence
 from pipeline.plan import LeftOut, Shard
+from pipeline.publish import publish_shard, read_counts
 from pipeline.report.build import build_report
 from pipeline.report.markdown import render_markdown
 from pipeline.settings import save_settings
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import publish_shard, read_counts
 from pipeline.status import read_status
 from pipeline.storage import Storage
 from tests.pipeline.helpers import good_row, index_of, stage

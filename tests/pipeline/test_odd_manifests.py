@@ -9,7 +9,7 @@ import pytest
 
 from conf.errors import UserError
 from conf.schema import JobConfig
-from pipeline.sink import ERRORS, RESULTS
+from pipeline.publish import ERRORS, RESULTS
 from pipeline.storage import Storage
 from tests.pipeline.small_run import done_rows, error_rows, small_run
 from tests.shards import image_bytes

@@ -11,11 +11,12 @@ import pytest
 
 from conf.schema import PromptConfig, RetryErrors, SourceConfig, SourceKind
 from pipeline.passthrough import COLUMNS_NAME, settle
+from pipeline.publish import publish_shard
 from pipeline.readers import make_reader
 from pipeline.second_chance import open_again
-from pipeline.sink import publish_shard, rows_table, stage_chunk
 from pipeline.source_types import TEXT, common_types, plain_type, python_values, to_text
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+from pipeline.staging import rows_table, stage_chunk
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough
 from tests.shards import image_bytes

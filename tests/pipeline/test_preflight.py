@@ -207,11 +207,11 @@ def test_a_plan_says_it_too_and_what_was_begun_goes_on(tmp_path: Path) -> None:
     info, fit = read_checkpoint_info(config.model.checkpoint), Fit(2, 1.0, 0.0, 4.0, 0.0)
     with pytest.raises(UserError, match=r"'nmber'.*'number'"):
         preview(config, info, fit)
-    from pipeline import generation
+    from pipeline import incarnation
     from pipeline.settings import content_settings, save_settings
     from pipeline.storage import Storage
 
-    save_settings(generation.renew(Storage(config.output.path)), content_settings(config, info))
+    save_settings(incarnation.renew(Storage(config.output.path)), content_settings(config, info))
     assert preview(config, info, fit).shards == 1
 
 

@@ -9,13 +9,13 @@ import pytest
 from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from conf.schema import JobConfig
-from pipeline import generation
+from pipeline import incarnation
 from pipeline.cluster import Fit
 from pipeline.plan import Sample
 from pipeline.preview import Preview, preview
 from pipeline.settings import content_settings, save_settings
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import save_index
+from pipeline.staging import save_index
 from pipeline.storage import Storage
 from tests.integration.corpus import make_config
 from tests.shards import write_shards
@@ -62,7 +62,7 @@ def test_rows_of_a_parquet_manifest_are_rows_and_no_bytes(tmp_path: Path) -> Non
 def test_what_was_indexed_is_known_and_the_rest_follows_by_size(tmp_path: Path) -> None:
     write_shards(tmp_path / "in", 2, 20)
     config = make_config(tmp_path)
-    storage = generation.renew(Storage(config.output.path))
+    storage = incarnation.renew(Storage(config.output.path))
     save_settings(storage, content_settings(config, read_checkpoint_info(config.model.checkpoint)))
     samples = tuple(Sample(row, f"{row:06d}", ()) for row in range(20))
     save_index(storage, "part-000", ShardIndex(samples, (), config.source.chunk_rows))

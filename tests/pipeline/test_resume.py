@@ -14,14 +14,15 @@ from conf.errors import OutputLost, UserError
 from conf.schema import JobConfig
 from conf.vqa import VqaConfig
 from jobs.vqa import run_ticks
-from pipeline import generation
+from pipeline import incarnation
 from pipeline import run as pipeline_run
 from pipeline.lease import Lease
 from pipeline.ledger import RUN_NAME, known_shards, save_plan
+from pipeline.publish import publish_shard, write_engine_stats
 from pipeline.readers import make_reader
 from pipeline.resume import begin, decide
 from pipeline.settings import CONFIG_NAME, content_settings, save_settings
-from pipeline.sink import chunk_name, publish_shard, rows_table, stage_chunk, write_engine_stats
+from pipeline.staging import chunk_name, rows_table, stage_chunk
 from pipeline.storage import Storage
 from tests.integration.corpus import fake_spec, make_config, write_shards
 from tests.pipeline.helpers import good_row, index_of, stage
@@ -73,7 +74,7 @@ def test_a_run_of_another_prompt_that_came_in_between_is_noticed(
 def test_a_shard_replaced_in_between_is_noticed(config: JobConfig, tmp_path: Path, monkeypatch: Any) -> None:
     def meanwhile() -> None:
         begun(config)
-        storage = generation.current(Storage(config.output.path))
+        storage = incarnation.current(Storage(config.output.path))
         save_plan(storage, {}, [replace(shard, weight=1) for shard in known_shards(storage).values()])
 
     with pytest.raises(UserError, match="has changed since this output was begun"):
@@ -104,7 +105,7 @@ def test_what_another_run_has_finished_in_between_is_not_done_again(
 @pytest.mark.parametrize("anew", [False, True])
 def test_an_old_publisher_that_wakes_up_writes_nothing(config: JobConfig, tmp_path: Path, anew: bool) -> None:
     """Neither into the run that continues the output nor into one that began it anew; only chunks of the same
-    generation are welcome."""
+    incarnation are welcome."""
     info, reader = read_checkpoint_info(config.model.checkpoint), make_reader(config.source)
     settings = content_settings(config, info)
     asleep = Lease(Storage(config.output.path))

@@ -12,9 +12,10 @@ from conf.schema import JobConfig
 from pipeline.cluster import Fit
 from pipeline.lease import LeaseLost
 from pipeline.ledger import Ledger
+from pipeline.output import Output
+from pipeline.publish import Counts, publish_shard, write_engine_stats
 from pipeline.resume import finished_record
 from pipeline.run_record import RunRecord, Status, TooManyErrors
-from pipeline.sink import Counts, publish_shard, write_engine_stats
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage
 from tests.pipeline.test_ledger import INFO, config
@@ -146,4 +147,4 @@ def test_shards_that_are_gone_are_a_status_of_their_own(storage: Storage) -> Non
         record.add_published("t", Counts(0, 0, 0, 0, 1, num_missing=1))
     assert (saved(storage)["status"], saved(storage)["counts"]["shards_missing"]) == ("shards_missing", 1)
     assert "retry_errors=transient" in saved(storage)["message"]
-    assert finished_record(storage, []) == saved(storage), "a rerun has nothing to do, and says the same"
+    assert finished_record(Output(storage), []) == saved(storage), "a rerun has nothing to do, and says the same"

@@ -12,12 +12,13 @@ from conf.schema import RetryConfig, RetryErrors
 from pipeline import second_chance
 from pipeline.ledger import Ledger
 from pipeline.plan import Contents, Shard
+from pipeline.publish import ERRORS, RESULTS, publish_shard
 from pipeline.readers.reader import unreadable
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.retrying import USUAL_PATIENCE, Exhausted
 from pipeline.second_chance import open_again, shards_to_retry
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import ERRORS, RESULTS, publish_shard, rows_table, save_index, stage_chunk
+from pipeline.staging import rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row
 from tests.shards import write_tar

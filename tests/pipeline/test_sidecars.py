@@ -10,13 +10,14 @@ import pytest
 from conf.errors import UserError
 from conf.schema import SourceConfig, SourceKind
 from jobs import cli
-from pipeline import generation
+from pipeline import incarnation
 from pipeline.exports import Existing, Exported, Form, Options, Published, SidecarOptions, export
 from pipeline.ledger import RUN_NAME, clear_output, save_plan
 from pipeline.plan import Sample
+from pipeline.publish import publish_shard
 from pipeline.readers import make_reader
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import publish_shard, rows_table, save_index, stage_chunk
+from pipeline.staging import rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from pipeline.text import is_utf8, original, storable
 from tests.shards import image_bytes
@@ -294,6 +295,6 @@ def test_an_output_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write to '/proc/nope': .* cannot be made"):
         Storage("/proc/nope").create("_state/lease", b"")
     put(tmp_path, "a.jpg")
-    below = generation.current(Storage(f"{tmp_path}/a.jpg"))
+    below = incarnation.current(Storage(f"{tmp_path}/a.jpg"))
     with pytest.raises(UserError, match="is below a file"):
         below.create("_state/lease", b"")

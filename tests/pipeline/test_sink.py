@@ -4,21 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import generation
+from pipeline import incarnation
 from pipeline.ledger import Ledger
 from pipeline.plan import ShardProblem
+from pipeline.publish import Counts, audit_chunk, publish_shard, read_counts, write_engine_stats
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import (
-    Counts,
-    audit_chunk,
-    chunk_name,
-    index_name,
-    publish_shard,
-    read_counts,
-    rows_table,
-    save_index,
-    write_engine_stats,
-)
+from pipeline.staging import chunk_name, index_name, rows_table, save_index
 from pipeline.storage import Storage
 from pipeline.tables import errors_schema, results_schema
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage
@@ -111,31 +102,31 @@ def test_strings_are_never_null_typed(storage: Storage) -> None:
 
 
 def test_a_run_whose_output_is_deleted_says_so(storage: Storage) -> None:
-    ours = generation.renew(storage)
+    ours = incarnation.renew(storage)
     stage(ours, index_of(1, 1), 0, [good_row(0)])
     storage.remove_folder("")
-    with pytest.raises(generation.Superseded, match="was deleted while this run wrote into it"):
+    with pytest.raises(incarnation.Superseded, match="was deleted while this run wrote into it"):
         write_engine_stats(ours, "a", [])
     assert storage.walk("") == []
 
 
 def test_workers_of_an_overwritten_run_write_nothing_into_the_next_one(storage: Storage) -> None:
     """They stage where nobody looks, and neither publish nor leave statistics, whatever they had read before."""
-    before = generation.renew(storage)
+    before = incarnation.renew(storage)
     index = index_of(2, 2)
     stage(before, index, 0, [good_row(0), {**good_row(1), "text": "old"}])
-    now = generation.renew(storage)
-    assert generation.current(storage).generation == now.generation != before.generation
-    with pytest.raises(generation.Superseded):
+    now = incarnation.renew(storage)
+    assert incarnation.current(storage).incarnation == now.incarnation != before.incarnation
+    with pytest.raises(incarnation.Superseded):
         publish_shard(before, "s")
-    with pytest.raises(generation.Superseded):
+    with pytest.raises(incarnation.Superseded):
         write_engine_stats(before, "a", [])
     assert publish_shard(now, "s").redo == (0,)
     stage(now, index, 0, [good_row(0), good_row(1)])
     stage(before, index, 0, [good_row(0), {**good_row(1), "text": "old"}])
     ledger = Ledger.from_storage(now, ["s"])
     assert ledger.complete == {"s"}
-    assert [path.partition("/")[0] for path in storage.walk("_staging")] == [now.generation] * 2
+    assert [path.partition("/")[0] for path in storage.walk("_staging")] == [now.incarnation] * 2
     assert publish_shard(now, "s").counts is not None
     assert storage.read_table("results/s.parquet")["text"].to_pylist() == ["text 0.0", "text 1.0"]
 

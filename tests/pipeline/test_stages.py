@@ -15,8 +15,8 @@ from pipeline.prompts import limit_of, make_prompts
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.shard_index import ShardIndex
-from pipeline.sink import load_index
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+from pipeline.staging import load_index
 from pipeline.storage import Storage
 from pipeline.text import original
 from tests.shards import image_bytes, sample_members, write_tar

@@ -13,9 +13,9 @@ from jobs import cli
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger, save_plan
 from pipeline.plan import Shard
+from pipeline.publish import publish_shard
 from pipeline.run_record import RunRecord
 from pipeline.settings import save_settings
-from pipeline.sink import publish_shard
 from pipeline.status import KILLED, RUNNING, next_step, read_status
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.bench.chaos import audit, make_corpus, ray_workers
-from pipeline.sink import publish_shard
+from pipeline.publish import publish_shard
 from pipeline.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage
 

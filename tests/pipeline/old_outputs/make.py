@@ -11,6 +11,7 @@ import os
 import sys
 import tarfile
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from PIL import Image
 
 from conf.schema import JobConfig
 from conf.vqa import VqaConfig
-from pipeline import generation
 from pipeline.questions import Questions
 from pipeline.readers import folder_shards, manifest
 from pipeline.storage import Storage
@@ -163,7 +163,7 @@ def _run(run: Callable[[], object]) -> None:
 
 def main() -> None:
     folder_shards.FILES_PER_SHARD = manifest.RECORDS_PER_SHARD = PIECE
-    generation.uuid.uuid4 = lambda: type("Id", (), {"hex": "0123456789"})
+    uuid.uuid4 = lambda: type("Id", (), {"hex": "0123456789"})
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve()
         _write_sources(root)

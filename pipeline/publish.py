@@ -1,4 +1,4 @@
-"""Staging, audit and publication: a chunk is committed as one file, a shard is published when all its chunks are there.
+"""Audit and publication: a shard is published when all its chunks are staged, each row of each of its samples once.
 
 Staged and published files are whole or absent, and the audit compares what is on storage with the shard's index, so a
 task that ran twice, or died half-way, cannot lose or double a row.
@@ -11,7 +11,6 @@ two a row is in one file or in both, never in neither. What was answered before 
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,19 +19,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conf.errors import UserError
-from pipeline import generation
-from pipeline.kept import Published, keep_answers
+from pipeline import incarnation
+from pipeline.kept import PublishedRows, keep_answers
 from pipeline.left_out import as_dicts, from_dicts
 from pipeline.plan import MISSING_SHARD, LeftOut, ShardProblem, sum_left_out
 from pipeline.shard_index import ShardIndex
-from pipeline.storage import Storage
+from pipeline.staging import chunk_name, load_index, mark_reopened, read_chunk, remove_staging, reopened_name
+from pipeline.storage import Storage, is_temporary
 from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
-from pipeline.tables import Passthrough, errors_schema, results_schema, staging_schema, to_table
+from pipeline.tables import Passthrough, errors_schema, results_schema, to_table
 
-RESULTS, ERRORS, ENGINE_STATS, STAGING = "results", "errors", "engine_stats", "_staging"
-REOPENED = "reopened"
-_CHUNK_NAME = re.compile(r"chunk-(\d{6})\.parquet")
+RESULTS, ERRORS, ENGINE_STATS = "results", "errors", "engine_stats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,11 @@ class Counts:
     num_shard_errors: int
     left_out: tuple[LeftOut, ...] = ()
     num_missing: int = 0
+
+    @property
+    def num_failed(self) -> int:
+        """Rows of the errors table."""
+        return self.num_errors + self.num_shard_errors
 
     def __add__(self, other: "Counts") -> "Counts":
         total: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _NUMBERS}
@@ -83,75 +85,19 @@ class Publication:
     left: str | None = None
 
 
-def staging(storage: Storage) -> str:
-    """The folder of what is staged in this generation of the output (pipeline.generation)."""
-    return f"{STAGING}/{storage.generation}" if storage.generation else STAGING
-
-
-def chunk_name(storage: Storage, shard_name: str, chunk_index: int) -> str:
-    return f"{staging(storage)}/{shard_name}/chunk-{chunk_index:06d}.parquet"
-
-
-def index_name(storage: Storage, shard_name: str) -> str:
-    return f"{staging(storage)}/{shard_name}/index.parquet"
-
-
-def reopened_name(storage: Storage, shard_name: str) -> str:
-    """The mark of a published shard that is being worked on again; what is staged then replaces what is published."""
-    return f"{staging(storage)}/{shard_name}/{REOPENED}"
-
-
 def published_name(folder: str, shard_name: str) -> str:
     return f"{folder}/{shard_name}.parquet"
 
 
-def staged_chunk_of(file_name: str) -> int | None:
-    """`chunk-000012.parquet` -> 12; None for any other file."""
-    match = _CHUNK_NAME.fullmatch(file_name)
-    return int(match.group(1)) if match else None
+def table_names(storage: Storage, folder: str) -> list[str]:
+    """What the tables in a folder are called, without their suffix, sorted; what killed writers left is none."""
+    names = storage.names(folder)
+    return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet") and not is_temporary(name)]
 
 
-def save_index(storage: Storage, shard_name: str, index: ShardIndex) -> None:
-    storage.write_table(index_name(storage, shard_name), index.to_table())
-
-
-def load_index(storage: Storage, shard_name: str) -> ShardIndex | None:
-    """The index saved when the shard was first listed; None if there is none or it cannot be read."""
-    try:
-        return ShardIndex.from_table(storage.read_table(index_name(storage, shard_name)))
-    except UserError:  # the storage cannot be used
-        raise
-    except (FileNotFoundError, pa.ArrowException, KeyError, ValueError):
-        return None
-
-
-def stage_chunk(storage: Storage, shard_name: str, chunk_index: int, rows: pa.Table) -> None:
-    """Commit one chunk. Committing it again replaces the file by an equivalent one."""
-    storage.write_table(chunk_name(storage, shard_name, chunk_index), rows)
-
-
-def mark_reopened(storage: Storage, shard_name: str) -> None:
-    storage.write(reopened_name(storage, shard_name), b"1")
-
-
-def open_shards(storage: Storage) -> set[str]:
-    """Names of the published shards that are open again."""
-    staged = storage.walk(staging(storage))
-    return {folder for folder, _, name in (path.rpartition("/") for path in staged) if name == REOPENED}
-
-
-def remove_staging(storage: Storage, shard_name: str, *, marked: bool = False) -> None:
-    """Drop everything staged of a shard. A mark goes first: without it the rest counts for nothing."""
-    if marked:
-        storage.remove([reopened_name(storage, shard_name)])
-    storage.remove_folder(f"{staging(storage)}/{shard_name}")
-
-
-def remove_other_generations(storage: Storage) -> None:
-    """Drop what workers of a run that was overwritten have staged since."""
-    if storage.generation:
-        strangers = (path for path in storage.walk(STAGING) if path.partition("/")[0] != storage.generation)
-        storage.remove(f"{STAGING}/{path}" for path in strangers)
+def published_shards(storage: Storage) -> set[str]:
+    """Names of the shards that are published, those that are open again among them."""
+    return set(table_names(storage, RESULTS))
 
 
 def publish_shard(storage: Storage, shard_name: str, passthrough: Passthrough = ()) -> Publication:
@@ -168,14 +114,7 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Passthrough = 
             return Publication(shard_name, read_counts(storage, shard_name))
         remove_staging(storage, shard_name, marked=again)  # without its index nothing staged can be audited
         return Publication(shard_name, None, redo=(0,))
-    chunks: list[pa.Table] = []
-    redo: list[int] = []
-    for chunk_index in range(index.num_chunks):
-        chunk = _read_chunk(storage, shard_name, chunk_index)
-        if chunk is None or audit_chunk(index, chunk_index, chunk):
-            redo.append(chunk_index)
-        else:
-            chunks.append(chunk)
+    chunks, redo = _audited_chunks(storage, shard_name, index)
     if redo:
         storage.remove(chunk_name(storage, shard_name, chunk_index) for chunk_index in redo)
         return Publication(shard_name, None, tuple(redo))
@@ -183,19 +122,11 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Passthrough = 
     if again:
         before = read_published(storage, shard_name)
         if (left := why_left(shard_name, before, index)) is not None:
-            generation.check(storage)
+            incarnation.check(storage)
             remove_staging(storage, shard_name, marked=True)
             return Publication(shard_name, read_counts(storage, shard_name), left=left)
         rows = keep_answers(rows, index, before)
-    rows = rows.sort_by([("row", "ascending"), ("prompt_index", "ascending")])
-    failed = pc.is_valid(rows["stage"])
-    results = rows.filter(pc.invert(failed)).select(results_schema(passthrough).names)
-    errors = pa.concat_tables(
-        [
-            _shard_errors(shard_name, index.problems, passthrough),
-            rows.filter(failed).select(errors_schema(passthrough).names),
-        ]
-    )
+    results, errors = _tables(shard_name, rows, index.problems, passthrough)
     counts = Counts(
         num_samples=len(index.samples),
         num_rows=rows.num_rows,
@@ -205,21 +136,47 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Passthrough = 
         left_out=index.left_out,
         num_missing=int(MISSING_SHARD in errors["error_type"].to_pylist()),
     )
-    metadata = {"deed.counts": counts.to_json()}
-    generation.check(storage)
+    incarnation.check(storage)
     files = [(ERRORS, errors), (RESULTS, results)]
     if again:
         mark_reopened(storage, shard_name)
         files.reverse()
     for folder, table in files:
+        metadata = {"deed.counts": counts.to_json()}
         storage.write_table(published_name(folder, shard_name), table.replace_schema_metadata(metadata))
     remove_staging(storage, shard_name, marked=again)
     return Publication(shard_name, counts)
 
 
+def _audited_chunks(storage: Storage, shard_name: str, index: ShardIndex) -> tuple[list[pa.Table], list[int]]:
+    """The staged chunks that are as they should be, and the numbers of the others."""
+    good: list[pa.Table] = []
+    redo: list[int] = []
+    for chunk_index in range(index.num_chunks):
+        chunk = read_chunk(storage, shard_name, chunk_index)
+        if chunk is None or audit_chunk(index, chunk_index, chunk):
+            redo.append(chunk_index)
+        else:
+            good.append(chunk)
+    return good, redo
+
+
+def _tables(
+    shard_name: str, rows: pa.Table, problems: Sequence[ShardProblem], passthrough: Passthrough
+) -> tuple[pa.Table, pa.Table]:
+    """Results and errors, in input order; errors of the whole shard come first."""
+    rows = rows.sort_by([("row", "ascending"), ("prompt_index", "ascending")])
+    failed = pc.is_valid(rows["stage"])
+    errors = rows.filter(failed).select(errors_schema(passthrough).names)
+    return (
+        rows.filter(pc.invert(failed)).select(results_schema(passthrough).names),
+        pa.concat_tables([_shard_errors(shard_name, problems, passthrough), errors]),
+    )
+
+
 def write_engine_stats(storage: Storage, name: str, windows: Sequence[dict[str, object]]) -> None:
     """Replace or create a file of statistics. Superseded if the output was begun anew."""
-    generation.check(storage)
+    incarnation.check(storage)
     storage.write_table(
         f"{ENGINE_STATS}/{name}.parquet", pa.Table.from_pylist(list(windows), schema=ENGINE_STATS_SCHEMA)
     )
@@ -246,13 +203,13 @@ def audit_chunk(index: ShardIndex, chunk_index: int, chunk: pa.Table) -> list[st
     return problems
 
 
-def read_published(storage: Storage, shard_name: str) -> Published:
+def read_published(storage: Storage, shard_name: str) -> PublishedRows:
     """The rows of a shard as it is published."""
-    errors = storage.read_table(published_name(ERRORS, shard_name))
-    return Published(storage.read_table(published_name(RESULTS, shard_name)), errors.filter(pc.is_valid(errors["key"])))
+    results, errors = (storage.read_table(published_name(folder, shard_name)) for folder in (RESULTS, ERRORS))
+    return PublishedRows(results, errors.filter(pc.is_valid(errors["key"])))
 
 
-def why_left(shard_name: str, before: Published, index: ShardIndex) -> str | None:
+def why_left(shard_name: str, before: PublishedRows, index: ShardIndex) -> str | None:
     """Why a published shard must stay as it is, in one sentence; None if a new listing names all that is published."""
     gone = before.gone(index)
     if not gone:
@@ -276,13 +233,6 @@ def read_counts(storage: Storage, shard_name: str) -> Counts:
     return Counts.from_json(metadata[b"deed.counts"])
 
 
-def _read_chunk(storage: Storage, shard_name: str, chunk_index: int) -> pa.Table | None:
-    try:
-        return storage.read_table(chunk_name(storage, shard_name, chunk_index))
-    except (FileNotFoundError, pa.ArrowException):
-        return None
-
-
 def _shard_errors(shard_name: str, problems: Sequence[ShardProblem], passthrough: Passthrough) -> pa.Table:
     schema = errors_schema(passthrough)
     rows = [
@@ -297,8 +247,3 @@ def _shard_errors(shard_name: str, problems: Sequence[ShardProblem], passthrough
         for problem in problems
     ]
     return to_table(rows, schema)
-
-
-def rows_table(rows: Sequence[dict[str, Any]], passthrough: Passthrough = ()) -> pa.Table:
-    """Result and error rows of one chunk -> its staged table; what a row does not have is null."""
-    return to_table(rows, staging_schema(passthrough))
