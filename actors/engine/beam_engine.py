@@ -5,19 +5,19 @@ early exits have no exact meaning here: all beams run all layers. Samples come a
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 import torch
 
+from actors.engine.admission import Admission
 from actors.engine.beam_runner import BeamRunner, sample_bytes
 from actors.engine.beam_search import BeamRules, Beams, advance, log_probabilities
 from actors.engine.kv_cache import fitting_slots
 from actors.engine.limits import check_request
 from actors.engine.processors import Past, Processors
-from actors.engine.request import Completion, FinishReason, Request, Sequence
-from actors.engine.slots import SlotAllocator
-from actors.engine.stats import EngineStats, Window
+from actors.engine.request import ActiveSequence, Completion, FinishReason, Request
+from actors.engine.stats import EngineStats, Meter, split_encoding
+from actors.engine.visit import index_tensor
 from actors.model.model import MultiExitModel
 from actors.model.weights import with_weights
 from conf.resolve import resolve
@@ -32,7 +32,6 @@ class BeamEngine:
     ) -> None:
         generation, own = config.generation, model.config
         self.model = model = with_weights(model, config.weights)
-        self._generation, self._clock = generation, clock
         self._max_prefix = resolve(own, config).max_prefix
         num_positions = 1 + self._max_prefix + generation.max_new_tokens  # inputs, the last token said among them
         num_slots = fitting_slots(
@@ -44,90 +43,95 @@ class BeamEngine:
         self.beams = Beams.allocate(num_slots, generation.num_beams, num_positions, self.runner.device)
         self.rules = BeamRules(own.eos_id, generation.length_penalty, generation.early_stopping)
         self.processors = Processors.resolve(own, generation, self.runner.device)
-        self.slots = SlotAllocator(num_slots)
+        self.meter = Meter(clock, 1)
+        self._admission = Admission(
+            num_slots, clock,
+            num_segments=1, max_new_tokens=generation.max_new_tokens, start_id=own.start_id,
+            prefix_ids=generation.prefix_ids,
+        )  # fmt: skip
+        self.slots = self._admission.slots
         self._encode_batch = config.tuning.encode_batch
-        self._waiting: deque[Sequence] = deque()
-        self._running: dict[int, Sequence] = {}  # by slot
-        self._window = Window(clock(), 1)
-        self._num_tokens = 0
+        self._running: dict[int, ActiveSequence] = {}  # by slot
 
     def add(self, request: Request) -> None:
         """Queue a request; ValueError when the model cannot take it."""
         check_request(request, self.model.config, self._max_prefix)
-        prefix_ids = self._generation.prefix_ids if request.prefix_ids is None else request.prefix_ids
-        limit = min(self._generation.max_new_tokens, request.max_new_tokens or self._generation.max_new_tokens)
-        given_ids = (self.model.config.start_id, *prefix_ids)
-        self._waiting.append(Sequence(request, self._clock(), [0], limit, given_ids))
+        self._admission.add(request)
 
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._admission.num_waiting or self._running)
 
     def step(self) -> list[Completion]:
         """Encode newcomers, or one step of every sample; return the requests that finished in it."""
         assert self.has_work(), "nothing to run"
-        start_s = self._clock()
-        self._window.num_steps += 1
-        self._window.occupied += len(self._running) / self.slots.num_slots
-        ready = min(self.slots.num_free, len(self._waiting), self._encode_batch)
-        finished = self._encode(ready, start_s) if ready and self._worth_encoding(ready) else self._decode(start_s)
+        finished: list[ActiveSequence] = []
+        with self.meter.busy:
+            self.meter.begin_step(self.slots.share_held)
+            ready = min(self.slots.num_free, self._admission.num_waiting, self._encode_batch)
+            if encodes := ready > 0 and self._worth_encoding(ready):
+                rows = self._encode(ready)
+            else:
+                rows = [self._running[slot] for slot in sorted(self._running)]
+                finished = self._decode(rows)
+        self.meter.charge(rows, [self.runner.num_beams] * len(rows), None if encodes else 0)
         if not self.has_work():
             self.slots.check_integrity(set())
-        return finished
+        return [sequence.completion(self.meter.busy.end_s) for sequence in finished]
 
     def _worth_encoding(self, ready: int) -> bool:
-        """A full encoder batch, all that are waiting, or slots that have nothing else to do."""
+        """Return whether that is a full encoder batch, all that wait, or for slots that have nothing else to do."""
         most = min(self._encode_batch, max(1, self.slots.num_slots // 3))
-        return not self._running or ready >= min(most, len(self._waiting))
+        return not self._running or ready >= min(most, self._admission.num_waiting)
 
-    def _encode(self, count: int, start_s: float) -> list[Completion]:
-        admitted = [self._waiting.popleft() for _ in range(count)]
-        slots = [self.slots.allocate() for _ in admitted]
-        for sequence, slot in zip(admitted, slots, strict=True):
-            sequence.slot, sequence.admitted_s = slot, start_s
-            self.beams.reset(slot, sequence.given_ids)
-            self._running[slot] = sequence
-        self.runner.encode([s.request for s in admitted], torch.tensor(slots, device=self.runner.device))
-        self._synchronize()
-        now_s = self._clock()
-        self._window.encode_s += now_s - start_s
+    def _encode(self, count: int) -> list[ActiveSequence]:
+        admitted = list(self._admission.admit(count))
         for sequence in admitted:
-            sequence.encoded_s = now_s
-            sequence.encode_s += (now_s - start_s) / count
-            sequence.device_s += (now_s - start_s) / count
-        return []
+            sequence.position = 0  # what is given is read one by one
+            self.beams.reset(sequence.slot, sequence.given_ids)
+            self._running[sequence.slot] = sequence
+        with self.meter.encode:
+            slots_B = index_tensor([sequence.slot for sequence in admitted], self.runner.device)
+            self.runner.encode([sequence.request for sequence in admitted], slots_B)
+            self._synchronize()
+        split_encoding(admitted, self.meter.encode.last_s)
+        for sequence in admitted:
+            sequence.encoded_s = self.meter.encode.end_s
+        return admitted
 
     @torch.inference_mode()
-    def _decode(self, start_s: float) -> list[Completion]:
-        slots = sorted(self._running)
-        rows = [self._running[slot] for slot in slots]
-        run_s = self._clock()
-        position_B = self._index([sequence.position for sequence in rows])
-        before = self.beams.take(self._index(slots))
-        input_BK = before.alive_BKT.gather(2, position_B[:, None, None].expand(*before.alive_score_BK.shape, 1))[..., 0]
-        num_keys = 1 + max(sequence.position for sequence in rows)
-        logits_BKV = self.runner.step(slots, input_BK, position_B, before.row_BKT, num_keys)
-        self._synchronize()
-        gate_s = self._clock()
+    def _decode(self, rows: list[ActiveSequence]) -> list[ActiveSequence]:
+        slots, device = [sequence.slot for sequence in rows], self.runner.device
+        with self.meter.decode:
+            position_B = index_tensor([sequence.position for sequence in rows], device)
+            before = self.beams.take(index_tensor(slots, device))
+            place_BK1 = position_B[:, None, None].expand(*before.alive_score_BK.shape, 1)
+            input_BK = before.alive_BKT.gather(2, place_BK1)[..., 0]
+            num_keys = 1 + max(sequence.position for sequence in rows)
+            logits_BKV = self.runner.step(slots, input_BK, position_B, before.row_BKT, num_keys)
+            self._synchronize()
         choosing = [i for i, sequence in enumerate(rows) if sequence.position >= sequence.first_position]
-        over = self._choose([rows[i] for i in choosing], logits_BKV[self._index(choosing)]) if choosing else []
-        decided_s = self._clock()
-        ended = [rows[i] for i, is_over in zip(choosing, over, strict=True) if is_over]
+        with self.meter.gate:
+            over = (
+                self._choose([rows[i] for i in choosing], logits_BKV[index_tensor(choosing, device)])
+                if choosing
+                else []
+            )
         for i in choosing:
             if rows[i].step == 0:
-                rows[i].first_token_s = decided_s
+                rows[i].first_token_s = self.meter.gate.end_s
         for sequence in rows:
             sequence.position += 1
-        completions = [self._finish(sequence) for sequence in ended]
-        end_s = self._clock()
-        self._count(rows, start_s, run_s, gate_s, decided_s, end_s)
-        return [completion.completion(end_s) for completion in completions]
+        return [self._finish(rows[i]) for i, is_over in zip(choosing, over, strict=True) if is_over]
 
-    def _choose(self, rows: list[Sequence], logits_BKV: torch.Tensor) -> list[bool]:
+    def _choose(self, rows: list[ActiveSequence], logits_BKV: torch.Tensor) -> list[bool]:
         """Move the beams of the samples on by one token; return which samples are finished."""
-        slots_B = self._index([sequence.slot or 0 for sequence in rows])
-        length_B = self._index([sequence.position + 1 for sequence in rows])
-        given_B = self._index([len(sequence.given_ids) for sequence in rows])
-        most_B = self._index([len(sequence.given_ids) + sequence.limit for sequence in rows])
+        facts = [
+            [sequence.slot for sequence in rows],
+            [sequence.position + 1 for sequence in rows],
+            [len(sequence.given_ids) for sequence in rows],
+            [len(sequence.given_ids) + sequence.limit for sequence in rows],
+        ]
+        slots_B, length_B, given_B, most_B = index_tensor(facts, self.runner.device)
         before = self.beams.take(slots_B)
         log_NV = log_probabilities(logits_BKV.flatten(0, 1))
         num_beams = logits_BKV.shape[1]
@@ -143,10 +147,9 @@ class BeamEngine:
         self.beams.put(slots_B, after)
         return [bool(is_over) for is_over in over_B.tolist()]  # sync: one per step
 
-    def _finish(self, sequence: Sequence) -> Sequence:
+    def _finish(self, sequence: ActiveSequence) -> ActiveSequence:
         """Fill in the best hypothesis and free the slot."""
         slot, num_given = sequence.slot, len(sequence.given_ids)
-        assert slot is not None
         length = int(self.beams.done_length_BK[slot, 0])
         assert length > num_given, "beam search ended without a hypothesis"
         said = self.beams.done_BKT[slot, 0, num_given:length].tolist()
@@ -159,30 +162,11 @@ class BeamEngine:
         if ended and forced:  # as greedy search says it: cut, and no step for the end token
             sequence.exit_layers.pop()
             sequence.confidences.pop()
+        self.meter.stats.num_completed += 1
+        self.meter.stats.num_tokens += len(sequence.exit_layers)
         del self._running[slot]
         self.slots.release(slot)
         return sequence
-
-    def _count(
-        self, rows: list[Sequence], start_s: float, run_s: float, gate_s: float, decided_s: float, end_s: float
-    ) -> None:
-        window, num_rows = self._window, len(rows) * self.runner.num_beams
-        window.decode_s += gate_s - run_s
-        window.gate_s += decided_s - gate_s
-        window.host_s += (run_s - start_s) + (end_s - decided_s)
-        window.visits[0] += 1
-        window.rows[0] += len(rows)
-        window.positions[0] += num_rows
-        window.places[0] += num_rows
-        window.seconds[0] += end_s - start_s
-        for sequence in rows:
-            sequence.device_s += (end_s - start_s) / len(rows)
-            if sequence.finish_reason is not None:
-                window.num_completed += 1
-                self._num_tokens += len(sequence.exit_layers)
-
-    def _index(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self.runner.device, non_blocking=True)
 
     def _synchronize(self) -> None:
         if self.runner.device.type == "cuda":
@@ -190,12 +174,4 @@ class BeamEngine:
 
     def take_stats(self) -> EngineStats:
         """Return the counters since the last call and start new ones; positions are those of all beams."""
-        window, now_s, tokens = self._window, self._clock(), self._num_tokens
-        self._window, self._num_tokens = Window(now_s, 1), 0
-        return window.stats(
-            now_s,
-            num_tokens=tokens,
-            kv_cache_bytes=self.runner.capacity_bytes + self.beams.num_bytes,
-            num_slots=self.slots.num_slots,
-            exit_layers=(self.model.config.decoder.num_layers,),
-        )
+        return self.meter.take(self.runner.capacity_bytes + self.beams.num_bytes)

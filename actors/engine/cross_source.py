@@ -49,12 +49,12 @@ class CrossSource:
             self._learning = True
 
     def absorbed(self, batch: Batch) -> bool:
-        """Whether the visit reads encoder states; otherwise K/V of all its sequences must be there."""
+        """Return whether the visit reads encoder states; otherwise K/V of all its sequences must be there."""
         if not self._absorbs_first:
             return False
         if batch.segment == 0 or not self._projects_deep or not self._learning:
             return True
         segment = batch.segment
-        self._positions[segment] += batch.num_positions
+        self._positions[segment] += sum(batch.weights)
         self._sequences[segment] += sum(sequence.computed[segment] == 0 for sequence in batch.sequences)
         return self._positions[segment] < self._pays_from * self._sequences[segment]

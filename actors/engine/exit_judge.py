@@ -11,8 +11,10 @@ from torch import Tensor
 
 from actors.engine.exit_policy import SHORTLIST_SIZE, Shortlist, needs_tokens, saturation, score
 from actors.engine.processors import Past, Processors
-from actors.engine.request import Sequence as Running
+from actors.engine.request import ActiveSequence
 from actors.engine.scheduler import Batch, Decision
+from actors.engine.stats import Meter
+from actors.engine.visit import index_tensor
 from actors.model.model import MultiExitModel
 from conf.schema import Gate
 
@@ -26,21 +28,13 @@ class ExitStates:
 
     h_BD: Tensor
     before_BD: Tensor
-    num_places: int = 0  # of attention in the visit, padding included
-
-
-@dataclass(slots=True)
-class Audit:
-    """Tokens that shortlists chose and that left, and how many of them the whole vocabulary would have chosen."""
-
-    num_tokens: int = 0
-    num_same: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a gate said of every row; no tokens where it did not need them."""
 
+    states: ExitStates
     confidences: list[float]
     token_ids: list[int] | None
     shortlisted: bool = False  # tokens were chosen among candidates alone
@@ -54,14 +48,14 @@ class ExitJudge:
 
     def __init__(
         self, model: MultiExitModel, *, exit_layers: tuple[int, ...], gate: Gate, num_slots: int,
-        processors: Processors, token_ST: Tensor, checks_drafts: bool = False,
+        processors: Processors, token_ST: Tensor, checks_drafts: bool, meter: Meter,
     ) -> None:  # fmt: skip
         self.model, self.decoder = model, model.decoder
         self.exit_layers, self.gate, self.processors = exit_layers, gate, processors
         self.checks_drafts = checks_drafts
         self.token_ST = token_ST  # decoder inputs by slot and position
         self.device = model.decoder.embedding.weight.device
-        self._audit, self._num_shortlisted = Audit(), 0
+        self._meter, self._num_shortlisted = meter, 0
         self.shortlists: Shortlist | None = None  # one per slot
         if gate is Gate.SHORTLIST:
             size = min(SHORTLIST_SIZE, model.config.decoder.vocab_size)
@@ -70,14 +64,14 @@ class ExitJudge:
 
     @torch.inference_mode()
     def judge(self, batch: Batch, states: ExitStates) -> Verdict:
-        """How sure the exit of the batch's segment is of every current token, and which token it is, where known."""
+        """Return how sure the exit of the segment is of every current token, and which token it is, where known."""
         last = batch.segment == len(self.exit_layers) - 1
         if last and self.checks_drafts:
-            return self._full_depth(batch, states.h_BD)
+            return self._full_depth(batch, states)
         if self.gate is Gate.CLASSIFIER:
-            return Verdict(self._learned(batch.segment, states.h_BD, last).tolist(), None)
+            return Verdict(states, self._learned(batch.segment, states.h_BD, last).tolist(), None)
         if not needs_tokens(self.gate):
-            return Verdict(saturation(states.h_BD, states.before_BD).tolist(), None)
+            return Verdict(states, saturation(states.h_BD, states.before_BD).tolist(), None)
         narrow = self._shortlists(batch) if batch.segment > 0 and not last else None
         if narrow is not None and self.processors.idle:
             logits_BK = self.decoder.exit_logits_of(self.exit_layers[batch.segment], states.h_BD, narrow.ids_BK)
@@ -91,71 +85,68 @@ class ExitJudge:
             if batch.segment == 0 and not last:
                 self._keep_shortlists(batch, logits_BV)
         # sync: tokens and confidences to host
-        return Verdict(confidence_B.tolist(), token_B.tolist(), shortlisted=narrow is not None)
+        return Verdict(states, confidence_B.tolist(), token_B.tolist(), shortlisted=narrow is not None)
 
     @torch.inference_mode()
-    def emit(self, batch: Batch, states: ExitStates, verdict: Verdict, leaves: list[bool]) -> Decision:
-        """The tokens of the rows that leave; the head runs now, for them alone, where the gate did without it."""
+    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
+        """Return the tokens of the rows that leave; where the gate did without the head it runs now, for them alone."""
         if verdict.token_ids is not None:
             if verdict.shortlisted and any(leaves):
-                self._check_shortlists(batch, states, verdict.token_ids, leaves)
+                self._check_shortlists(batch, verdict.states, verdict.token_ids, leaves)
             return Decision(verdict.token_ids, verdict.confidences)
         token_ids = [0] * len(leaves)
-        for row, token_id in self._tokens(batch, states, leaves):
+        for row, token_id in self._tokens(batch, verdict.states, leaves):
             token_ids[row] = token_id
         return Decision(token_ids, verdict.confidences)
 
     def _tokens(self, batch: Batch, states: ExitStates, leaves: list[bool]) -> list[tuple[int, int]]:
-        """(row, token) of the rows that leave, chosen among the whole vocabulary."""
+        """Return (row, token) of the rows that leave, chosen among the whole vocabulary."""
         leaving = [row for row, leave in enumerate(leaves) if leave]
         if not leaving:
             return []
-        logits_BV = self._logits(batch, states.h_BD[self._index(leaving)], [batch.sequences[i] for i in leaving])
+        logits_BV = self._logits(
+            batch, states.h_BD[index_tensor(leaving, self.device)], [batch.sequences[i] for i in leaving]
+        )
         return list(zip(leaving, logits_BV.argmax(-1).tolist(), strict=True))
 
     def _check_shortlists(self, batch: Batch, states: ExitStates, token_ids: list[int], leaves: list[bool]) -> None:
-        """Now and then, for the statistics; the tokens stay what they are."""
+        """Audit some of them, for the statistics; the tokens stay what they are."""
         due = self._num_shortlisted % AUDIT_EVERY == 0
         self._num_shortlisted += 1
         if due:
             for row, token_id in self._tokens(batch, states, leaves):
-                self._audit.num_tokens += 1
-                self._audit.num_same += token_id == token_ids[row]
+                self._meter.stats.num_audited += 1
+                self._meter.stats.num_audited_same += token_id == token_ids[row]
 
-    def take_audit(self) -> Audit:
-        """Return the counts since the last call and start new ones."""
-        audit, self._audit = self._audit, Audit()
-        return audit
-
-    def _full_depth(self, batch: Batch, h_BD: Tensor) -> Verdict:
-        """Tokens of all pending positions, each after its own history."""
-        logits_BV = self.decoder.exit_logits(self.exit_layers[-1], h_BD)
+    def _full_depth(self, batch: Batch, states: ExitStates) -> Verdict:
+        """Say the tokens of all pending positions, each after its own history."""
+        logits_BV = self.decoder.exit_logits(self.exit_layers[-1], states.h_BD)
         if not self.processors.idle:
             rows = [(s, position) for s in batch.sequences for position in s.pending(batch.segment)]
             self.processors.apply(logits_BV, self._past([s for s, _ in rows], [position for _, position in rows]))
         token_B, confidence_B = score(logits_BV, Gate.SOFTMAX_MAX)
-        return Verdict(confidence_B.tolist(), token_B.tolist())
+        return Verdict(states, confidence_B.tolist(), token_B.tolist())
 
     def _learned(self, segment: int, h_BD: Tensor, last: bool) -> Tensor:
-        """The learned gate's confidence [B]; full depth has none and needs none."""
+        """Return the learned gate's confidence [B]; full depth has none and needs none."""
         if last:  # but what is not finite must show
             return torch.where(h_BD.isfinite().all(-1), 1.0, float("nan"))
         return self.decoder.gate_logit(self.exit_layers[segment], h_BD).float().sigmoid()
 
-    def _logits(self, batch: Batch, h_BD: Tensor, sequences: Sequence[Running]) -> Tensor:
+    def _logits(self, batch: Batch, h_BD: Tensor, sequences: Sequence[ActiveSequence]) -> Tensor:
         logits_BV = self.decoder.exit_logits(self.exit_layers[batch.segment], h_BD)
         if not self.processors.idle:
             self.processors.apply(logits_BV, self._past(sequences, [sequence.position for sequence in sequences]))
         return logits_BV
 
-    def _past(self, sequences: Sequence[Running], positions: list[int]) -> Past:
-        """What every row had read when it was at its position."""
+    def _past(self, sequences: Sequence[ActiveSequence], positions: list[int]) -> Past:
+        """Return what every row had read when it was at its position."""
         facts = [
-            [sequence.slot or 0 for sequence in sequences],
+            [sequence.slot for sequence in sequences],
             [position + 1 for position in positions],
             [len(sequence.given_ids) for sequence in sequences],
         ]
-        slot_B, length_B, given_B = torch.tensor(facts, dtype=torch.int64).to(self.device, non_blocking=True)
+        slot_B, length_B, given_B = index_tensor(facts, self.device)
         return Past(self.token_ST[slot_B, : max(facts[1])], length_B, given_B)
 
     def _shortlists(self, batch: Batch) -> Shortlist | None:
@@ -170,7 +161,4 @@ class ExitJudge:
             self.shortlists.ids_BK[slots], self.shortlists.rest_B[slots] = taken.ids_BK, taken.rest_B
 
     def _slots(self, batch: Batch) -> Tensor:
-        return self._index([sequence.slot for sequence in batch.sequences if sequence.slot is not None])
-
-    def _index(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
+        return index_tensor([sequence.slot for sequence in batch.sequences], self.device)

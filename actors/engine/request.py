@@ -49,11 +49,11 @@ class Completion:
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
-    """A request that holds, or will hold, a slot.
+class ActiveSequence:
+    """A request that holds a slot.
 
-    `computed[j]` is the number of leading positions that have run segment j: the staircase of DESIGN section 5, which
-    never rises from one segment to the next deeper one,
+    `computed[j]` is the number of leading positions that have run segment j: a staircase, which never rises from one
+    segment to the next deeper one,
 
         computed[0] >= computed[1] >= ... >= computed[last],
 
@@ -61,12 +61,10 @@ class Sequence:
     """
 
     request: Request
-    enqueued_s: float
+    slot: int
     computed: list[int]
     limit: int  # decoding steps allowed
     given_ids: tuple[int, ...] = (0,)  # decoder inputs before the first step: the start token and a prefix
-    slot: int | None = None
-    segment: int = 0  # that the current token runs next
     position: int = 0  # of the current token; the first step's is that of the last given one
     input_id: int = 0  # the current token
     num_context: int = 0  # encoder positions, padding of its encoder batch included
@@ -76,6 +74,7 @@ class Sequence:
     exit_layers: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    enqueued_s: float = 0.0
     admitted_s: float = 0.0
     encoded_s: float = 0.0
     first_token_s: float = 0.0
@@ -84,21 +83,21 @@ class Sequence:
 
     @property
     def first_position(self) -> int:
-        """Of the first step: the position of the last input that was given."""
+        """Return the position of the first step, that of the last input that was given."""
         return len(self.given_ids) - 1
 
     @property
     def step(self) -> int:
-        """Decoding steps done, which is the number of the current one."""
+        """Return how many decoding steps are done, which is the number of the current one."""
         return self.position - self.first_position
 
     def pending(self, segment: int) -> range:
-        """Positions that a visit to `segment` computes, the current one last."""
+        """Return the positions that a visit to `segment` computes, the current one last."""
         return range(self.computed[segment], self.position + 1)
 
     @property
     def pending_inputs(self) -> tuple[int, ...]:
-        """The inputs at the positions that the first segment has not run."""
+        """Return the inputs at the positions that the first segment has not run."""
         return self.given_ids if self.computed[0] == 0 else (self.input_id,)
 
     def completion(self, finished_s: float) -> Completion:

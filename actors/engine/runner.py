@@ -15,11 +15,12 @@ from actors.engine.encoding import encode_requests
 from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.scheduler import Batch, EncodeBatch
-from actors.engine.visit import Part, Visit, plan_visit
+from actors.engine.visit import Part, Visit, index_tensor, plan_visit
 from actors.model.blocks import DecoderLayer, additive, attend, attend_shared
 from actors.model.linear import filled_rows, is_packed
 from actors.model.model import MultiExitModel
-from conf.schema import CrossAttention, KvPolicy
+from conf.resolve import Resolved
+from conf.schema import KvPolicy
 
 CONTEXT_MULTIPLE = 8  # encoder positions are read in multiples of it, which products are quicker at
 
@@ -48,27 +49,16 @@ def _absorbed_attention(layer: DecoderLayer, q_NHE: Tensor, source: _Source) -> 
 class Runner:
     """Holds the model and the slot caches; knows nothing of queues."""
 
-    def __init__(
-        self,
-        model: MultiExitModel,
-        *,
-        exit_layers: tuple[int, ...],
-        kv: KvPolicy,
-        cross: CrossAttention,
-        num_slots: int,
-        max_new_tokens: int,
-        max_prefix: int = 0,
-        checks_drafts: bool = False,
-        keeps_tokens: bool = False,
-    ) -> None:
+    def __init__(self, model: MultiExitModel, resolved: Resolved, num_slots: int, *, keeps_tokens: bool) -> None:
+        settings, exit_layers, limit = resolved.settings, resolved.exit_layers, resolved.max_new_tokens
         self.model, self.decoder = model, model.decoder
         self.layers = [layer for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
-        self.exit_layers, self.kv = exit_layers, kv
-        self.checks_drafts = checks_drafts  # full depth says the tokens of all pending positions
+        self.exit_layers, self.kv = exit_layers, settings.kv
+        self.checks_drafts = settings.lossless  # full depth says the tokens of all pending positions
         self._fill = filled_rows if is_packed(self.layers[0].qkv) else int
         self.segments = tuple(itertools.pairwise((0, *exit_layers)))
-        self.cross = CrossSource(cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=max_new_tokens)
-        self.max_positions = max_prefix + max_new_tokens
+        self.cross = CrossSource(settings.tuning.cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=limit)
+        self.max_positions = resolved.max_prefix + limit
         self.keeps_tokens = keeps_tokens  # somebody reads cache.token_ST
         embedding = model.decoder.embedding.weight
         self.device, self.dtype = embedding.device, embedding.dtype
@@ -90,14 +80,11 @@ class Runner:
             bias_1HTT = torch.zeros(1, 1, *hidden_TT.shape, dtype=self.dtype, device=self.device)
         return bias_1HTT[0].masked_fill(hidden_TT, float("-inf"))
 
-    def _index(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
-
     @torch.inference_mode()
     def encode(self, batch: EncodeBatch) -> None:
         """Write the encoder states of the batch into its slots."""
         states_BCD, mask_BC = encode_requests(self.model, [sequence.request for sequence in batch.sequences])
-        slots = self._index([sequence.slot for sequence in batch.sequences if sequence.slot is not None])
+        slots = index_tensor([sequence.slot for sequence in batch.sequences], self.device)
         width, most = states_BCD.shape[1], self.cache.context_SCD.shape[1]
         self.cache.context_SCD[slots, :width] = states_BCD
         self.cache.context_bias_SC[slots] = float("-inf")
@@ -120,7 +107,6 @@ class Runner:
         first_layer, end_layer = self.segments[batch.segment]
         last_segment = batch.segment == len(self.segments) - 1
         visit = self._plan(batch)
-        num_places = visit.num_places
         hidden_SD = self.cache.hidden_STD.flatten(0, 1)
         if batch.segment == 0:
             token_N = self._inputs(batch, visit)
@@ -140,14 +126,14 @@ class Runner:
                 h_ND, visit = h_ND[visit.last_N], self._plan(batch, current_only=True)
                 sources, q_NHE = self._sources(visit, absorbed), self.layers[index].self_q(h_ND)
                 out_ND = self._attend_and_mix(index, h_ND, q_NHE, visit, sources)
-                return ExitStates(out_ND[: visit.num_rows], h_ND[: visit.num_rows], num_places)
+                return ExitStates(out_ND[: visit.num_rows], h_ND[: visit.num_rows])
             h_ND = self._layer(index, h_ND, visit, sources)
         if not last_segment:
             hidden_SD.index_copy_(0, visit.flat_N[: visit.num_rows], h_ND[: visit.num_rows])
         if visit.last_N is None or (last_segment and self.checks_drafts):
-            return ExitStates(h_ND[: visit.num_rows], before_ND[: visit.num_rows], num_places)
+            return ExitStates(h_ND[: visit.num_rows], before_ND[: visit.num_rows])
         last_B = visit.last_N[: visit.num_sequences]
-        return ExitStates(h_ND[last_B], before_ND[last_B], num_places)
+        return ExitStates(h_ND[last_B], before_ND[last_B])
 
     def _inputs(self, batch: Batch, visit: Visit) -> Tensor:
         """Decoder inputs [N] of a visit to the first segment: one each, but for sequences that begin with a prefix."""
@@ -156,7 +142,7 @@ class Runner:
         else:
             given = (sequence.pending_inputs for sequence in batch.sequences)
             token_ids = list(itertools.chain.from_iterable(given))
-        token_N = self._index(token_ids + token_ids[-1:] * (len(visit.flat_N) - visit.num_rows))
+        token_N = index_tensor(token_ids + token_ids[-1:] * (len(visit.flat_N) - visit.num_rows), self.device)
         if self.keeps_tokens:
             real = slice(visit.num_rows)
             self.cache.token_ST.view(-1).index_copy_(0, visit.flat_N[real], token_N[real])
@@ -226,7 +212,7 @@ class Runner:
         newcomers = [sequence for sequence in batch.sequences if not sequence.cross_built >> batch.segment & 1]
         if not newcomers:
             return
-        slots = self._index([sequence.slot for sequence in newcomers if sequence.slot is not None])
+        slots = index_tensor([sequence.slot for sequence in newcomers], self.device)
         width = max(sequence.num_context for sequence in newcomers)
         context_BCD = self.cache.context_SCD[slots, :width]
         for index in range(first_layer, end_layer):
@@ -239,14 +225,16 @@ class Runner:
 
     @torch.inference_mode()
     def fill_skipped(self, batch: Batch, h_BD: Tensor, leaves: list[bool]) -> None:
-        """`project` and `copy`: give the layers that leaving rows skipped something to attend to.
+        """Give the layers that leaving rows skipped something to attend to, unless `jit` does without.
 
         project: each skipped layer projects the exit's hidden state (CALM's state propagation, arXiv 2207.07061).
         copy: K and V of the last layer that ran, repeated.
         """
+        if self.kv is KvPolicy.JIT or batch.segment == len(self.segments) - 1 or not any(leaves):
+            return
         leaving = [sequence for sequence, leave in zip(batch.sequences, leaves, strict=True) if leave]
-        chosen = self._index([row for row, leave in enumerate(leaves) if leave])
-        flat_N = self._index([(s.slot or 0) * self.max_positions + s.position for s in leaving])
+        chosen = index_tensor([row for row, leave in enumerate(leaves) if leave], self.device)
+        flat_N = index_tensor([s.slot * self.max_positions + s.position for s in leaving], self.device)
         exit_layer = self.exit_layers[batch.segment]
         kv_LN2I = self.cache.self_kv_LST2I.flatten(1, 2)
         for index in range(exit_layer, self.exit_layers[-1]):

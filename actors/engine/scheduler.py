@@ -8,24 +8,32 @@ drafted enough, goes on to full depth, which says the tokens of all its pending 
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
+from actors.engine.admission import Admission
 from actors.engine.costs import VisitCost, costs_by_layers
 from actors.engine.loops import LoopRule
 from actors.engine.policy import QueuePolicy
-from actors.engine.request import FinishReason, Request, Sequence
-from actors.engine.slots import SlotAllocator
-from conf.resolve import Decay, threshold_at
-from conf.schema import Schedule
+from actors.engine.request import ActiveSequence, FinishReason, Request
+from actors.engine.stats import Meter
+from conf.model import ModelConfig
+from conf.resolve import Decay, Resolved, threshold_at
+from conf.schema import KvPolicy, Schedule
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeBatch:
     """Newly admitted sequences, to be encoded together."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[ActiveSequence, ...]
+    segment: None = None  # it runs none
+
+    @property
+    def weights(self) -> list[int]:
+        """Return what part each sequence has in the batch: all the same."""
+        return [1] * len(self.sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +41,12 @@ class Batch:
     """Sequences whose current token runs `segment`, with the pending positions they bring along."""
 
     segment: int
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[ActiveSequence, ...]
 
     @property
-    def num_positions(self) -> int:
-        return sum(len(sequence.pending(self.segment)) for sequence in self.sequences)
+    def weights(self) -> list[int]:
+        """Return how many positions each sequence brings."""
+        return [len(sequence.pending(self.segment)) for sequence in self.sequences]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,46 +83,56 @@ class SchedulerRules:
     loop: LoopRule | None = None  # when an output repeats itself too much to go on
     max_drafts: int | None = None  # early exits are drafts, and full depth checks them at the latest after so many
 
-
-@dataclass(slots=True)
-class Counts:
-    """What was emitted since the counts were last taken."""
-
-    tokens: int = 0  # decoding steps, less the drafts that were taken back
-    drafted: int = 0  # by early exits, where full depth checks them
-    accepted: int = 0  # drafts that full depth confirmed
-    involuntary: int = 0  # rows let out below their threshold; must stay 0
+    @classmethod
+    def of(cls, model: ModelConfig, resolved: Resolved, num_slots: int) -> "SchedulerRules":
+        settings = resolved.settings
+        return cls(
+            schedule=settings.schedule,
+            exit_layers=resolved.exit_layers,
+            thresholds=resolved.thresholds,
+            num_slots=num_slots,
+            max_rows=min(settings.num_slots, num_slots),
+            encode_batch=min(settings.tuning.encode_batch, settings.num_slots),
+            max_wait_steps=settings.tuning.max_wait_steps,
+            max_new_tokens=resolved.max_new_tokens,
+            decay=resolved.decay,
+            forced_eos=model.generation.forced_eos,
+            prefix_ids=settings.generation.prefix_ids,
+            deep_first=settings.kv is not KvPolicy.JIT,
+            loop=LoopRule.resolve(settings.generation),
+            max_drafts=settings.max_drafts if settings.lossless else None,
+            start_id=model.start_id,
+            eos_id=model.eos_id,
+        )
 
 
 class Scheduler:
     """Keeps every sequence in exactly one place: waiting, one segment queue, or in the batch being run."""
 
-    def __init__(self, rules: SchedulerRules, clock: Callable[[], float]) -> None:
-        self.rules, self._clock = rules, clock
-        self.slots = SlotAllocator(rules.num_slots)
+    def __init__(self, rules: SchedulerRules, meter: Meter) -> None:
+        self.rules, self._meter = rules, meter
         self.num_segments = len(rules.exit_layers)
+        self._admission = Admission(
+            rules.num_slots, meter.clock,
+            num_segments=self.num_segments, max_new_tokens=rules.max_new_tokens, start_id=rules.start_id,
+            prefix_ids=rules.prefix_ids, forced_eos=rules.forced_eos,
+        )  # fmt: skip
+        self.slots = self._admission.slots
         self.max_rows = rules.max_rows or rules.num_slots
         self.policy = QueuePolicy(
             rules.costs or costs_by_layers(rules.exit_layers), self.max_rows, rules.max_wait_steps
         )
         # Slots that may stand empty until there are enough of them for an encoder batch.
         self._encode_batch = max(1, min(rules.encode_batch, rules.num_slots // 3 or 1))
-        self._waiting: deque[Sequence] = deque()
-        self._encoding: set[Sequence] = set()
-        self._queues: list[deque[Sequence]] = [deque() for _ in rules.exit_layers]
+        self._encoding: set[ActiveSequence] = set()
+        self._queues: list[deque[ActiveSequence]] = [deque() for _ in rules.exit_layers]
         self._step = 0
-        self._counts = Counts()
 
     def add(self, request: Request) -> None:
-        limit = min(self.rules.max_new_tokens, request.max_new_tokens or self.rules.max_new_tokens)
-        if self.rules.forced_eos:
-            limit = max(1, limit - 1)
-        prefix_ids = self.rules.prefix_ids if request.prefix_ids is None else request.prefix_ids
-        given_ids = (self.rules.start_id, *prefix_ids)
-        self._waiting.append(Sequence(request, self._clock(), [0] * self.num_segments, limit, given_ids))
+        self._admission.add(request)
 
     def has_work(self) -> bool:
-        return bool(self._waiting) or bool(self._encoding) or any(self._queues)
+        return bool(self._admission.num_waiting) or bool(self._encoding) or any(self._queues)
 
     @property
     def num_running(self) -> int:
@@ -121,20 +140,24 @@ class Scheduler:
 
     def next_batch(self, *, may_admit: bool = True) -> EncodeBatch | Batch:
         """Return what to run now; call only while there is work that needs no admission, or with leave to admit."""
-        assert self.num_running or (self._waiting and may_admit), "nothing to run"
+        waiting = self._admission.num_waiting if may_admit else 0
+        assert self.num_running or waiting, "nothing to run"
         self._step += 1
         lengths = [len(queue) for queue in self._queues]
         segment = self._pressing(lengths)
-        if segment is None and self._waiting and may_admit:
-            free = self.slots.num_free
-            if free >= min(self._encode_batch, len(self._waiting)) or not any(lengths):
-                most = min(free, len(self._waiting), self.rules.encode_batch)
-                batch = EncodeBatch(tuple(self._admit() for _ in range(most)))
-                self._encoding.update(batch.sequences)
-                return batch
-        if segment is None:
-            segment = self.policy.longest(lengths)
-        return Batch(segment, self._take(self._queues[segment]))
+        batch: EncodeBatch | Batch
+        if segment is None and waiting and (self._worth_encoding(waiting) or not any(lengths)):
+            count = min(self.slots.num_free, waiting, self.rules.encode_batch)
+            batch = EncodeBatch(self._admission.admit(count))
+            self._encoding.update(batch.sequences)
+        else:
+            segment = self.policy.longest(lengths) if segment is None else segment
+            batch = Batch(segment, self._take(self._queues[segment]))
+        self._meter.begin_step(self.slots.share_held)
+        return batch
+
+    def _worth_encoding(self, waiting: int) -> bool:
+        return self.slots.num_free >= min(self._encode_batch, waiting)
 
     def _pressing(self, lengths: list[int]) -> int | None:
         """The segment that runs before anybody is admitted, if any."""
@@ -145,10 +168,10 @@ class Scheduler:
             return deepest  # one wave: whoever is deepest goes on until it is out
         return None
 
-    def _take(self, queue: deque[Sequence]) -> tuple[Sequence, ...]:
+    def _take(self, queue: deque[ActiveSequence]) -> tuple[ActiveSequence, ...]:
         """Remove at most `max_rows` from a queue, its oldest among them, in slot order: neighbours in memory are then
         neighbours in the batch, and the others follow the oldest one's slot, so that memory is read in few pieces."""
-        rows = sorted(queue, key=lambda sequence: sequence.slot or 0)
+        rows = sorted(queue, key=attrgetter("slot"))
         if len(rows) <= self.max_rows:
             queue.clear()
             return tuple(rows)
@@ -158,24 +181,17 @@ class Scheduler:
         kept = [sequence for sequence in queue if sequence.slot not in chosen]
         queue.clear()
         queue.extend(kept)
-        return tuple(sorted(taken, key=lambda sequence: sequence.slot or 0))
-
-    def _admit(self) -> Sequence:
-        sequence = self._waiting.popleft()
-        sequence.slot = self.slots.allocate()
-        sequence.admitted_s = self._clock()
-        sequence.input_id, sequence.position = sequence.given_ids[-1], sequence.first_position
-        return sequence
+        return tuple(sorted(taken, key=attrgetter("slot")))
 
     def encoded(self, batch: EncodeBatch) -> None:
         """The batch has its encoder states; its sequences may decode."""
-        now_s = self._clock()
+        now_s = self._meter.clock()
         self._encoding.difference_update(batch.sequences)
         for sequence in batch.sequences:
             sequence.encoded_s = now_s
             self._enqueue(sequence, 0)
 
-    def exits(self, batch: Batch, confidences: Rows[float]) -> list[bool]:
+    def exits(self, batch: Batch, confidences: Sequence[float]) -> list[bool]:
         """Return which rows leave at this segment's exit."""
         if batch.segment == self.num_segments - 1:
             return [True] * len(batch.sequences)
@@ -185,7 +201,7 @@ class Scheduler:
             return [all(leaves)] * len(leaves)
         return leaves
 
-    def threshold(self, segment: int, sequence: Sequence) -> float:
+    def threshold(self, segment: int, sequence: ActiveSequence) -> float:
         """How sure the exit of `segment` must be of the sequence's current token."""
         if self.rules.decay is None and not self.rules.deep_first:
             return self.rules.thresholds[segment]
@@ -193,9 +209,9 @@ class Scheduler:
             return math.inf
         return threshold_at(self.rules.thresholds[segment], sequence.step, self.rules.decay)
 
-    def commit(self, batch: Batch, decision: Decision, leaves: Rows[bool]) -> list[Sequence]:
+    def commit(self, batch: Batch, decision: Decision, leaves: Sequence[bool]) -> list[ActiveSequence]:
         """Record what was computed, move every row to its next place, return the sequences that finished."""
-        finished = []
+        finished, stats = [], self._meter.stats
         last = batch.segment == self.num_segments - 1
         if last and self.rules.max_drafts is not None:
             decision = self._check_drafts(batch, decision)
@@ -207,18 +223,18 @@ class Scheduler:
                 self._enqueue(sequence, batch.segment + 1)
                 continue
             if not last:
-                self._counts.drafted += self.rules.max_drafts is not None
-                self._counts.involuntary += confidence < self.threshold(batch.segment, sequence)
+                stats.num_drafted += self.rules.max_drafts is not None
+                stats.involuntary_exits += confidence < self.threshold(batch.segment, sequence)
             self._emit(sequence, token_id, confidence, self.rules.exit_layers[batch.segment])
             if sequence.finish_reason is None:
                 self._enqueue(sequence, 0)
             else:
-                assert sequence.slot is not None
                 self.slots.release(sequence.slot)
                 finished.append(sequence)
+        stats.num_completed += len(finished)
         return finished
 
-    def _must_be_checked(self, sequence: Sequence, token_id: int) -> bool:
+    def _must_be_checked(self, sequence: ActiveSequence, token_id: int) -> bool:
         """Drafts must be checked before the sequence may end, and when there are enough of them."""
         if self.rules.max_drafts is None:
             return False
@@ -239,25 +255,25 @@ class Scheduler:
                 if said.token_ids[place + position] != sequence.token_ids[position - given]:
                     wrong = position
                     break
-            self._counts.accepted += wrong - first
+            self._meter.stats.num_accepted += wrong - first
             self._take_back(sequence, wrong)
             token_ids.append(said.token_ids[place + wrong])
             confidences.append(said.confidences[place + wrong])
             start += len(pending)
         return Decision(token_ids, confidences)
 
-    def _take_back(self, sequence: Sequence, position: int) -> None:
+    def _take_back(self, sequence: ActiveSequence, position: int) -> None:
         """Make `position` the current one again; caches beyond it are written anew before anything reads them."""
-        self._counts.tokens -= sequence.position - position
+        self._meter.stats.num_tokens -= sequence.position - position
         for emitted in (sequence.token_ids, sequence.exit_layers, sequence.confidences):
             del emitted[position - sequence.first_position :]
         sequence.position = position
         sequence.computed = [min(computed, position + 1) for computed in sequence.computed]
 
-    def _emit(self, sequence: Sequence, token_id: int, confidence: float, exit_layer: int) -> None:
+    def _emit(self, sequence: ActiveSequence, token_id: int, confidence: float, exit_layer: int) -> None:
         if not sequence.exit_layers:
-            sequence.first_token_s = self._clock()
-        self._counts.tokens += 1
+            sequence.first_token_s = self._meter.clock()
+        self._meter.stats.num_tokens += 1
         sequence.exit_layers.append(exit_layer)
         sequence.confidences.append(confidence)
         if token_id == self.rules.eos_id:
@@ -271,25 +287,20 @@ class Scheduler:
         elif len(sequence.token_ids) == sequence.limit:
             sequence.finish_reason = FinishReason.LENGTH
 
-    def _loops(self, token_ids: Rows[int]) -> bool:
+    def _loops(self, token_ids: Sequence[int]) -> bool:
         return self.rules.loop is not None and self.rules.loop.loops(token_ids)
 
-    def _enqueue(self, sequence: Sequence, segment: int) -> None:
-        sequence.segment, sequence.waiting_since = segment, self._step
+    def _enqueue(self, sequence: ActiveSequence, segment: int) -> None:
+        sequence.waiting_since = self._step
         self.policy.entered(segment)
         self._queues[segment].append(sequence)
-
-    def take_counts(self) -> Counts:
-        """Return the counts since the last call and start new ones."""
-        counts, self._counts = self._counts, Counts()
-        return counts
 
     def check_integrity(self) -> None:
         """Between steps: slots add up, and every staircase falls and is no longer than its sequence."""
         running = [*self._encoding, *(sequence for queue in self._queues for sequence in queue)]
-        slots = [sequence.slot for sequence in running if sequence.slot is not None]
-        assert len(set(slots)) == len(running), "two sequences share a slot, or one has none"
-        self.slots.check_integrity(set(slots))
+        slots = {sequence.slot for sequence in running}
+        assert len(slots) == len(running), "two sequences share a slot"
+        self.slots.check_integrity(slots)
         for sequence in running:
             stairs = sequence.computed
             assert all(a >= b for a, b in itertools.pairwise(stairs)), f"staircase rises: {stairs}"

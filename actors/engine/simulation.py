@@ -1,21 +1,23 @@
 """The scheduler with a scripted model and a virtual clock: what a policy costs, in seconds, without a model.
 
-Pure Python. Costs come from a fit of a real machine (`EngineStats.segment_costs`) or are made up; depths from a script,
+Pure Python. Costs come from a fit of a real machine (`QueuePolicy.costs`) or are made up; depths from a script,
 one segment index per token, so that schedules are compared on exactly the same work.
 """
 
 import math
-from collections.abc import Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from actors.engine.costs import VisitCost
-from actors.engine.request import Completion, Request, Sequence
+from actors.engine.request import ActiveSequence, Completion, Request
 from actors.engine.scheduler import Batch, Decision, EncodeBatch, Scheduler, SchedulerRules
+from actors.engine.stats import Meter
 
-Scripts = Rows[Rows[int]]  # the segment every token of every sequence leaves at; the last token is the end token
+Scripts = Sequence[
+    Sequence[int]
+]  # the segment every token of every sequence leaves at; the last token is the end token
 
 _NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 
@@ -36,10 +38,12 @@ class Simulated:
         return [rows / max(1, visits) for rows, visits in zip(self.rows, self.visits, strict=True)]
 
 
-def simulate(rules: SchedulerRules, scripts: Scripts, costs: Rows[VisitCost], *, encode_s: float = 0.0) -> Simulated:
+def simulate(
+    rules: SchedulerRules, scripts: Scripts, costs: Sequence[VisitCost], *, encode_s: float = 0.0
+) -> Simulated:
     """Run every script to its end; all requests are there from the beginning, and an image takes `encode_s`."""
     now_s, step = 0.0, 0
-    scheduler = Scheduler(rules, clock=lambda: now_s)
+    scheduler = Scheduler(rules, Meter(lambda: now_s, len(costs)))
     for request_id in range(len(scripts)):
         scheduler.add(Request(request_id, _NO_PIXELS, (3,)))
     result = Simulated(visits=[0] * len(costs), rows=[0] * len(costs))
@@ -54,7 +58,7 @@ def simulate(rules: SchedulerRules, scripts: Scripts, costs: Rows[VisitCost], *,
         if batch.segment > 0:
             oldest = min(sequence.waiting_since for sequence in batch.sequences)
             result.longest_wait_steps = max(result.longest_wait_steps, step - oldest)
-        spent_s = costs[batch.segment].seconds(batch.num_positions)
+        spent_s = costs[batch.segment].seconds(sum(batch.weights))
         now_s, result.decode_s = now_s + spent_s, result.decode_s + spent_s
         result.visits[batch.segment] += 1
         result.rows[batch.segment] += len(batch.sequences)
@@ -68,7 +72,7 @@ def simulate(rules: SchedulerRules, scripts: Scripts, costs: Rows[VisitCost], *,
 
 
 def _say(batch: Batch, scripts: Scripts, eos_id: int) -> Decision:
-    def leaves_here(sequence: Sequence) -> bool:
+    def leaves_here(sequence: ActiveSequence) -> bool:
         return batch.segment == scripts[sequence.request.request_id][sequence.position]
 
     ends = [sequence.position == len(scripts[sequence.request.request_id]) - 1 for sequence in batch.sequences]
@@ -78,7 +82,7 @@ def _say(batch: Batch, scripts: Scripts, eos_id: int) -> Decision:
     )
 
 
-def least_s(scripts: Scripts, costs: Rows[VisitCost], max_rows: int) -> float:
+def least_s(scripts: Scripts, costs: Sequence[VisitCost], max_rows: int) -> float:
     """The bound: every visit full, and a position computed at a segment only if it or a later one goes there (JIT)."""
     total_s = 0.0
     for segment, cost in enumerate(costs):

@@ -12,6 +12,10 @@ class SlotAllocator:
     def num_free(self) -> int:
         return len(self._free)
 
+    @property
+    def share_held(self) -> float:
+        return 1 - len(self._free) / self.num_slots
+
     def allocate(self) -> int:
         assert self._free, "no free slot"
         return self._free.pop()

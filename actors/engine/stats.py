@@ -1,104 +1,116 @@
-"""Counters of an engine over a window of time."""
+"""What an engine counts, window by window, and how it is timed."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from actors.engine.costs import VisitCost
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Counters of one window; seconds of the engine's clock. Tuples have one entry per segment."""
-
-    start_s: float
-    end_s: float
-    busy_s: float
-    encode_s: float
-    decode_s: float
-    gate_s: float
-    host_s: float
-    num_steps: int
-    num_tokens: int  # decoding steps, end tokens included
-    num_completed: int
-    occupancy: float  # mean share of slots in use, over steps
-    segment_visits: tuple[int, ...]
-    segment_rows: tuple[int, ...]
-    segment_positions: tuple[int, ...]
-    segment_s: tuple[float, ...]
-    kv_cache_bytes: int
-    involuntary_exits: int = 0
-    num_drafted: int = 0  # tokens of early exits that full depth had to check (lossless)
-    num_accepted: int = 0  # those it confirmed
-    num_audited: int = 0  # tokens a shortlist chose that were checked against the whole vocabulary
-    num_audited_same: int = 0  # those it would have chosen too
-    segment_places: tuple[int, ...] = ()  # attention places computed; what is more than positions is padding
-    segment_costs: tuple[VisitCost, ...] = ()  # what regrouping goes by
-    calibration_s: float = 0.0  # spent on measuring it, in the window the engine started in
-    overlapped_s: float = 0.0  # of the encoder, while the decoder ran; encode_s is only what the engine waited then
-    num_slots: int = 0  # sequences that can be in flight
-    exit_layers: tuple[int, ...] = ()  # where segments end; exits that cannot fire are left out
-
-    @property
-    def shortlist_agreement(self) -> float | None:
-        """Share of the checked tokens that the whole vocabulary would have given; None where none was checked."""
-        return self.num_audited_same / self.num_audited if self.num_audited else None
-
-    @property
-    def draft_acceptance(self) -> float | None:
-        """Share of the drafts that full depth confirmed; None where there were none."""
-        return self.num_accepted / self.num_drafted if self.num_drafted else None
-
-    @property
-    def padding(self) -> float:
-        """Share of attention places that held nothing; everything else runs on packed rows."""
-        places = sum(self.segment_places)
-        return 1 - sum(self.segment_positions) / places if places else 0.0
+from actors.engine.request import ActiveSequence
 
 
 @dataclass(slots=True)
-class Window:
-    """The counters being filled."""
+class EngineStats:
+    """Counters of one window; seconds of the engine's clock, lists with one entry per segment.
+
+    Names that the table engine_stats has too (pipeline/tables.py) mean the same there.
+    """
 
     start_s: float
-    num_segments: int
+    segment_visits: list[int]
+    segment_rows: list[int]
+    segment_positions: list[int]
+    segment_s: list[float]
+    end_s: float = 0.0
+    busy_s: float = 0.0  # the sum of the next four
     encode_s: float = 0.0
     decode_s: float = 0.0
     gate_s: float = 0.0
     host_s: float = 0.0
-    overlapped_s: float = 0.0
-    calibration_s: float = 0.0
+    overlapped_s: float = 0.0  # of the encoder, while the decoder ran; encode_s is only what the engine waited then
     num_steps: int = 0
+    num_tokens: int = 0  # decoding steps, end tokens included, less the drafts that were taken back
     num_completed: int = 0
-    occupied: float = 0.0
-    visits: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    occupancy: float = 0.0  # mean share of slots in use, over steps
+    kv_cache_bytes: int = 0
+    involuntary_exits: int = 0  # rows let out below their threshold; must stay 0
+    num_drafted: int = 0  # tokens of early exits that full depth had to check (lossless)
+    num_accepted: int = 0  # those it confirmed
+    num_audited: int = 0  # tokens a shortlist chose that were checked against the whole vocabulary
+    num_audited_same: int = 0  # those it would have chosen too
 
-    def __post_init__(self) -> None:
-        self.visits, self.rows, self.positions, self.places = ([0] * self.num_segments for _ in range(4))
-        self.seconds = [0.0] * self.num_segments
+    @classmethod
+    def begin(cls, start_s: float, num_segments: int) -> "EngineStats":
+        visits, rows, positions = ([0] * num_segments for _ in range(3))
+        return cls(start_s, visits, rows, positions, [0.0] * num_segments)
 
-    def stats(self, now_s: float, **others: Any) -> EngineStats:
-        """The window closed at `now_s`, with what the engine counts elsewhere."""
-        return EngineStats(
-            start_s=self.start_s,
-            end_s=now_s,
-            busy_s=self.encode_s + self.decode_s + self.gate_s + self.host_s,
-            encode_s=self.encode_s,
-            decode_s=self.decode_s,
-            gate_s=self.gate_s,
-            host_s=self.host_s,
-            num_steps=self.num_steps,
-            num_completed=self.num_completed,
-            occupancy=self.occupied / max(1, self.num_steps),
-            segment_visits=tuple(self.visits),
-            segment_rows=tuple(self.rows),
-            segment_positions=tuple(self.positions),
-            segment_s=tuple(self.seconds),
-            segment_places=tuple(self.places),
-            calibration_s=self.calibration_s,
-            overlapped_s=self.overlapped_s,
-            **others,
-        )
+
+class Stopwatch:
+    """Times what runs inside `with stopwatch:`. A class, as it runs several times in every step."""
+
+    __slots__ = ("_clock", "_start_s", "_total_s", "end_s", "last_s")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._start_s = self._total_s = self.end_s = 0.0
+        self.last_s = 0.0  # seconds of the last time
+
+    def __enter__(self) -> None:
+        self._start_s = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        self.end_s = self._clock()
+        self.last_s = self.end_s - self._start_s
+        self._total_s += self.last_s
+
+    def take(self) -> float:
+        """Return the seconds since the last call."""
+        total_s, self._total_s = self._total_s, 0.0
+        return total_s
+
+
+class Meter:
+    """The counters of the current window and the stopwatches of an engine; whoever counts something does it here."""
+
+    def __init__(self, clock: Callable[[], float], num_segments: int) -> None:
+        self.clock = clock
+        self.busy = Stopwatch(clock)  # around everything; what is in none of the others is the host's
+        self.encode, self.decode, self.gate = Stopwatch(clock), Stopwatch(clock), Stopwatch(clock)
+        self._num_segments = num_segments
+        self.stats = EngineStats.begin(clock(), num_segments)
+
+    def begin_step(self, share_held: float) -> None:
+        self.stats.num_steps += 1
+        self.stats.occupancy += share_held
+
+    def charge(self, sequences: Sequence[ActiveSequence], weights: Sequence[int], segment: int | None = None) -> None:
+        """Split the seconds that `busy` has just timed over the sequences, so that their sums equal busy time.
+
+        Weights are the positions that each brought to the segment, or equal ones where it was the encoder that ran.
+        """
+        spent_s, total = self.busy.last_s, sum(weights)
+        for sequence, weight in zip(sequences, weights, strict=True):
+            sequence.device_s += spent_s * weight / total
+        if segment is not None:
+            self.stats.segment_visits[segment] += 1
+            self.stats.segment_rows[segment] += len(sequences)
+            self.stats.segment_positions[segment] += total
+            self.stats.segment_s[segment] += spent_s
+
+    def take(self, kv_cache_bytes: int) -> EngineStats:
+        """Close the window and return its counters; a new one begins."""
+        stats = self.stats
+        stats.end_s, stats.kv_cache_bytes = self.clock(), kv_cache_bytes
+        watches = (self.busy, self.encode, self.decode, self.gate)
+        stats.busy_s, stats.encode_s, stats.decode_s, stats.gate_s = (watch.take() for watch in watches)
+        stats.host_s = max(0.0, stats.busy_s - stats.encode_s - stats.decode_s - stats.gate_s)
+        stats.occupancy /= max(1, stats.num_steps)
+        self.stats = EngineStats.begin(stats.end_s, self._num_segments)
+        return stats
+
+    def restart(self) -> None:
+        """Forget what was counted in this window."""
+        self.stats = EngineStats.begin(self.stats.start_s, self._num_segments)
+
+
+def split_encoding(sequences: Sequence[ActiveSequence], seconds: float) -> None:
+    """Give every sequence its share of the seconds that its encoder batch took."""
+    for sequence in sequences:
+        sequence.encode_s += seconds / len(sequences)

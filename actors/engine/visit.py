@@ -9,8 +9,7 @@ Shape suffixes: B sequences, N packed rows, R attention rows of a part, Q most r
 """
 
 import itertools
-from collections.abc import Callable
-from collections.abc import Sequence as Rows
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from actors.engine.request import Sequence
+from actors.engine.request import ActiveSequence
 
 Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"
 
@@ -64,12 +63,7 @@ class Visit:
     place_N: Tensor | None  # attention place of every packed row, counted through all parts
     num_context: int  # encoder positions that any of the sequences has
 
-    @property
-    def num_places(self) -> int:
-        """Attention places, those that hold nothing included."""
-        return sum(part.query_position_RQ.numel() for part in self.parts)
-
-    def pack(self, parts_RQ: Rows[Tensor]) -> Tensor:
+    def pack(self, parts_RQ: Sequence[Tensor]) -> Tensor:
         """Attention rows [R, Q, ...] of every part -> packed [N, ...]."""
         if self.place_N is None:
             x_R = parts_RQ[0][:, 0]
@@ -80,20 +74,20 @@ class Visit:
 
 
 def plan_visit(
-    sequences: Rows[Sequence], segment: int, *,
+    sequences: Sequence[ActiveSequence], segment: int, *,
     max_positions: int, device: torch.device, fill: Callable[[int], int] = int, current_only: bool = False,
 ) -> Visit:  # fmt: skip
     """Index tensors for the pending positions of `sequences` (in slot order), or for their current tokens alone.
 
     `fill` says how many rows products should get in place of a number of them.
     """
-    slots = [sequence.slot for sequence in sequences if sequence.slot is not None]
+    slots = [sequence.slot for sequence in sequences]
     starts = [sequence.position if current_only else sequence.computed[segment] for sequence in sequences]
     lengths = [sequence.position + 1 - start for sequence, start in zip(sequences, starts, strict=True)]
     num_rows, num_context = sum(lengths), max(sequence.num_context for sequence in sequences)
     more = fill(num_rows) - num_rows
 
-    def index(values: "Array") -> Tensor:
+    def on_device(values: "Array") -> Tensor:
         return torch.from_numpy(values).to(device, non_blocking=True)
 
     slot_B, length_B = np.array(slots, dtype=np.int64), np.array(lengths, dtype=np.int64)
@@ -106,9 +100,9 @@ def plan_visit(
     else:
         position_n, slot_n = np.array(starts, dtype=np.int64), slot_B
     ends_B = np.cumsum(length_B)
-    slot_N, position_N = index(_filled(slot_n, more)), index(_filled(position_n, more))
+    slot_N, position_N = on_device(_filled(slot_n, more)), on_device(_filled(position_n, more))
     flat_N = slot_N * max_positions + position_N
-    last_N = index(_filled(ends_B - 1, fill(len(slots)) - len(slots))) if ragged else None
+    last_N = on_device(_filled(ends_B - 1, fill(len(slots)) - len(slots))) if ragged else None
     parts, place_n, num_places = [], np.empty(num_rows, dtype=np.int64), 0
     stop_B = position_n[ends_B - 1] + 1
     one_part = PART_PLACES.get(device.type, OTHER_PART_PLACES)
@@ -118,7 +112,7 @@ def plan_visit(
         )
         first, span, num_keys = int(slot_R[0]), int(slot_R[-1] + 1 - slot_R[0]), int(stop_R.max())
         in_place = len(slot_R) >= IN_PLACE_SHARE * span
-        where = slice(first, first + span) if in_place else index(slot_R)
+        where = slice(first, first + span) if in_place else on_device(slot_R)
         if not ragged and (not in_place or span == len(slots)):
             part = Part(where, None, position_N[:num_rows, None], num_keys)
             return Visit(num_rows, len(slots), slot_N, position_N, flat_N, None, (part,), None, num_context)
@@ -129,10 +123,15 @@ def plan_visit(
         real_RQ = np.arange(width) < length_R[:, None]
         place_n[padded[row_R][real_RQ]] = num_places + (row_R[:, None] * width + np.arange(width))[real_RQ]
         num_places += padded.size
-        padded_RQ = index(padded)
+        padded_RQ = on_device(padded)
         parts.append(Part(where, padded_RQ, position_N[padded_RQ], num_keys))
-    place_N = index(_filled(place_n, more))
+    place_N = on_device(_filled(place_n, more))
     return Visit(num_rows, len(slots), slot_N, position_N, flat_N, last_N, tuple(parts), place_N, num_context)
+
+
+def index_tensor(values: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Return int64 indices on the device."""
+    return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)
 
 
 def _filled(values: "Array", more: int) -> "Array":

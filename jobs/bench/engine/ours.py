@@ -55,7 +55,8 @@ class OurEngine:
         self._requests = make_requests(self._config, cell, self._checkpoint)
         self._engine = Engine(self._model, self._settings)
         if depths is not None and self._variant.exits_early:
-            self._engine.judge = ScriptedJudge(self._engine.judge, depths)  # type: ignore[assignment]
+            executor = self._engine.executor
+            executor.judge = ScriptedJudge(executor.judge, depths)  # type: ignore[assignment]
         if cell.encoder == "replayed":
             self._engine.model.__dict__["encode"] = ReplayedEncoder(self._model, self._requests)
 
@@ -157,8 +158,8 @@ class _PaddingMeter:
     """Counts rows of ragged attention that are padding, by looking at every batch on its way to the runner."""
 
     def __init__(self, engine: Engine) -> None:
-        self._runner, self._used, self._computed = engine.runner, 0, 0
-        run = engine.runner.run
+        self._runner, self._used, self._computed = engine.executor.runner, 0, 0
+        run = engine.executor.runner.run
 
         def counted(batch: Any) -> Any:
             lengths = [len(sequence.pending(batch.segment)) for sequence in batch.sequences]
@@ -166,7 +167,7 @@ class _PaddingMeter:
             self._computed += len(lengths) * max(lengths)
             return run(batch)
 
-        engine.runner.run = counted  # type: ignore[method-assign]
+        engine.executor.runner.run = counted  # type: ignore[method-assign]
 
     def remove(self) -> None:
         del self._runner.__dict__["run"]

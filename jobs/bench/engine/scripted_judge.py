@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from actors.engine.exit_judge import Audit, ExitJudge, ExitStates, Verdict
+from actors.engine.exit_judge import ExitJudge, ExitStates, Verdict
 from actors.engine.scheduler import Batch, Decision
 from jobs.bench.engine.scripts import Depths
 
@@ -23,8 +23,5 @@ class ScriptedJudge:
         ]
         return replace(verdict, confidences=confidences)
 
-    def emit(self, batch: Batch, states: ExitStates, verdict: Verdict, leaves: list[bool]) -> Decision:
-        return self._judge.emit(batch, states, verdict, leaves)
-
-    def take_audit(self) -> Audit:
-        return self._judge.take_audit()
+    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
+        return self._judge.emit(batch, verdict, leaves)

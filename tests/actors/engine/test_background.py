@@ -46,14 +46,14 @@ def test_any_traffic_equals_the_reference(seed: int, arrivals: list[int], schedu
 
 def _held(engine: Engine) -> tuple[threading.Event, Callable[[], int]]:
     """Let the encoder wait for a signal; returns it, and a count of the batches it has begun."""
-    signal, begun, encode = threading.Event(), [0], engine.runner.encode
+    signal, begun, encode = threading.Event(), [0], engine.executor.encode
 
     def slow(batch: Any) -> None:
         begun[0] += 1
         assert signal.wait(30)
         encode(batch)
 
-    engine.runner.encode = slow  # type: ignore[method-assign]
+    engine.executor.encode = slow  # type: ignore[method-assign]
     return signal, lambda: begun[0]
 
 
@@ -79,9 +79,8 @@ def test_the_decoder_runs_while_the_encoder_does() -> None:
         done += engine.step()
     assert sorted(c.request_id for c in done) == sorted(r.request_id for r in work)
     stats = engine.take_stats()
-    assert sum(c.device_s for c in done) <= stats.busy_s
-    assert sum(c.device_s for c in done) == pytest.approx(stats.busy_s, rel=0.2)
-    assert sum(c.encode_s for c in done) == pytest.approx(stats.encode_s + stats.overlapped_s, rel=0.05)
+    assert sum(c.device_s for c in done) == pytest.approx(stats.busy_s)
+    assert sum(c.encode_s for c in done) <= stats.encode_s + stats.overlapped_s + 1e-9  # and what threads wait to run
     assert stats.overlapped_s > 0
     for c in done:
         assert c.enqueued_s <= c.admitted_s <= c.encoded_s <= c.first_token_s <= c.finished_s
@@ -93,7 +92,7 @@ def test_a_failure_of_the_encoder_is_the_engines() -> None:
     def broken(batch: object) -> None:
         raise RuntimeError("the encoder chokes")
 
-    engine.runner.encode = broken  # type: ignore[method-assign]
+    engine.executor.encode = broken  # type: ignore[method-assign]
     engine.add(requests(1)[0])
     engine.step()
     with pytest.raises(RuntimeError, match="the encoder chokes"):

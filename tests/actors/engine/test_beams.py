@@ -73,7 +73,7 @@ def test_bytes_are_known_and_limited() -> None:
     one = sample_bytes(model, 4, 17)
     assert engine.take_stats().kv_cache_bytes == 3 * one
     small = BeamEngine(model, beams(4, room=2 * one + 1))
-    assert small.take_stats().num_slots == 2
+    assert small.slots.num_slots == 2
     with pytest.raises(UserError, match="less than the"):
         BeamEngine(model, beams(4, room=one - 1))
 

@@ -145,10 +145,10 @@ def test_deep_cross_attention_is_built_only_for_those_who_go_deep() -> None:
     model, work = MODELS["pre_rms"], requests(12, 4)
     shallow = Engine(model, config(exits=(2, 5), thresholds=(0.0,), cross="projected"))
     run(shallow, work)
-    assert shallow.runner.cross_rows_built == 12 * 2
+    assert shallow.executor.runner.cross_rows_built == 12 * 2
     deep = Engine(model, config(exits=(2, 5), thresholds=(1.01,), cross="projected"))
     run(deep, work)
-    assert deep.runner.cross_rows_built == 12 * 5
+    assert deep.executor.runner.cross_rows_built == 12 * 5
 
 
 def test_statistics_add_up() -> None:
@@ -157,16 +157,19 @@ def test_statistics_add_up() -> None:
     stats = engine.take_stats()
     assert stats.num_completed == 20
     assert stats.num_tokens == sum(len(c.exit_layers) for c in done.values())
-    assert sum(c.device_s for c in done.values()) == pytest.approx(stats.busy_s, rel=0.05)
+    assert sum(c.device_s for c in done.values()) == pytest.approx(stats.busy_s)
+    assert sum(c.encode_s for c in done.values()) == pytest.approx(stats.encode_s)
+    assert stats.busy_s == pytest.approx(stats.encode_s + stats.decode_s + stats.gate_s + stats.host_s)
+    assert sum(stats.segment_s) <= stats.busy_s
     assert stats.segment_rows[0] == stats.num_tokens  # every token runs the first segment once
     assert stats.segment_positions[0] == stats.num_tokens
     per_exit = {layer: sum(c.exit_layers.count(layer) for c in done.values()) for layer in (1, 3, 5)}
-    assert stats.segment_rows == (stats.num_tokens, per_exit[3] + per_exit[5], per_exit[5])
+    assert stats.segment_rows == [stats.num_tokens, per_exit[3] + per_exit[5], per_exit[5]]
     suffix_maxima = [
         sum(max(c.exit_layers[t:]) > floor for c in done.values() for t in range(len(c.exit_layers)))
         for floor in (0, 1, 3)
     ]
-    assert list(stats.segment_positions) == suffix_maxima  # JIT's bound: a position runs what it or a later one needs
+    assert stats.segment_positions == suffix_maxima  # JIT's bound: a position runs what it or a later one needs
     assert 0 < stats.occupancy <= 1
     assert stats.involuntary_exits == 0
     assert stats.kv_cache_bytes > 0

@@ -35,7 +35,7 @@ def model() -> MultiExitModel:
 def thresholds(gate: Gate) -> tuple[float, ...]:
     """What two in five tokens reach at each exit, so that all depths occur, between two confidences far enough apart
     that rounding decides nothing."""
-    processors = Engine(model(), config()).judge.processors
+    processors = Engine(model(), config()).executor.judge.processors
     found: list[list[float]] = [[] for _ in EXITS[:-1]]
     for request in WORK[:12]:
         trace = generate(model(), request, exit_layers=EXITS[-1:], thresholds=(), gate=gate, max_new_tokens=8)

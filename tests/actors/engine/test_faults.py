@@ -58,7 +58,7 @@ def test_a_measurement_times_the_path_that_runs_and_leaves_no_trace(monkeypatch:
         decisions.clear()
         run(engine, [replace(requests(1)[0], max_new_tokens=3)])
         assert all(decisions)
-        assert engine.runner.cross_rows_built == 0
+        assert engine.executor.runner.cross_rows_built == 0
 
 
 def test_only_the_last_exit_needs_no_thresholds() -> None:

@@ -25,7 +25,7 @@ def test_measured_costs_change_nothing_but_who_runs_when() -> None:
     measured = Engine(MODEL, config(**values, calibration_s=1000.0), clock=lambda: float(next(ticks)))
     plain = Engine(MODEL, config(**values))
     for engine in (measured, plain):
-        cache = engine.runner.cache
+        cache = engine.executor.runner.cache
         for tensor in (cache.self_kv_LST2I, cache.context_SCD, cache.hidden_STD):
             assert not tensor.any()  # as new
         assert not cache.context_bias_SC.isfinite().any()
@@ -34,18 +34,16 @@ def test_measured_costs_change_nothing_but_who_runs_when() -> None:
     assert {i: (c.token_ids, c.exit_layers) for i, c in first.items()} == {
         i: (c.token_ids, c.exit_layers) for i, c in second.items()
     }
-    stats = measured.take_stats()
-    assert stats.calibration_s > 0
-    assert [cost.floor_s for cost in stats.segment_costs] == [1.0, 1.0, 1.0]  # every timing took one tick of the clock
-    assert [cost.slope_s for cost in stats.segment_costs] == [0.0, 0.0, 0.0]
-    assert plain.take_stats().calibration_s == 0.0
+    costs = measured.scheduler.policy.costs
+    assert [cost.floor_s for cost in costs] == [1.0, 1.0, 1.0]  # every timing took one tick of the clock
+    assert [cost.slope_s for cost in costs] == [0.0, 0.0, 0.0]
 
 
 def test_no_time_to_measure_means_costs_by_layers() -> None:
     ticks = itertools.count()
     settings = config(exits=(1, 5), thresholds=(0.3,), calibration_s=0.5)
     engine = Engine(MODEL, settings, clock=lambda: float(next(ticks)))
-    assert [cost.floor_s for cost in engine.take_stats().segment_costs] == [2.0, 5.0]
+    assert [cost.floor_s for cost in engine.scheduler.policy.costs] == [2.0, 5.0]
 
 
 @pytest.mark.parametrize("cross", ["projected", "absorbed"])
@@ -57,9 +55,9 @@ def test_bytes_of_a_sequence_are_known(cross: str, dtype: torch.dtype) -> None:
         model.config.decoder, 16, model.max_context,
         num_kv_layers=5 if cross == "projected" else 0, item_bytes=dtype.itemsize,
     )  # fmt: skip
-    stats = engine.take_stats()
-    assert stats.num_slots == 4 * 2 + 4  # a row of every queue for each row of a visit, and an encoder batch
-    assert stats.kv_cache_bytes == one * stats.num_slots
+    num_slots = engine.scheduler.slots.num_slots
+    assert num_slots == 4 * 2 + 4  # a row of every queue for each row of a visit, and an encoder batch
+    assert engine.take_stats().kv_cache_bytes == one * num_slots
 
 
 def test_memory_bounds_what_is_in_flight() -> None:
@@ -73,7 +71,7 @@ def test_memory_bounds_what_is_in_flight() -> None:
     free = run(Engine(MODEL, config()), work)
     for slots in (1, 3, 7):
         engine = Engine(MODEL, config(max_cache_bytes=slots * one + 1, cross="absorbed"))
-        assert engine.take_stats().num_slots == slots
+        assert engine.scheduler.slots.num_slots == slots
         tight = run(engine, work)
         assert {i: c.exit_layers for i, c in tight.items()} == {i: c.exit_layers for i, c in free.items()}
         assert engine.take_stats().kv_cache_bytes <= slots * one
@@ -86,12 +84,11 @@ def test_exits_that_cannot_fire_cost_nothing() -> None:
     full, never = Engine(MODEL, config(schedule="full")), Engine(MODEL, config(thresholds=(1.5, 2.0, 1.01, 1.1)))
     outputs = [{i: (c.token_ids, c.exit_layers) for i, c in run(engine, work).items()} for engine in (full, never)]
     assert outputs[0] == outputs[1]
-    ours, theirs = full.take_stats(), never.take_stats()
-    assert theirs.exit_layers == (5,)
-    assert ours.segment_visits == theirs.segment_visits  # the very same visits
+    assert never.scheduler.rules.exit_layers == (5,)
+    assert full.take_stats().segment_visits == never.take_stats().segment_visits  # the very same visits
     some = Engine(MODEL, config(thresholds=(1.5, 0.3, 1.5, 0.4)))
     run(some, work)
-    assert some.take_stats().exit_layers == (2, 4, 5)
+    assert some.scheduler.rules.exit_layers == (2, 4, 5)
 
 
 @pytest.mark.parametrize("schedule", [Schedule.POOL, Schedule.INPLACE])
@@ -136,14 +133,6 @@ def test_thousands_of_sequences_leave_nothing_behind() -> None:
         assert not scheduler.has_work()
     assert done == 2000
     assert engine.take_stats().kv_cache_bytes == before
-
-
-def test_padding_is_counted() -> None:
-    engine = Engine(MODEL, config(exits=(1, 5), thresholds=(0.3,)))
-    run(engine, requests(30, 5))
-    stats = engine.take_stats()
-    assert all(a >= b for a, b in zip(stats.segment_places, stats.segment_positions, strict=True))
-    assert 0 < stats.padding < 1
 
 
 def test_nothing_is_kept_of_sequences_that_are_done() -> None:

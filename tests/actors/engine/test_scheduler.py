@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from actors.engine.request import Completion, Request
 from actors.engine.scheduler import Batch, Decision, EncodeBatch, Scheduler, SchedulerRules
 from actors.engine.slots import SlotAllocator
+from actors.engine.stats import Meter
 from conf.schema import Schedule
 
 EOS = 2
@@ -20,6 +21,10 @@ def rules(**changes: object) -> SchedulerRules:
         "encode_batch": 2, "max_wait_steps": 5, "max_new_tokens": 20, "start_id": 1, "eos_id": EOS,
     }  # fmt: skip
     return SchedulerRules(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def meter() -> Meter:
+    return Meter(lambda: 0.0, 3)
 
 
 def drive(scheduler: Scheduler, depths: dict[int, list[int]]) -> tuple[dict[int, Completion], list[Batch]]:
@@ -58,7 +63,7 @@ SCRIPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_siz
     schedule=st.sampled_from([Schedule.POOL, Schedule.INPLACE]),
 )
 def test_everyone_finishes_at_the_depths_they_asked_for(scripts: list[list[int]], **changes: object) -> None:
-    scheduler = Scheduler(rules(**changes), clock=lambda: 0.0)
+    scheduler = Scheduler(rules(**changes), meter())
     for request_id in range(len(scripts)):
         scheduler.add(Request(request_id, PIXELS, (3,)))
     done, batches = drive(scheduler, dict(enumerate(scripts)))
@@ -71,7 +76,7 @@ def test_everyone_finishes_at_the_depths_they_asked_for(scripts: list[list[int]]
 @given(scripts=SCRIPTS, num_slots=st.integers(1, 6))
 def test_a_segment_runs_exactly_the_positions_some_later_step_needs(scripts: list[list[int]], num_slots: int) -> None:
     """Work per sequence is the suffix maximum of its depths; tail tokens nobody needs are never computed."""
-    scheduler = Scheduler(rules(num_slots=num_slots), clock=lambda: 0.0)
+    scheduler = Scheduler(rules(num_slots=num_slots), meter())
     for request_id in range(len(scripts)):
         scheduler.add(Request(request_id, PIXELS, (3,)))
     ran: dict[tuple[int, int], list[int]] = {}
@@ -98,7 +103,7 @@ def test_a_segment_runs_exactly_the_positions_some_later_step_needs(scripts: lis
 )
 def test_encoding_may_take_its_time(scripts: list[list[int]], delays: list[int], **changes: int) -> None:
     """One encoder batch is under way while others decode; everything has its place at every step."""
-    scheduler = Scheduler(rules(**changes), clock=lambda: 0.0)
+    scheduler = Scheduler(rules(**changes), meter())
     for request_id in range(len(scripts)):
         scheduler.add(Request(request_id, PIXELS, (3,)))
     done: dict[int, Completion] = {}
@@ -125,7 +130,7 @@ def test_encoding_may_take_its_time(scripts: list[list[int]], delays: list[int],
 
 
 def test_deep_rows_wait_for_company_but_not_for_ever() -> None:
-    scheduler = Scheduler(rules(num_slots=9, encode_batch=9, max_wait_steps=4), clock=lambda: 0.0)
+    scheduler = Scheduler(rules(num_slots=9, encode_batch=9, max_wait_steps=4), meter())
     scripts = {0: [2] * 19, **{request_id: [0] * 19 for request_id in range(1, 9)}}
     for request_id in scripts:
         scheduler.add(Request(request_id, PIXELS, (3,)))
@@ -136,7 +141,7 @@ def test_deep_rows_wait_for_company_but_not_for_ever() -> None:
 
 
 def test_inplace_goes_on_with_the_survivors_at_once() -> None:
-    scheduler = Scheduler(rules(schedule=Schedule.INPLACE), clock=lambda: 0.0)
+    scheduler = Scheduler(rules(schedule=Schedule.INPLACE), meter())
     for request_id in range(4):
         scheduler.add(Request(request_id, PIXELS, (3,)))
     _, batches = drive(scheduler, {0: [0, 0], 1: [1, 0], 2: [2, 0], 3: [2, 0]})
@@ -144,7 +149,7 @@ def test_inplace_goes_on_with_the_survivors_at_once() -> None:
 
 
 def test_consensus_waits_until_everyone_is_sure() -> None:
-    scheduler = Scheduler(rules(schedule=Schedule.CONSENSUS), clock=lambda: 0.0)
+    scheduler = Scheduler(rules(schedule=Schedule.CONSENSUS), meter())
     for request_id in range(2):
         scheduler.add(Request(request_id, PIXELS, (3,)))
     scheduler.encoded(scheduler.next_batch())  # type: ignore[arg-type]
@@ -155,7 +160,7 @@ def test_consensus_waits_until_everyone_is_sure() -> None:
 
 
 def test_a_request_may_ask_for_fewer_tokens() -> None:
-    scheduler = Scheduler(rules(max_new_tokens=10), clock=lambda: 0.0)
+    scheduler = Scheduler(rules(max_new_tokens=10), meter())
     scheduler.add(Request(0, PIXELS, (3,), max_new_tokens=4))
     scheduler.add(Request(1, PIXELS, (3,), max_new_tokens=40))
     done, _ = drive(scheduler, {0: [0] * 30, 1: [0] * 30})

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.engine.request import Request, Sequence
+from actors.engine.request import ActiveSequence, Request
 from actors.engine.visit import plan_visit, split
 
 NOTHING = Request(0, np.zeros((0, 0, 3), np.uint8), ())
@@ -34,7 +34,7 @@ def test_packed_rows_come_back_from_their_places(data: st.DataObject, slots: lis
     for slot in sorted(slots):
         position = data.draw(st.integers(0, 19))
         computed = data.draw(st.integers(0, position))
-        sequences.append(Sequence(NOTHING, 0.0, [position + 1, computed], 20, slot=slot, position=position))
+        sequences.append(ActiveSequence(NOTHING, slot, [position + 1, computed], 20, position=position))
 
     def fill(num_rows: int) -> int:
         return num_rows + -num_rows % multiple

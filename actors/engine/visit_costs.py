@@ -7,14 +7,14 @@ import torch
 
 from actors.engine.costs import VisitCost, costs_by_layers, fit
 from actors.engine.exit_judge import ExitJudge
-from actors.engine.request import Request, Sequence
+from actors.engine.request import ActiveSequence, Request
 from actors.engine.runner import Runner
 from actors.engine.scheduler import Batch
 
 REPEATS = 2  # the quicker one counts: what disturbs a measurement only ever adds to it
 
 
-def measure_costs(
+def measure_visit_costs(
     runner: Runner, judge: ExitJudge, max_rows: int, *, limit_s: float, clock: Callable[[], float]
 ) -> tuple[VisitCost, ...]:
     """Time every segment with its exit at a few batch sizes; costs by layers where `limit_s` did not suffice for two.
@@ -39,22 +39,21 @@ def measure_costs(
     return tuple(fit(found) for found in points)
 
 
-def _sequences(count: int, num_segments: int, position: int, num_context: int) -> tuple[Sequence, ...]:
-    """Sequences halfway through their outputs, with nothing pending but the current token."""
+def _sequences(count: int, num_segments: int, position: int, num_context: int) -> tuple[ActiveSequence, ...]:
+    """Return sequences halfway through their outputs, with nothing pending but the current token."""
     nothing = Request(-1, np.zeros((0, 0, 3), np.uint8), ())
     return tuple(
-        Sequence(
-            nothing, 0.0, [position] * num_segments, position + 1,
-            slot=slot, position=position, num_context=num_context, cross_built=(1 << num_segments) - 1,
+        ActiveSequence(
+            nothing, slot, [position] * num_segments, position + 1,
+            position=position, num_context=num_context, cross_built=(1 << num_segments) - 1,
         )
         for slot in range(count)
     )  # fmt: skip
 
 
 def _visit(runner: Runner, judge: ExitJudge, batch: Batch) -> None:
-    states = runner.run(batch)
-    verdict = judge.judge(batch, states)
-    judge.emit(batch, states, verdict, [True] * len(batch.sequences))
+    verdict = judge.judge(batch, runner.run(batch))
+    judge.emit(batch, verdict, [True] * len(batch.sequences))
     if runner.device.type == "cuda":
         torch.cuda.synchronize(runner.device)
 

@@ -1,0 +1,101 @@
+"""What computes, behind one small interface: batches in, confidences and tokens out."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from actors.engine.costs import VisitCost
+from actors.engine.exit_judge import ExitJudge, Verdict
+from actors.engine.processors import Processors
+from actors.engine.request import ActiveSequence
+from actors.engine.runner import Runner
+from actors.engine.scheduler import Batch, Decision, EncodeBatch
+from actors.engine.stats import Meter
+from actors.engine.visit_costs import measure_visit_costs
+from actors.model.model import MultiExitModel
+from conf.resolve import Resolved
+
+
+class Executor(Protocol):
+    """All that the engine asks of a device. What it returns is on the host and final."""
+
+    device: torch.device
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Return the bytes of its caches."""
+
+    def encode(self, batch: EncodeBatch) -> None:
+        """Put the encoder states of the batch into its slots; may be called from a thread of its own."""
+
+    def run(self, batch: Batch) -> Verdict:
+        """Run the segment on all pending positions, and its gate on the current ones."""
+
+    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
+        """Say the tokens of the rows that leave."""
+
+    def retire(self, finished: Sequence[ActiveSequence]) -> None:
+        """Make the slots of finished sequences fit for others."""
+
+    def visit_costs(self, max_rows: int, limit_s: float) -> tuple[VisitCost, ...]:
+        """Measure what visits of up to `max_rows` rows cost, with all slots free; takes about `limit_s` at most."""
+
+
+class EagerExecutor:
+    """The model as PyTorch runs it, operation by operation."""
+
+    def __init__(self, model: MultiExitModel, resolved: Resolved, num_slots: int, meter: Meter) -> None:
+        settings = resolved.settings
+        self._meter = meter
+        self.device = model.decoder.embedding.weight.device
+        processors = Processors.resolve(model.config, settings.generation, self.device)
+        self.runner = Runner(model, resolved, num_slots, keeps_tokens=not processors.idle)
+        self.judge = ExitJudge(
+            model,
+            exit_layers=resolved.exit_layers,
+            gate=settings.gate,
+            num_slots=num_slots,
+            processors=processors,
+            token_ST=self.runner.cache.token_ST,
+            checks_drafts=settings.lossless,
+            meter=meter,
+        )
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self.runner.cache.capacity_bytes
+
+    def encode(self, batch: EncodeBatch) -> None:
+        self.runner.encode(batch)
+        self._wait_for_device()
+
+    def run(self, batch: Batch) -> Verdict:
+        with self._meter.decode:
+            states = self.runner.run(batch)
+            self._wait_for_device()
+        with self._meter.gate:
+            return self.judge.judge(batch, states)
+
+    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
+        with self._meter.gate:
+            decision = self.judge.emit(batch, verdict, leaves)
+        self.runner.fill_skipped(batch, verdict.states.h_BD, leaves)
+        return decision
+
+    def retire(self, finished: Sequence[ActiveSequence]) -> None:
+        """Clear numbers that are not finite: a zero weight does not silence them.
+
+        Whatever is not finite in a cache has been attended to by a current token, whose confidence it made NaN.
+        """
+        broken = [sequence.slot for sequence in finished if not all(map(math.isfinite, sequence.confidences))]
+        if broken:
+            self.runner.cache.clear(broken)
+
+    def visit_costs(self, max_rows: int, limit_s: float) -> tuple[VisitCost, ...]:
+        return measure_visit_costs(self.runner, self.judge, max_rows, limit_s=limit_s, clock=self._meter.clock)
+
+    def _wait_for_device(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # not the encoder's
