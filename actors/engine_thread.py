@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from actors.engine.drain import EngineLike
 from actors.engine.request import Completion, Request
+from actors.engine.stats import EngineStats
 
 WINDOW_S = 10.0
 
@@ -65,7 +66,7 @@ class EngineThread:
         self._inbox: deque[tuple[Request, asyncio.Future[Outcome]]] = deque()
         self._stopping = False
         self._in_flight: dict[int, tuple[Request, asyncio.Future[Outcome]]] = {}
-        self._windows: list[Any] = []
+        self._windows: list[EngineStats] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -78,7 +79,7 @@ class EngineThread:
             self._wakeup.notify()
         return [future for _, future in pairs]
 
-    def take_windows(self) -> list[Any]:
+    def take_windows(self) -> list[EngineStats]:
         """Engine statistics since the last call, one entry a window; the window of work just finished is included."""
         with self._wakeup:
             windows, self._windows = self._windows, []

@@ -16,37 +16,12 @@ import numpy as np
 
 from actors.backend import Backend
 from actors.engine.request import Completion, FinishReason, Request
+from actors.engine.stats import EngineStats, Meter
 
 POISON_KILL = (255, 0, 1)
 POISON_RAISE = (255, 0, 2)
 KILLING_PROMPT = "a prompt that ends the process while it is tokenised"
 NUM_LAYERS = 8
-
-
-@dataclass(frozen=True)
-class FakeStats:
-    start_s: float
-    end_s: float
-    busy_s: float
-    num_completed: int
-    encode_s: float = 0.0
-    decode_s: float = 0.0
-    gate_s: float = 0.0
-    host_s: float = 0.0
-    num_steps: int = 0
-    num_tokens: int = 0
-    occupancy: float = 1.0
-    segment_visits: tuple[int, ...] = (1, 1)
-    segment_rows: tuple[int, ...] = (1, 1)
-    segment_positions: tuple[int, ...] = (1, 1)
-    segment_s: tuple[float, ...] = (0.0, 0.0)
-    kv_cache_bytes: int = 0
-    involuntary_exits: int = 0
-    overlapped_s: float = 0.0
-    num_drafted: int = 0
-    num_accepted: int = 0
-    num_audited: int = 0
-    num_audited_same: int = 0
 
 
 @dataclass
@@ -56,9 +31,7 @@ class FakeEngine:
     slots: int = 8
     step_s: float = 0.0
     queue: deque[tuple[Request, float]] = field(default_factory=deque)
-    start_s: float = field(default_factory=time.perf_counter)
-    busy_s: float = 0.0
-    num_completed: int = 0
+    meter: Meter = field(default_factory=lambda: Meter(time.perf_counter, 2))
     log: str | None = None  # a file that gets a byte for every request done, whatever happens to the process later
 
     def add(self, request: Request) -> None:
@@ -70,23 +43,20 @@ class FakeEngine:
         return bool(self.queue)
 
     def step(self) -> list[Completion]:
-        start_s = time.perf_counter()
-        batch = [self.queue.popleft() for _ in range(min(self.slots, len(self.queue)))]
-        if self.step_s:
-            time.sleep(self.step_s)
-        done = [_complete(request, enqueued_s) for request, enqueued_s in batch]
+        self.meter.begin_step(1.0)
+        with self.meter.busy:
+            batch = [self.queue.popleft() for _ in range(min(self.slots, len(self.queue)))]
+            if self.step_s:
+                time.sleep(self.step_s)
+            done = [_complete(request, enqueued_s) for request, enqueued_s in batch]
         if self.log is not None:
             with open(self.log, "ab", buffering=0) as stream:
                 stream.write(b"." * len(done))
-        self.busy_s += time.perf_counter() - start_s
-        self.num_completed += len(done)
+        self.meter.stats.num_completed += len(done)
         return done
 
-    def take_stats(self) -> FakeStats:
-        now_s = time.perf_counter()
-        stats = FakeStats(self.start_s, now_s, self.busy_s, self.num_completed)
-        self.start_s, self.busy_s, self.num_completed = now_s, 0.0, 0
-        return stats
+    def take_stats(self) -> EngineStats:
+        return self.meter.take(kv_cache_bytes=0)
 
 
 def _complete(request: Request, enqueued_s: float) -> Completion:

@@ -1,9 +1,10 @@
 """Requests in, completions out, for callers that have nothing else to do meanwhile. No torch here."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from actors.engine.request import Completion, Request
+from actors.engine.stats import EngineStats
 
 
 class EngineLike(Protocol):
@@ -12,7 +13,7 @@ class EngineLike(Protocol):
     def add(self, request: Request) -> None: ...
     def step(self) -> list[Completion]: ...
     def has_work(self) -> bool: ...
-    def take_stats(self) -> Any: ...
+    def take_stats(self) -> EngineStats: ...
 
 
 def drain(engine: EngineLike, requests: Iterable[Request], *, ahead: int | None = None) -> list[Completion]:

@@ -57,7 +57,9 @@ class Runner:
         self.checks_drafts = settings.lossless  # full depth says the tokens of all pending positions
         self._fill = filled_rows if is_packed(self.layers[0].qkv) else int
         self.segments = tuple(itertools.pairwise((0, *exit_layers)))
-        self.cross = CrossSource(settings.tuning.cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=limit)
+        self.cross = CrossSource(
+            settings.tuning.cross, model.config.decoder, exit_layers=exit_layers, max_new_tokens=limit
+        )
         self.max_positions = resolved.max_prefix + limit
         self.keeps_tokens = keeps_tokens  # somebody reads cache.token_ST
         embedding = model.decoder.embedding.weight

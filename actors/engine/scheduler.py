@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from actors.engine.admission import Admission
-from actors.engine.costs import VisitCost, costs_by_layers
+from actors.engine.costs import costs_by_layers
 from actors.engine.loops import LoopRule
 from actors.engine.policy import QueuePolicy
 from actors.engine.request import ActiveSequence, FinishReason, Request
@@ -75,7 +75,6 @@ class SchedulerRules:
     start_id: int
     eos_id: int
     max_rows: int | None = None  # most sequences of a visit; more slots than that keep every queue full
-    costs: tuple[VisitCost, ...] | None = None  # of every segment; none: by its layers
     decay: Decay | None = None  # how thresholds fall along an output
     forced_eos: bool = False  # the last allowed step would emit the end token, so it is not run at all
     prefix_ids: tuple[int, ...] = ()  # decoder inputs after the start token, of requests that bring none
@@ -119,9 +118,7 @@ class Scheduler:
         )  # fmt: skip
         self.slots = self._admission.slots
         self.max_rows = rules.max_rows or rules.num_slots
-        self.policy = QueuePolicy(
-            rules.costs or costs_by_layers(rules.exit_layers), self.max_rows, rules.max_wait_steps
-        )
+        self.policy = QueuePolicy(costs_by_layers(rules.exit_layers), self.max_rows, rules.max_wait_steps)
         # Slots that may stand empty until there are enough of them for an encoder batch.
         self._encode_batch = max(1, min(rules.encode_batch, rules.num_slots // 3 or 1))
         self._encoding: set[ActiveSequence] = set()
@@ -145,19 +142,16 @@ class Scheduler:
         self._step += 1
         lengths = [len(queue) for queue in self._queues]
         segment = self._pressing(lengths)
+        free = self.slots.num_free
         batch: EncodeBatch | Batch
-        if segment is None and waiting and (self._worth_encoding(waiting) or not any(lengths)):
-            count = min(self.slots.num_free, waiting, self.rules.encode_batch)
-            batch = EncodeBatch(self._admission.admit(count))
+        if segment is None and waiting and (free >= min(self._encode_batch, waiting) or not any(lengths)):
+            batch = EncodeBatch(self._admission.admit(min(free, waiting, self.rules.encode_batch)))
             self._encoding.update(batch.sequences)
         else:
             segment = self.policy.longest(lengths) if segment is None else segment
             batch = Batch(segment, self._take(self._queues[segment]))
         self._meter.begin_step(self.slots.share_held)
         return batch
-
-    def _worth_encoding(self, waiting: int) -> bool:
-        return self.slots.num_free >= min(self._encode_batch, waiting)
 
     def _pressing(self, lengths: list[int]) -> int | None:
         """The segment that runs before anybody is admitted, if any."""

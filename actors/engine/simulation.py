@@ -44,6 +44,7 @@ def simulate(
     """Run every script to its end; all requests are there from the beginning, and an image takes `encode_s`."""
     now_s, step = 0.0, 0
     scheduler = Scheduler(rules, Meter(lambda: now_s, len(costs)))
+    scheduler.policy.set_costs(costs)
     for request_id in range(len(scripts)):
         scheduler.add(Request(request_id, _NO_PIXELS, (3,)))
     result = Simulated(visits=[0] * len(costs), rows=[0] * len(costs))

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from conf.model import ModelConfig
 if TYPE_CHECKING:
     from actors.backend import Backend
     from actors.engine.request import Completion, Request
+    from actors.engine.stats import EngineStats
 
 POISON_KILL, POISON_RAISE = (255, 0, 1), (255, 0, 2)
 _ROWS_PER_STEP = 64
@@ -45,9 +45,11 @@ class NullEngine:
     """Every request is done in the step after it came, each step takes `step_s`."""
 
     def __init__(self, step_s: float) -> None:
+        from actors.engine.stats import Meter
+
         self._step_s = step_s
         self._queue: deque[tuple[Request, float]] = deque()
-        self._start_s, self._busy_s, self._num_completed, self._num_steps = time.perf_counter(), 0.0, 0, 0
+        self._meter = Meter(time.perf_counter, num_segments=2)
 
     def add(self, request: "Request") -> None:
         self._queue.append((request, time.perf_counter()))
@@ -56,34 +58,16 @@ class NullEngine:
         return bool(self._queue)
 
     def step(self) -> "list[Completion]":
-        start_s = time.perf_counter()
-        time.sleep(self._step_s)
-        batch = [self._queue.popleft() for _ in range(min(_ROWS_PER_STEP, len(self._queue)))]
-        done = [_complete(request, enqueued_s) for request, enqueued_s in batch]
-        self._busy_s += time.perf_counter() - start_s
-        self._num_completed += len(done)
-        self._num_steps += 1
+        self._meter.begin_step(share_held=0.0)
+        with self._meter.busy:
+            time.sleep(self._step_s)
+            batch = [self._queue.popleft() for _ in range(min(_ROWS_PER_STEP, len(self._queue)))]
+            done = [_complete(request, enqueued_s) for request, enqueued_s in batch]
+        self._meter.stats.num_completed += len(done)
         return done
 
-    def take_stats(self) -> SimpleNamespace:
-        now_s = time.perf_counter()
-        nothing = dict.fromkeys(("encode_s", "decode_s", "gate_s", "host_s", "occupancy"), 0.0)
-        none = dict.fromkeys(("num_tokens", "kv_cache_bytes", "involuntary_exits", "num_drafted", "num_accepted"), 0)
-        nothing |= {"overlapped_s": 0.0}
-        none |= dict.fromkeys(("num_audited", "num_audited_same"), 0)
-        segments = dict.fromkeys(("segment_visits", "segment_rows", "segment_positions", "segment_s"), (0, 0))
-        stats = SimpleNamespace(
-            start_s=self._start_s,
-            end_s=now_s,
-            busy_s=self._busy_s,
-            num_completed=self._num_completed,
-            num_steps=self._num_steps,
-            **nothing,
-            **none,
-            **segments,
-        )
-        self._start_s, self._busy_s, self._num_completed, self._num_steps = now_s, 0.0, 0, 0
-        return stats
+    def take_stats(self) -> "EngineStats":
+        return self._meter.take(kv_cache_bytes=0)
 
 
 def _complete(request: "Request", enqueued_s: float) -> "Completion":

@@ -1,5 +1,6 @@
 """THE test: any slots, arrival order, schedule and thresholds give the reference's tokens, depths and confidences."""
 
+from dataclasses import fields
 from functools import cache
 
 import pytest
@@ -12,9 +13,11 @@ from actors.engine.exit_policy import score
 from actors.engine.reference import encode_one, generate, teacher_forced
 from actors.engine.replay import NOTHING, replay
 from actors.engine.request import FinishReason
+from actors.engine.stats import EngineStats
 from actors.model.model import MultiExitModel
 from conf.errors import UserError
 from conf.schema import CrossAttention, Gate, KvPolicy, Schedule
+from pipeline.tables import ENGINE_STATS
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
 from tests.effort import effort
 
@@ -200,3 +203,9 @@ def test_requests_the_model_cannot_take_are_refused() -> None:
 def test_settings_that_do_not_fit_the_model(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(Engine(MODELS["pre_rms"], config(**values)), requests(1))
+
+
+def test_statistics_are_named_as_the_columns_of_their_table() -> None:
+    added = {"invocation", "actor", "device", "start_utc", "end_utc", "model_load_s"}  # by the captioner
+    counted = {field.name for field in fields(EngineStats)} - {"start_s", "end_s"}
+    assert counted == set(ENGINE_STATS.names) - added
