@@ -62,7 +62,7 @@ class BeamEngine:
         return bool(self._admission.num_waiting or self._running)
 
     def step(self) -> list[Completion]:
-        """Encode newcomers, or one step of every sample; return the requests that finished in it."""
+        """Encode newcomers, or move every sample on by a step; return the requests that finished in it."""
         assert self.has_work(), "nothing to run"
         finished: list[ActiveSequence] = []
         with self.meter.busy:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from actors.engine.encoding import encode_requests
 from actors.engine.request import Request
-from actors.model.blocks import DecoderLayer, attend
+from actors.engine.visit import index_tensor
+from actors.model.blocks import DecoderLayer, additive, attend
 from actors.model.model import MultiExitModel
 
 
@@ -41,19 +42,19 @@ class BeamRunner:
 
     @torch.inference_mode()
     def encode(self, requests: Sequence[Request], slots_B: Tensor) -> None:
-        """Cross-attention K/V of every layer, into the slots of the requests."""
+        """Write cross-attention K/V of every layer into the slots of the requests."""
         states_BCD, mask_BC = encode_requests(self.model, requests)
         width = states_BCD.shape[1]
         self.blocked_SC[slots_B] = float("-inf")
-        self.blocked_SC[slots_B, :width] = torch.where(mask_BC, 0.0, float("-inf")).to(self.dtype)
+        self.blocked_SC[slots_B, :width] = additive(mask_BC, self.dtype)
         for index, layer in enumerate(self.layers()):
             self.cross_kv_LSC2I[index, slots_B, :width] = layer.cross_kv_proj(states_BCD)
 
     @torch.inference_mode()
     def step(self, slots: list[int], input_BK: Tensor, position_B: Tensor, row_BKT: Tensor, num_keys: int) -> Tensor:
-        """Logits [B, K, V] after the inputs at the samples' positions; `num_keys` is the largest position + 1."""
+        """Return logits [B, K, V] after the inputs at the positions; `num_keys` is the largest position + 1."""
         num_samples, num_beams = input_BK.shape
-        slots_B = torch.tensor(slots, device=self.device)
+        slots_B = index_tensor(slots, self.device)
         neighbours = slots[-1] - slots[0] + 1 == num_samples  # in order: then their caches are read in place
         where = slice(slots[0], slots[-1] + 1) if neighbours else slots_B
         position_BK = position_B[:, None].expand(-1, num_beams)
@@ -89,7 +90,7 @@ class BeamRunner:
 
 
 def sample_bytes(model: MultiExitModel, num_beams: int, num_positions: int) -> int:
-    """What one sample takes of the caches of `BeamRunner` and of `Beams`."""
+    """Return the bytes that one sample takes of the caches of `BeamRunner` and of `Beams`."""
     config, item = model.config.decoder, model.decoder.embedding.weight.element_size()
     features = config.num_layers * 2 * config.d_inner * (num_beams * num_positions + model.max_context)
     beams = num_beams * (num_positions * (3 * 8 + 2 * 4) + 2 * 4 + 8) + 1

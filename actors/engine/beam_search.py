@@ -38,7 +38,7 @@ class Beams:
 
     @classmethod
     def allocate(cls, num_samples: int, num_beams: int, num_positions: int, device: torch.device) -> "Beams":
-        """Room for samples; a sample begins with `reset`."""
+        """Make room for samples; a sample begins with `reset`."""
         shape = (num_samples, num_beams)
         ids = torch.zeros(*shape, num_positions, dtype=torch.int64, device=device)
         logs, scores = torch.zeros(*shape, num_positions, device=device), torch.zeros(*shape, device=device)
@@ -56,7 +56,7 @@ class Beams:
             getattr(self, field.name)[samples_B] = getattr(beams, field.name)
 
     def reset(self, sample: int, given_ids: tuple[int, ...]) -> None:
-        """Begin: all beams are equal, so only the first may be continued."""
+        """Begin a sample: all beams are equal, so only the first may be continued."""
         num_beams = self.alive_BKT.shape[1]
         self.alive_BKT[sample, :, : len(given_ids)] = torch.tensor(given_ids, device=self.alive_BKT.device)
         self.alive_score_BK[sample], self.alive_score_BK[sample, 1:] = 0.0, WORST
@@ -79,7 +79,7 @@ class BeamRules:
 def advance(
     beams: Beams, log_BKV: Tensor, length_B: Tensor, given_B: Tensor, most_B: Tensor, rules: BeamRules
 ) -> tuple[Beams, Tensor]:
-    """Log-probabilities of the next token -> the beams one input longer, and which samples are finished [B].
+    """Return the beams one input longer, by the log-probabilities of it, and which samples are finished [B].
 
     `length_B` counts the inputs so far, `given_B` those of them that were given, `most_B` those allowed in the end.
     """
@@ -127,7 +127,7 @@ def _finish(
     beams: Beams, said_BJT: Tensor, log_BJT: Tensor, total_BJ: Tensor, ends_BJ: Tensor, length_B: Tensor,
     given_B: Tensor, rules: BeamRules,
 ) -> _Done:  # fmt: skip
-    """The best K of the old hypotheses and the new ones; only the likeliest K continuations can become one."""
+    """Return the best K of the old hypotheses and the new ones; only the likeliest K continuations can become one."""
     num_beams = beams.done_score_BK.shape[1]
     among_J = torch.arange(total_BJ.shape[1], device=total_BJ.device) < num_beams
     new_BJ = ends_BJ & among_J
@@ -147,7 +147,7 @@ def _finish(
 
 
 def _hopes(rules: BeamRules) -> bool:
-    """Whether a beam is judged by the longest output it may become, where long ones are preferred."""
+    """Return whether a beam is judged by the longest output it may become, where long ones are preferred."""
     return rules.early_stopping == "never" and rules.length_penalty > 0.0
 
 

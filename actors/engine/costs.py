@@ -21,19 +21,19 @@ class VisitCost:
         return self.floor_s + self.slope_s * num_positions
 
     def efficient_rows(self, most: int) -> int:
-        """The break-even: rows from which on waiting for company saves next to nothing; `most` where none is known."""
+        """Return the rows from which on waiting for company saves next to nothing; `most` where none is known."""
         floors = (1 / FLOOR_SHARE - 1) * self.floor_s
         return most if floors >= most * self.slope_s else max(1, math.ceil(floors / self.slope_s))
 
 
 def costs_by_layers(exit_layers: Sequence[int]) -> tuple[VisitCost, ...]:
-    """What to go by where nothing was measured: all floor, one unit a layer and one for the exit."""
+    """Return what to go by where nothing was measured: all floor, one unit a layer and one for the exit."""
     starts = (0, *exit_layers)
     return tuple(VisitCost(end - start + 1.0, 0.0) for start, end in zip(starts, exit_layers, strict=False))
 
 
 def fit(points: Sequence[tuple[int, float]]) -> VisitCost:
-    """Least squares over (positions, seconds), with neither part negative; at least two sizes."""
+    """Fit by least squares over (positions, seconds), with neither part negative; at least two sizes."""
     count = len(points)
     mean_x = sum(x for x, _ in points) / count
     mean_y = sum(y for _, y in points) / count

@@ -41,7 +41,7 @@ class CrossSource:
 
     @contextmanager
     def not_learning(self) -> Iterator[None]:
-        """Visits of a measurement say nothing of real sequences; they run as the first real ones will."""
+        """Let visits of a measurement run as the first real ones will, and say nothing of real sequences."""
         self._learning = False
         try:
             yield

@@ -12,7 +12,7 @@ from actors.model.model import MultiExitModel
 
 @torch.inference_mode()
 def encode_requests(model: MultiExitModel, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
-    """States [B, C, D] and mask [B, C] (True = real) of one encoder batch, on the model's device.
+    """Return states [B, C, D] and mask [B, C] (True = real) of one encoder batch, on the model's device.
 
     Several questions about one image are one image to an encoder that reads no prompts.
     """
@@ -23,20 +23,23 @@ def encode_requests(model: MultiExitModel, requests: Sequence[Request]) -> tuple
             states_BCD, mask_BC = encode_requests(model, first)
             place_B = torch.tensor(place, device=device)
             return states_BCD[place_B], mask_BC[place_B]
+    return model.encode(*(tensor.to(device) for tensor in collate(requests, model.config.pad_id)))
+
+
+def collate(requests: Sequence[Request], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pixels [B, H, W, 3], prompt ids [B, Q] and their mask, right-padded."""
     longest = max(len(request.prompt_ids) for request in requests)
-    ids = np.full((len(requests), longest), model.config.pad_id, dtype=np.int64)
+    ids = np.full((len(requests), longest), pad_id, dtype=np.int64)
     mask = np.zeros((len(requests), longest), dtype=np.bool_)
     for row, request in enumerate(requests):
         ids[row, : len(request.prompt_ids)] = request.prompt_ids
         mask[row, : len(request.prompt_ids)] = True
     pixels = np.stack([request.pixels_HWC for request in requests])
-    return model.encode(
-        torch.from_numpy(pixels).to(device), torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-    )
+    return torch.from_numpy(pixels), torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def distinct_images(requests: Sequence[Request]) -> tuple[list[Request], list[int]]:
-    """The first request of each image, and the place of each request's image among those.
+    """Return the first request of each image, and the place of each request's image among those.
 
     Requests have the same image when their pixels are the same memory, as those of one sample's prompts are.
     """

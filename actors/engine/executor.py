@@ -47,21 +47,11 @@ class EagerExecutor:
     """The model as PyTorch runs it, operation by operation."""
 
     def __init__(self, model: MultiExitModel, resolved: Resolved, num_slots: int, meter: Meter) -> None:
-        settings = resolved.settings
         self._meter = meter
         self.device = model.decoder.embedding.weight.device
-        processors = Processors.resolve(model.config, settings.generation, self.device)
+        processors = Processors.resolve(model.config, resolved.settings.generation, self.device)
         self.runner = Runner(model, resolved, num_slots, keeps_tokens=not processors.idle)
-        self.judge = ExitJudge(
-            model,
-            exit_layers=resolved.exit_layers,
-            gate=settings.gate,
-            num_slots=num_slots,
-            processors=processors,
-            token_ST=self.runner.cache.token_ST,
-            checks_drafts=settings.lossless,
-            meter=meter,
-        )
+        self.judge = ExitJudge(model, resolved, processors, self.runner.cache.token_ST, meter)
 
     @property
     def capacity_bytes(self) -> int:

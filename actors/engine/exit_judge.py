@@ -16,6 +16,7 @@ from actors.engine.scheduler import Batch, Decision
 from actors.engine.stats import Meter
 from actors.engine.visit import index_tensor
 from actors.model.model import MultiExitModel
+from conf.resolve import Resolved
 from conf.schema import Gate
 
 
@@ -47,18 +48,17 @@ class ExitJudge:
     """The gate of an engine; holds the shortlists of its slots, knows nothing of queues and thresholds."""
 
     def __init__(
-        self, model: MultiExitModel, *, exit_layers: tuple[int, ...], gate: Gate, num_slots: int,
-        processors: Processors, token_ST: Tensor, checks_drafts: bool, meter: Meter,
-    ) -> None:  # fmt: skip
-        self.model, self.decoder = model, model.decoder
-        self.exit_layers, self.gate, self.processors = exit_layers, gate, processors
-        self.checks_drafts = checks_drafts
-        self.token_ST = token_ST  # decoder inputs by slot and position
+        self, model: MultiExitModel, resolved: Resolved, processors: Processors, token_ST: Tensor, meter: Meter
+    ) -> None:
+        """`token_ST`: decoder inputs by slot and position."""
+        self.decoder, self.processors, self.token_ST = model.decoder, processors, token_ST
+        self.exit_layers, self.gate = resolved.exit_layers, resolved.settings.gate
+        self.checks_drafts = resolved.settings.lossless
         self.device = model.decoder.embedding.weight.device
         self._meter, self._num_shortlisted = meter, 0
         self.shortlists: Shortlist | None = None  # one per slot
-        if gate is Gate.SHORTLIST:
-            size = min(SHORTLIST_SIZE, model.config.decoder.vocab_size)
+        if self.gate is Gate.SHORTLIST:
+            num_slots, size = len(token_ST), min(SHORTLIST_SIZE, model.config.decoder.vocab_size)
             ids_SK = torch.zeros(num_slots, size, dtype=torch.int64, device=self.device)
             self.shortlists = Shortlist(ids_SK, torch.zeros(num_slots, device=self.device))
 

@@ -28,14 +28,14 @@ class Shortlist:
 
     @classmethod
     def take(cls, logits_BV: Tensor) -> "Shortlist":
-        """The likeliest candidates of the first exit's logits."""
+        """Return the likeliest candidates of the first exit's logits."""
         logits_BV = logits_BV.float()
         ids_BK = logits_BV.topk(min(SHORTLIST_SIZE, logits_BV.shape[-1]), dim=-1).indices
         rest_B = logits_BV.scatter(-1, ids_BK, float("-inf")).logsumexp(-1)
         return cls(ids_BK, rest_B)
 
     def score(self, logits_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the candidates at a later exit -> token ids [B] and confidences [B]."""
+        """Return token ids [B] and confidences [B] from the logits of the candidates at a later exit."""
         logits_BK = logits_BK.float()
         top_B, place_B = logits_BK.max(-1)
         token_B = self.ids_BK.gather(-1, place_B[:, None])[:, 0]
@@ -43,7 +43,7 @@ class Shortlist:
 
 
 def needs_tokens(gate: Gate) -> bool:
-    """Whether the confidence comes from token scores; otherwise the head runs for the rows that leave alone."""
+    """Return whether the confidence comes from token scores; otherwise the head runs for the rows that leave alone."""
     return gate not in (Gate.SATURATION, Gate.CLASSIFIER)
 
 
@@ -63,5 +63,5 @@ def score(logits_BV: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
 
 
 def saturation(h_BD: Tensor, before_BD: Tensor) -> Tensor:
-    """How little the exit's layer changed its input: cosine similarity [B]."""
+    """Return how little the exit's layer changed its input: cosine similarity [B]."""
     return F.cosine_similarity(h_BD.float(), before_BD.float(), dim=-1)

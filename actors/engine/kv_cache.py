@@ -33,7 +33,7 @@ class SlotCache:
         cls, config: DecoderConfig, num_slots: int, max_positions: int, max_context: int, *,
         num_kv_layers: int, like: Tensor,
     ) -> "SlotCache":  # fmt: skip
-        """`like` gives device and dtype; the last `num_kv_layers` layers have room for cross-attention K/V."""
+        """Allocate it; `like` gives device and dtype, the last `num_kv_layers` have room for cross-attention K/V."""
         layers, width = config.num_layers, 2 * config.d_inner
         return cls(
             self_kv_LST2I=like.new_zeros(layers, num_slots, max_positions, width),
@@ -78,7 +78,7 @@ class SlotCache:
 def slot_bytes(
     config: DecoderConfig, max_positions: int, max_context: int, *, num_kv_layers: int, item_bytes: int
 ) -> int:
-    """What one sequence takes of every cache of `SlotCache.allocate`."""
+    """Return the bytes that one sequence takes of every cache of `SlotCache.allocate`."""
     per_position = config.num_layers * 2 * config.d_inner + config.d_model
     per_context = config.d_cross + num_kv_layers * 2 * config.d_inner + 1
     tokens = 8 * max_positions
@@ -86,7 +86,7 @@ def slot_bytes(
 
 
 def fitting_slots(wanted: int, one_bytes: int, max_bytes: int | None) -> int:
-    """As many of the wanted slots as `max_bytes` holds; UserError where it does not hold one."""
+    """Return as many of the wanted slots as `max_bytes` holds; UserError where it does not hold one."""
     if max_bytes is None:
         return wanted
     if max_bytes < one_bytes:

@@ -6,7 +6,7 @@ from conf.resolve import check_token_ids
 
 
 def check_request(request: Request, model: ModelConfig, max_prefix: int) -> None:
-    """ValueError, in one sentence, when the engine cannot run it."""
+    """Raise ValueError, in one sentence, when the engine cannot run it."""
     shape = (model.image_size, model.image_size, 3)
     if request.pixels_HWC.shape != shape:
         raise ValueError(f"pixels must have shape {shape}, got {request.pixels_HWC.shape}")

@@ -18,7 +18,7 @@ class LoopRule:
         return LoopRule(generation.loop_ngram, generation.loop_repeats) if generation.loop_ngram else None
 
     def loops(self, token_ids: Sequence[int]) -> bool:
-        """Whether the last token closes a loop. A few comparisons where it does not repeat what came before."""
+        """Return whether the last token closes a loop, after a few comparisons where it repeats nothing."""
         count = len(token_ids)
         for length in range(1, min(self.longest, count // self.repeats) + 1):
             if token_ids[-1] != token_ids[-1 - length]:

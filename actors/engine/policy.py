@@ -37,7 +37,7 @@ class QueuePolicy:
         self._rows[segment] += 1
 
     def pressing(self, lengths: Sequence[int], waits: Sequence[int]) -> int | None:
-        """Rows in every queue, and steps its oldest has waited -> the segment to visit before anything is admitted."""
+        """Return the segment to visit before anything is admitted; `waits` are steps of the oldest of each queue."""
         for segment in range(len(lengths) - 1, 0, -1):
             if lengths[segment] and waits[segment] > self.max_wait_steps:
                 return segment
@@ -47,7 +47,7 @@ class QueuePolicy:
         return None
 
     def longest(self, lengths: Sequence[int]) -> int:
-        """The segment whose queue is longest for it; some queue must have rows."""
+        """Return the segment whose queue is longest for it; some queue must have rows."""
         occupied = [segment for segment, length in enumerate(lengths) if length]
         return max(occupied, key=lambda segment: (lengths[segment] / self._fair_length(segment), segment))
 

@@ -27,14 +27,14 @@ class Past:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], num_given: int = 1, device: torch.device | str = "cpu") -> "Past":
-        """From lists; for callers that are in no hurry."""
+        """Build it from lists, for callers that are in no hurry."""
         longest = max(map(len, rows))
         tokens = [[*row, *[0] * (longest - len(row))] for row in rows]
         length_B = torch.tensor([len(row) for row in rows], device=device)
         return cls(torch.tensor(tokens, device=device), length_B, torch.full_like(length_B, num_given))
 
     def last(self, count: int) -> Tensor:
-        """The last `count` inputs of every row [B, count]; arbitrary in rows that are shorter."""
+        """Return the last `count` inputs of every row [B, count]; arbitrary in rows that are shorter."""
         place_BN = self.length_B[:, None] + torch.arange(-count, 0, device=self.length_B.device)
         return self.token_BT.gather(1, place_BN.clamp(min=0))
 
@@ -48,7 +48,7 @@ class BadWords:
 
     @classmethod
     def of(cls, words: Sequence[Sequence[int]], eos_id: int, device: torch.device | str = "cpu") -> "BadWords | None":
-        """None where there are none; a word that is just the end token is left out, as outputs must end."""
+        """Return None where there are none; a word that is just the end token is left out, as outputs must end."""
         distinct = sorted({tuple(word) for word in words if word} - {(eos_id,)})
         if not distinct:
             return None
@@ -83,7 +83,7 @@ class Processors:
     def resolve(
         cls, model: ModelConfig, generation: GenerationConfig, device: torch.device | str = "cpu"
     ) -> "Processors":
-        """The job's options, and the checkpoint's where the job leaves them open."""
+        """Take the job's options, and the checkpoint's where the job leaves them open."""
         own, vocab_size = model.generation, model.decoder.vocab_size
         ngram, penalty = generation.no_repeat_ngram, generation.repetition_penalty
         strangers = [i for word in generation.bad_word_ids for i in word if not 0 <= i < vocab_size]
@@ -100,7 +100,7 @@ class Processors:
 
     @property
     def idle(self) -> bool:
-        """True when logits are left as they are."""
+        """Return whether logits are left as they are."""
         return (
             self.min_new_tokens == self.no_repeat_ngram == 0
             and self.repetition_penalty == 1.0
@@ -109,7 +109,7 @@ class Processors:
         )
 
     def apply(self, logits_BV: Tensor, past: Past) -> Tensor:
-        """Logits [B, V] and every row's decoder inputs -> the same tensor, processed."""
+        """Process logits [B, V] in place, by every row's decoder inputs, and return them."""
         if self.repetition_penalty != 1.0:
             self._penalise(logits_BV, past)
         if self.no_repeat_ngram:
@@ -135,7 +135,7 @@ class Processors:
         logits_BV.scatter_(1, seen_BT, torch.where(scores_BT < 0, scores_BT * factor, scores_BT / factor))
 
     def _ban_repeats(self, logits_BV: Tensor, past: Past) -> None:
-        """Tokens that would complete an n-gram that is there already."""
+        """Ban tokens that would complete an n-gram that is there already."""
         size = self.no_repeat_ngram
         if past.token_BT.shape[1] < size:
             return
@@ -146,6 +146,6 @@ class Processors:
 
 
 def _ban(logits_BV: Tensor, token_BN: Tensor, where_BN: Tensor) -> None:
-    """-inf for the tokens named, where they are to be banned; a token may be named twice with different answers."""
+    """Put -inf where the tokens named are to be banned; a token may be named twice with different answers."""
     ban_BN = torch.full(where_BN.shape, float("inf"), dtype=logits_BV.dtype, device=logits_BV.device)
     logits_BV.scatter_reduce_(1, token_BN, ban_BN.masked_fill_(where_BN, float("-inf")), "amin")

@@ -74,7 +74,7 @@ def generate(
 
 
 def given_ids(model: MultiExitModel, request: Request, prefix_ids: tuple[int, ...]) -> list[int]:
-    """Decoder inputs before the first step."""
+    """Return the decoder inputs before the first step."""
     return [model.config.start_id, *(prefix_ids if request.prefix_ids is None else request.prefix_ids)]
 
 
@@ -82,7 +82,7 @@ def verdicts(
     model: MultiExitModel, inputs: list[int], states: torch.Tensor, mask: torch.Tensor, *,
     exit_layers: tuple[int, ...], gate: Gate, processors: Processors, num_given: int = 1,
 ) -> list[tuple[list[int], list[float]]]:  # fmt: skip
-    """What every exit would emit at every position of `inputs`, and how sure it is: (tokens, confidences) per exit."""
+    """Return what each exit would emit at every position of `inputs`, and how sure it is: (tokens, confidences)."""
     hidden = teacher_forced(model, inputs, states, mask)
     positions = torch.arange(len(inputs), device=states.device)
     before = [model.decoder.embed(torch.tensor(inputs, device=states.device), positions), *(h[0] for h in hidden)]
@@ -109,7 +109,7 @@ def verdicts(
 
 
 def encode_one(model: MultiExitModel, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encoder states [1, C, D] and mask [1, C] of one request."""
+    """Return encoder states [1, C, D] and mask [1, C] of one request."""
     device = model.decoder.embedding.weight.device
     prompt = torch.tensor([request.prompt_ids], device=device)
     pixels = torch.from_numpy(request.pixels_HWC.copy())[None].to(device)
@@ -119,7 +119,7 @@ def encode_one(model: MultiExitModel, request: Request) -> tuple[torch.Tensor, t
 def teacher_forced(
     model: MultiExitModel, inputs: list[int], states: torch.Tensor, mask: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Hidden states [1, T, D] after every layer for the given decoder inputs."""
+    """Return hidden states [1, T, D] after every layer for the given decoder inputs."""
     token_ids = torch.tensor([inputs], device=states.device)
     length = len(inputs)
     positions = torch.arange(length, device=states.device)[None]

@@ -36,7 +36,7 @@ class _Source:
 
 
 def _absorbed_attention(layer: DecoderLayer, q_NHE: Tensor, source: _Source) -> Tensor:
-    """Encoder states as every head mixes them [R, Q, H, D]; every head of every position is a row here."""
+    """Return encoder states as every head mixes them [R, Q, H, D]; every head of every position is a row here."""
     assert source.context_RCD is not None
     q_RQHD, mask = source.part.pad(layer.absorb_key(q_NHE)), source.cross_RhqC
     if mask.shape[1] == mask.shape[2] == 1:
@@ -73,7 +73,7 @@ class Runner:
 
     @torch.inference_mode()
     def _causal_mask(self) -> Tensor:
-        """What position t may attend to [h, T, T], h as in `_Source`; what OFA's positions add depends on the layer."""
+        """Return what position t may attend to [h, T, T], h as in `_Source`; what OFA adds depends on the layer."""
         position_1T = torch.arange(self.max_positions, device=self.device)[None]
         hidden_TT = position_1T > position_1T.T
         relative = self.decoder.relative_bias is not None
@@ -138,7 +138,7 @@ class Runner:
         return ExitStates(h_ND[last_B], before_ND[last_B])
 
     def _inputs(self, batch: Batch, visit: Visit) -> Tensor:
-        """Decoder inputs [N] of a visit to the first segment: one each, but for sequences that begin with a prefix."""
+        """Return inputs [N] of a visit to the first segment: one each, but for sequences that begin with a prefix."""
         if visit.last_N is None:
             token_ids = [sequence.input_id for sequence in batch.sequences]
         else:
@@ -151,7 +151,7 @@ class Runner:
         return token_N
 
     def _sources(self, visit: Visit, absorbed: bool) -> list[_Source]:
-        """What every part of the visit may attend to, the same for all layers."""
+        """Return what every part of the visit may attend to, the same for all layers."""
         sources = []
         for part in visit.parts:
             cross_mask = part.read(self.cache.context_bias_SC[:, : visit.num_context])[:, None, None, :]
@@ -163,7 +163,7 @@ class Runner:
         return sources
 
     def _self_mask(self, part: Part) -> Tensor:
-        """[R, 1 or H, Q, T]: causal by position, plus the relative bias where the model has one."""
+        """Return [R, 1 or H, Q, T]: causal by position, plus the relative bias where the model has one."""
         shape_RQ, query_position_X = part.query_position_RQ.shape, part.query_position_RQ.flatten()
         mask_hXT = self._self_mask_hTT[:, :, : part.num_keys].index_select(1, query_position_X)
         mask_RhQT = mask_hXT.view(len(mask_hXT), *shape_RQ, part.num_keys).transpose(0, 1)
@@ -185,7 +185,7 @@ class Runner:
         return self._attend_and_mix(index, h_ND, layer.heads(qkv_N3I[:, :d_inner]), visit, sources)
 
     def _attend_and_mix(self, index: int, h_ND: Tensor, q_NHE: Tensor, visit: Visit, sources: list[_Source]) -> Tensor:
-        """The layer from its self-attention on; K and V of the packed rows are in the cache."""
+        """Run the layer from its self-attention on; K and V of the packed rows are in the cache."""
         layer = self.layers[index]
         h_ND = layer.after_self(h_ND, visit.pack([self._self_attention(index, q_NHE, source) for source in sources]))
         q_NHE = layer.cross_q(h_ND)

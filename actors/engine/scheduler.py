@@ -154,7 +154,7 @@ class Scheduler:
         return batch
 
     def _pressing(self, lengths: list[int]) -> int | None:
-        """The segment that runs before anybody is admitted, if any."""
+        """Return the segment that runs before anybody is admitted, if any."""
         if self.rules.schedule is Schedule.POOL:
             return self.policy.pressing(lengths, [self._step - q[0].waiting_since if q else 0 for q in self._queues])
         deepest = max((segment for segment, length in enumerate(lengths) if length), default=0)
@@ -178,7 +178,7 @@ class Scheduler:
         return tuple(sorted(taken, key=attrgetter("slot")))
 
     def encoded(self, batch: EncodeBatch) -> None:
-        """The batch has its encoder states; its sequences may decode."""
+        """Let the sequences decode: they have their encoder states."""
         now_s = self._meter.clock()
         self._encoding.difference_update(batch.sequences)
         for sequence in batch.sequences:
@@ -196,7 +196,7 @@ class Scheduler:
         return leaves
 
     def threshold(self, segment: int, sequence: ActiveSequence) -> float:
-        """How sure the exit of `segment` must be of the sequence's current token."""
+        """Return how sure the exit of `segment` must be of the sequence's current token."""
         if self.rules.decay is None and not self.rules.deep_first:
             return self.rules.thresholds[segment]
         if self.rules.deep_first and sequence.step == 0 < sequence.first_position:
@@ -229,7 +229,7 @@ class Scheduler:
         return finished
 
     def _must_be_checked(self, sequence: ActiveSequence, token_id: int) -> bool:
-        """Drafts must be checked before the sequence may end, and when there are enough of them."""
+        """Return whether full depth is due: before the sequence may end, and when there are enough drafts."""
         if self.rules.max_drafts is None:
             return False
         ends = token_id == self.rules.eos_id or sequence.step + 1 == sequence.limit
@@ -237,7 +237,7 @@ class Scheduler:
         return ends or unchecked > self.rules.max_drafts or self._loops([*sequence.token_ids, token_id])
 
     def _check_drafts(self, batch: Batch, said: Decision) -> Decision:
-        """Full depth's tokens of all pending positions -> one per sequence, that of the first position it disagrees at.
+        """Return one of full depth's tokens per sequence, that of the first pending position it disagrees at.
 
         What was drafted after that position is taken back, and the sequence goes on from there.
         """
@@ -290,7 +290,7 @@ class Scheduler:
         self._queues[segment].append(sequence)
 
     def check_integrity(self) -> None:
-        """Between steps: slots add up, and every staircase falls and is no longer than its sequence."""
+        """Assert, between steps, that slots add up and every staircase falls and is no longer than its sequence."""
         running = [*self._encoding, *(sequence for queue in self._queues for sequence in queue)]
         slots = {sequence.slot for sequence in running}
         assert len(slots) == len(running), "two sequences share a slot"

@@ -84,7 +84,7 @@ def _say(batch: Batch, scripts: Scripts, eos_id: int) -> Decision:
 
 
 def least_s(scripts: Scripts, costs: Sequence[VisitCost], max_rows: int) -> float:
-    """The bound: every visit full, and a position computed at a segment only if it or a later one goes there (JIT)."""
+    """Return the bound: every visit full, a position computed at a segment only if it or a later one goes there."""
     total_s = 0.0
     for segment, cost in enumerate(costs):
         rows = sum(depth >= segment for script in scripts for depth in script)

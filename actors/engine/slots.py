@@ -26,7 +26,7 @@ class SlotAllocator:
         self._free.append(slot)
 
     def check_integrity(self, held: set[int]) -> None:
-        """Every slot is either free or held, never both and never neither."""
+        """Assert that every slot is either free or held, never both and never neither."""
         free = set(self._free)
         assert len(free) == len(self._free), "a slot is free twice"
         assert not free & held, f"slots both free and held: {sorted(free & held)}"

@@ -37,11 +37,11 @@ class Part:
     num_keys: int
 
     def pad(self, x_N: Tensor) -> Tensor:
-        """Packed [N, ...] -> attention rows [R, Q, ...]."""
+        """Turn packed [N, ...] into attention rows [R, Q, ...]."""
         return x_N[: len(self.query_position_RQ), None] if self.padded_RQ is None else x_N[self.padded_RQ]
 
     def read(self, cache_S: Tensor) -> Tensor:
-        """The part's slots of a cache [S, ...] -> [R, ...]; a view where it can be."""
+        """Return the part's slots of a cache [S, ...] as [R, ...]; a view where it can be."""
         return cache_S[self.slots] if isinstance(self.slots, slice) else cache_S.index_select(0, self.slots)
 
 
@@ -64,7 +64,7 @@ class Visit:
     num_context: int  # encoder positions that any of the sequences has
 
     def pack(self, parts_RQ: Sequence[Tensor]) -> Tensor:
-        """Attention rows [R, Q, ...] of every part -> packed [N, ...]."""
+        """Turn attention rows [R, Q, ...] of every part into packed [N, ...]."""
         if self.place_N is None:
             x_R = parts_RQ[0][:, 0]
             missing = len(self.position_N) - len(x_R)
@@ -77,7 +77,7 @@ def plan_visit(
     sequences: Sequence[ActiveSequence], segment: int, *,
     max_positions: int, device: torch.device, fill: Callable[[int], int] = int, current_only: bool = False,
 ) -> Visit:  # fmt: skip
-    """Index tensors for the pending positions of `sequences` (in slot order), or for their current tokens alone.
+    """Return index tensors for the pending positions of `sequences` (in slot order), or for their current tokens alone.
 
     `fill` says how many rows products should get in place of a number of them.
     """
@@ -135,12 +135,12 @@ def index_tensor(values: Sequence[int] | Sequence[Sequence[int]], device: torch.
 
 
 def _filled(values: "Array", more: int) -> "Array":
-    """The last value repeated so many times more."""
+    """Return the values with the last one repeated so many times more."""
     return np.concatenate([values, np.full(more, values[-1])]) if more else values
 
 
 def split(length_B: "Array", one_part: int) -> "list[Array | None]":
-    """Sequences by how many rows they bring, in powers of two; None: all of them in one part.
+    """Group sequences by how many rows they bring, in powers of two; None: all of them in one part.
 
     Those that bring fewer join those that bring more where padding them costs less than `one_part` places, a part.
     """

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from actors.engine.encoding import collate
 from actors.model.blocks import DecoderLayer
 from actors.model.checkpoint import load_checkpoint
 from actors.model.weights import with_weights
@@ -23,7 +24,7 @@ from jobs.bench.engine.bound import Costs, Rates, fit_line
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.models import make_model
 from jobs.bench.engine.places import checkpoint_of
-from jobs.bench.engine.work import collate, make_requests
+from jobs.bench.engine.work import make_requests
 
 _ROWS = (1, 8, 32, 128)
 _REPEATS, _LEAST_S = 3, 0.05

@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from actors.engine.encoding import encode_requests
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import MultiExitModel
@@ -82,21 +82,8 @@ class ReplayedEncoder:
     def __init__(self, model: MultiExitModel, requests: list[Request]) -> None:
         by_number = {int(request.pixels_HWC[0, 0, 0]): request for request in requests}
         chosen = [by_number[number] for number in sorted(by_number)]
-        with torch.inference_mode():
-            self._states_XCD, self._mask_XC = model.encode(*collate(chosen, model.config.pad_id))
+        self._states_XCD, self._mask_XC = encode_requests(model, chosen)
 
     def __call__(self, pixels_BHWC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         numbers = pixels_BHWC[:, 0, 0, 0].long()
         return self._states_XCD[numbers], self._mask_XC[numbers]
-
-
-def collate(requests: list[Request], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels [B, H, W, 3], prompt ids [B, Q] and their mask, right-padded."""
-    longest = max(len(request.prompt_ids) for request in requests)
-    ids = np.full((len(requests), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(requests), longest), dtype=np.bool_)
-    for row, request in enumerate(requests):
-        ids[row, : len(request.prompt_ids)] = request.prompt_ids
-        mask[row, : len(request.prompt_ids)] = True
-    pixels = np.stack([request.pixels_HWC for request in requests])
-    return torch.from_numpy(pixels), torch.from_numpy(ids), torch.from_numpy(mask)
