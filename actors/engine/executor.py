@@ -16,6 +16,7 @@ from actors.engine.stats import Meter
 from actors.engine.visit_costs import measure_visit_costs
 from actors.model.model import MultiExitModel
 from conf.resolve import Resolved
+from conf.schema import KvPolicy
 
 
 class Executor(Protocol):
@@ -49,6 +50,7 @@ class EagerExecutor:
     def __init__(self, model: MultiExitModel, resolved: Resolved, num_slots: int, meter: Meter) -> None:
         self._meter = meter
         self.device = model.decoder.embedding.weight.device
+        self._cuda = self.device.type == "cuda"
         processors = Processors.resolve(model.config, resolved.settings.generation, self.device)
         self.runner = Runner(model, resolved, num_slots, keeps_tokens=not processors.idle)
         self.judge = ExitJudge(model, resolved, processors, self.runner.cache.token_ST, meter)
@@ -71,7 +73,8 @@ class EagerExecutor:
     def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
         with self._meter.gate:
             decision = self.judge.emit(batch, verdict, leaves)
-        self.runner.fill_skipped(batch, verdict.states.h_BD, leaves)
+        if self.runner.kv is not KvPolicy.JIT:
+            self.runner.fill_skipped(batch, verdict.states.h_BD, leaves)
         return decision
 
     def retire(self, finished: Sequence[ActiveSequence]) -> None:
@@ -87,5 +90,5 @@ class EagerExecutor:
         return measure_visit_costs(self.runner, self.judge, max_rows, limit_s=limit_s, clock=self._meter.clock)
 
     def _wait_for_device(self) -> None:
-        if self.device.type == "cuda":
+        if self._cuda:
             torch.cuda.current_stream(self.device).synchronize()  # not the encoder's

@@ -227,12 +227,12 @@ class Runner:
 
     @torch.inference_mode()
     def fill_skipped(self, batch: Batch, h_BD: Tensor, leaves: list[bool]) -> None:
-        """Give the layers that leaving rows skipped something to attend to, unless `jit` does without.
+        """Give the layers that leaving rows skipped something to attend to, where it is not computed just in time.
 
         project: each skipped layer projects the exit's hidden state (CALM's state propagation, arXiv 2207.07061).
         copy: K and V of the last layer that ran, repeated.
         """
-        if self.kv is KvPolicy.JIT or batch.segment == len(self.segments) - 1 or not any(leaves):
+        if batch.segment == len(self.segments) - 1 or not any(leaves):
             return
         leaving = [sequence for sequence, leave in zip(batch.sequences, leaves, strict=True) if leave]
         chosen = index_tensor([row for row, leave in enumerate(leaves) if leave], self.device)
