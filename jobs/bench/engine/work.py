@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from actors.engine.encoding import encode_requests
+from actors.engine.encoding import collate
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import MultiExitModel
@@ -82,7 +83,8 @@ class ReplayedEncoder:
     def __init__(self, model: MultiExitModel, requests: list[Request]) -> None:
         by_number = {int(request.pixels_HWC[0, 0, 0]): request for request in requests}
         chosen = [by_number[number] for number in sorted(by_number)]
-        self._states_XCD, self._mask_XC = encode_requests(model, chosen)
+        with torch.inference_mode():
+            self._states_XCD, self._mask_XC = model.encode(*collate(chosen, model.config.pad_id))
 
     def __call__(self, pixels_BHWC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         numbers = pixels_BHWC[:, 0, 0, 0].long()
