@@ -1,9 +1,9 @@
 """How deep completions went, and how far they say what full depth says."""
 
-import itertools
 from collections.abc import Sequence
 
 from actors.engine.request import Completion
+from pipeline.report.work import Work, layers_run
 
 TokenIds = Sequence[int]
 
@@ -20,10 +20,8 @@ def computed_depth(completions: Sequence[Completion]) -> float:
     A step that goes deep makes all earlier ones of its output catch up, so each is computed as deep as the deepest from
     there on.
     """
-    depths: list[int] = []
-    for completion in completions:
-        depths += itertools.accumulate(reversed(completion.exit_layers), max)
-    return sum(depths) / len(depths)
+    layers = [layers_run(completion.exit_layers, Work.CATCHING_UP, None) or 0 for completion in completions]
+    return sum(layers) / sum(len(completion.exit_layers) for completion in completions)
 
 
 def agreement(said: Sequence[TokenIds], full: Sequence[TokenIds]) -> tuple[float, float]:

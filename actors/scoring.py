@@ -9,7 +9,7 @@ from actors.evaluation import Item, Prediction, predict
 from actors.model.checkpoint import Checkpoint
 from actors.training.corpus import TrainingSample
 from conf.model import ModelConfig
-from conf.resolve import NEVER
+from conf.resolve import exits_that_can_fire
 from conf.schema import EngineConfig, Gate, Schedule
 from pipeline.metrics import anls, bleu_4, cider_d, exact_match, object_names, rouge_l, set_f1
 
@@ -111,8 +111,8 @@ def dynamic_exits(engine: EngineConfig, model: ModelConfig, thresholds: Sequence
     if model.gates and model.gate_thresholds:
         learned = {"gate": Gate.CLASSIFIER, "thresholds": None if engine is softmax else engine.thresholds}
         rows.append(("learned gate", engine.model_copy(update=learned)))
-    closed = {e for e, t in zip(model.exits, model.thresholds or (), strict=False) if t > NEVER}
-    exits = engine.exits or tuple(layer for layer in model.exits if layer not in closed)
+    open_exits = (*exits_that_can_fire(model.exits, model.thresholds), model.exits[-1])
+    exits = engine.exits or (open_exits if model.thresholds else model.exits)
     if len(exits) > 1:
         rows += [
             (f"threshold {t:g}", softmax.model_copy(update={"exits": exits, "thresholds": (t,) * (len(exits) - 1)}))

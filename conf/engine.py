@@ -108,7 +108,7 @@ class GenerationConfig(Section):
 
     @property
     def longest_prefix(self) -> int:
-        """Room for prefixes, in tokens; a decoder_prefix that is the same for all must have become prefix_ids."""
+        """Return the room for prefixes, in tokens; a decoder_prefix that is the same for all is prefix_ids by now."""
         if self.max_prefix_tokens is not None:
             return self.max_prefix_tokens
         return _LONGEST_PREFIX if PROMPT_PLACE in self.decoder_prefix else len(self.prefix_ids)
@@ -202,7 +202,7 @@ class EngineConfig(Section):
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> "EngineConfig":
-        """The settings in a run.json, whose `tuning` had no section of its own before there was one."""
+        """Read the settings in a run.json, where those of `tuning` stood beside the others before it was a section."""
         tuning = {name: values[name] for name in TuningConfig.model_fields if name in values}
         rest = {name: value for name, value in values.items() if name not in tuning}
         return cls.model_validate({**rest, "tuning": {**tuning, **rest.get("tuning", {})}})

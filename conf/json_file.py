@@ -10,7 +10,7 @@ MOST_BYTES = 200_000_000  # tokenizers of large vocabularies have some tens of m
 
 
 def read_json(path: str | Path, what: str) -> Any:
-    """The content of a file; UserError, which begins with `what` and the path, where it cannot be read as JSON."""
+    """Return the content of a file; UserError, which begins with `what` and the path, where it is no readable JSON."""
     path = Path(path)
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
@@ -25,7 +25,7 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """`json.loads` whose every complaint about the text is a ValueError, nesting that is too deep included."""
+    """Parse JSON; every complaint about the text is a ValueError, nesting that is too deep included."""
     try:
         return json.loads(data)
     except RecursionError:

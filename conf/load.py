@@ -31,7 +31,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str], schema: type[
 
 
 def read_mode(path: str | Path, overrides: Sequence[str]) -> object:
-    """The `mode` a file asks for, which says by which schema the rest is to be read; None without one."""
+    """Return the `mode` a file asks for, which says by which schema the rest is read; None without one."""
     values = _read_yaml(Path(path))
     for override in overrides:
         _apply(values, override)
@@ -55,7 +55,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parse_yaml(text: str) -> Any:
-    """ValueError, in one line, for whatever is wrong with the text: the library leaves some of it to others."""
+    """Parse YAML; ValueError, in one line, for whatever is wrong with it: the library leaves some of that to others."""
     try:
         return yaml.safe_load(text)
     except RecursionError:
@@ -65,7 +65,7 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _apply(values: dict[str, Any], override: str, schema: type[BaseModel] | None = None) -> None:
-    """`a.b=c` -> values["a"]["b"] = c, with c read as YAML: numbers, lists and null mean what they look like.
+    """Set values["a"]["b"] = c for `a.b=c`, with c read as YAML: numbers, lists and null mean what they look like.
 
     Where the schema has a text, and nothing else, the value is taken as it is unless it is quoted: `{question}`, `# 1`.
     """
@@ -102,7 +102,7 @@ def _is_text(schema: type[BaseModel], names: Sequence[str]) -> bool:
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The most telling mistake in one sentence, with the key's full name; how many more there are."""
+    """Tell the most telling mistake in one sentence, with the key's full name, and how many more there are."""
     # An unknown key comes first: it is often why another one is missing.
     mistakes = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden")
     first = mistakes[0]
@@ -120,7 +120,7 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> str:
 
 
 def keys_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration, sections by their dotted names."""
+    """Yield every key of a configuration, those in sections by their dotted names."""
     for name, field in schema.model_fields.items():
         yield prefix + name
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -128,13 +128,13 @@ def keys_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _is_branch(part: str) -> bool:
-    """Pydantic names the branch of a union in the place of a mistake; users did not write that."""
+    """Whether pydantic put this into the place of a mistake, to name the branch of a union: users did not write it."""
     return part.removeprefix("constrained-") in ("int", "float", "str", "bool") or part.startswith(
         ("literal[", "tuple[", "list[")
     )
 
 
 def _short(value: object) -> str:
-    """At most 60 characters, made without the rest: a few lines of YAML can stand for gigabytes."""
+    """Show a value in at most 60 characters, made without the rest: a few lines of YAML can stand for gigabytes."""
     text = _REPR.repr(dict(value) if isinstance(value, Mapping) else value)
     return text if len(text) <= 60 else text[:57] + "..."

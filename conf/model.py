@@ -133,7 +133,7 @@ class TransformersEncoderConfig(Section):
 
 
 def _encoder_kind(value: Any) -> str | None:
-    """`kind` was not written before there was a choice."""
+    """Return the `kind`, which was not written before there was a choice."""
     return value.get("kind", "scenes") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
@@ -245,7 +245,7 @@ def read_model_config(checkpoint: str | Path) -> ModelConfig:
 
 
 def pickled_weights(directory: str | Path) -> str | None:
-    """The first file of weights in a format that can run code; None where there is none."""
+    """Return the first file of weights in a format that can run code; None where there is none."""
     found = sorted(file.name for pattern in _PICKLES for file in Path(directory).glob(pattern))
     return found[0] if found else None
 
@@ -260,7 +260,7 @@ def weights_sha256(checkpoint: str | Path) -> str:
 
 
 def longest_prompt(max_prompt_tokens: int) -> int:
-    """Characters of a prompt that are tokenised at most, for a model that reads so many tokens of it.
+    """Return how many characters of a prompt are tokenised at most, for a model that reads so many tokens of it.
 
     Generous: a token of text has about four, but runs of spaces and long words have many.
     """

@@ -25,7 +25,7 @@ class Decay:
     horizon: int  # the longest output, in tokens
 
     def at(self, threshold: float, position: int) -> float:
-        """The threshold at `position`; 0 (always leave) and those above 1 (never leave) stay what they are."""
+        """Return the threshold at `position`; 0 (always leave) and those above 1 (never leave) stay what they are."""
         if threshold > NEVER or threshold <= 0:
             return threshold
         return min(NEVER, 0.9 * threshold + 0.1 * math.exp(-self.rate * position / self.horizon))
@@ -55,7 +55,9 @@ def resolve(model: ModelConfig, engine: EngineConfig) -> Resolved:
     thresholds = _chosen_thresholds(model, engine, exits)
     max_prefix = _longest_prefix(model, generation)
     settings = engine.model_copy(update={"exits": exits, "thresholds": thresholds})
-    exit_layers = exits[-1:] if engine.schedule is Schedule.FULL else (*_that_can_fire(settings), exits[-1])
+    exit_layers = exits[-1:]
+    if engine.schedule is not Schedule.FULL:
+        exit_layers = (*exits_that_can_fire(exits, thresholds), *exit_layers)
     limit, rate = generation.max_new_tokens, engine.threshold_decay
     return Resolved(
         settings=settings,
@@ -67,12 +69,17 @@ def resolve(model: ModelConfig, engine: EngineConfig) -> Resolved:
     )
 
 
+def exits_that_can_fire(exits: Sequence[int] | None, thresholds: Sequence[float] | None) -> tuple[int, ...]:
+    """Return the exits before full depth at which a token may leave; segments that others end are one visit."""
+    return tuple(e for e, threshold in zip(exits or (), thresholds or (), strict=False) if threshold <= NEVER)
+
+
 def untrained_exits_warning(settings: EngineConfig, model: ModelConfig) -> str | None:
-    """One sentence if tokens may leave at exits nothing has trained; None where full depth has the last word.
+    """Return one sentence if tokens may leave at exits nothing has trained; None where full depth has the last word.
 
     `settings` as `resolve` gives them.
     """
-    guesses = [layer for layer in _that_can_fire(settings) if layer in model.untrained_exits]
+    guesses = [e for e in exits_that_can_fire(settings.exits, settings.thresholds) if e in model.untrained_exits]
     if settings.schedule is Schedule.FULL or settings.lossless or not guesses:
         return None
     return (
@@ -82,7 +89,7 @@ def untrained_exits_warning(settings: EngineConfig, model: ModelConfig) -> str |
 
 
 def check_token_ids(what: str, token_ids: Sequence[int], model: ModelConfig) -> None:
-    """ValueError for the first id outside of the vocabulary: in a batch it would take its neighbours along."""
+    """Raise ValueError for the first id outside of the vocabulary: in a batch it would take its neighbours along."""
     size = model.decoder.vocab_size
     stranger = next((token_id for token_id in token_ids if not 0 <= token_id < size), None)
     if stranger is not None:
@@ -99,7 +106,7 @@ def _chosen_exits(model: ModelConfig, engine: EngineConfig) -> tuple[int, ...]:
 
 
 def _chosen_thresholds(model: ModelConfig, engine: EngineConfig, exits: tuple[int, ...]) -> tuple[float, ...] | None:
-    """One per exit but the last; None at full depth, where the checkpoint has none."""
+    """Return one per exit but the last; None at full depth, where the checkpoint has none."""
     leaves_early, learned = engine.schedule is not Schedule.FULL, engine.gate is Gate.CLASSIFIER
     if learned and leaves_early and not model.gates:
         raise UserError(
@@ -121,14 +128,8 @@ def _chosen_thresholds(model: ModelConfig, engine: EngineConfig, exits: tuple[in
     return thresholds
 
 
-def _that_can_fire(settings: EngineConfig) -> tuple[int, ...]:
-    """Exits before full depth at which a token may leave; the segments between others are one visit without a gate."""
-    chosen = zip(settings.exits or (), settings.thresholds or (), strict=False)
-    return tuple(layer for layer, threshold in chosen if threshold <= NEVER)
-
-
 def _longest_prefix(model: ModelConfig, generation: GenerationConfig) -> int:
-    """In tokens; UserError where the decoder has no positions for it and the longest output."""
+    """Return it in tokens; UserError where the decoder has no positions for it and the longest output."""
     prefix, longest = len(generation.prefix_ids), generation.longest_prefix
     if longest < prefix:
         raise UserError(f"the decoder's prefix has {prefix} tokens, max_prefix_tokens={longest} allows fewer")

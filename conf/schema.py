@@ -125,7 +125,7 @@ class RetryErrors(str, Enum):
 
 
 def how_to_continue(on_existing: str) -> str:
-    """What to do with a run that was stopped, for its output.on_existing."""
+    """Say what to do with a run that was stopped, for its output.on_existing."""
     if on_existing == "resume":
         return "run the same command again to continue"
     instead = "begins anew" if on_existing == "overwrite" else "refuses"
@@ -153,7 +153,7 @@ class OutputConfig(Section):
 
     @property
     def to_continue(self) -> str:
-        """What to do with a run that was stopped."""
+        """Say what to do with a run that was stopped."""
         return how_to_continue(self.on_existing)
 
 

@@ -10,7 +10,7 @@ _SAYS_LITTLE = (".json", ".txt")  # of a file in a folder: there it may be anyth
 
 
 def kind_by_name(name: str) -> str | None:
-    """The source.kind of a file, glob or URL by its suffix, a compression's left aside; None: another suffix."""
+    """Return the source.kind of a file, glob or URL by its suffix, a compression's left aside; None: another suffix."""
     name = name.lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
@@ -18,5 +18,5 @@ def kind_by_name(name: str) -> str | None:
 
 
 def kind_in_folder(name: str) -> str | None:
-    """The same for a file that nobody has named."""
+    """Return the same for a file that nobody has named."""
     return None if name.lower().endswith(_SAYS_LITTLE) else kind_by_name(name)

@@ -19,12 +19,12 @@ class Template:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The fields it needs, each once, in order."""
+        """Return the fields it needs, each once, in order."""
         return tuple(dict.fromkeys(self.pieces[1::2]))
 
     @property
     def uses(self) -> Counter[str]:
-        """How often it needs each."""
+        """Count how often it needs each."""
         return Counter(self.pieces[1::2])
 
     @property
@@ -37,7 +37,7 @@ class Template:
 
 @lru_cache(maxsize=4096)
 def parse_template(text: str) -> Template:
-    """ValueError, one sentence, for braces that are neither doubled nor around what may be the name of a field."""
+    """Parse a text; ValueError, one sentence, for braces neither doubled nor around what may be the name of a field."""
     pieces, position = [""], 0
     for match in _TOKEN.finditer(text):
         pieces[-1] += text[position : match.start()]
@@ -54,7 +54,7 @@ def parse_template(text: str) -> Template:
 
 
 def field_place(name: str) -> str:
-    """`{name}`, as templates and messages have it."""
+    """Return `{name}`, as templates and messages have it."""
     return f"{{{name}}}"
 
 

@@ -7,6 +7,7 @@ treated as well. Every other text, Windows paths included, stays as it is, and `
 """
 
 import json
+import math
 import re
 from typing import Any
 
@@ -53,6 +54,15 @@ def encodable(value: Any) -> Any:
     if isinstance(value, dict):
         return {encodable(key): encodable(item) for key, item in value.items()}
     return [encodable(item) for item in value] if isinstance(value, list) else value
+
+
+def finite(value: Any) -> Any:
+    """A JSON-like value with null for NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return type(value)(map(finite, value)) if isinstance(value, list | tuple) else value
 
 
 def json_text(value: Any, **options: Any) -> str:

@@ -4,12 +4,10 @@ COCO numbers its images. The numbers come from `id_column`; without one they are
 identity) says which is which; an identity that would lead out of a folder of images is percent-encoded.
 """
 
-import json
-
 from pipeline.exports.names import inside
 from pipeline.exports.numbers import Numbers
 from pipeline.exports.options import Exported, Options
-from pipeline.exports.rows import Published, whole_file
+from pipeline.exports.rows import Published, json_bytes, whole_file
 
 _COLUMNS = ("sample_id", "text", "width", "height")
 
@@ -25,8 +23,8 @@ def write_captions(published: Published, out: str, options: Options) -> Exported
             if is_new:
                 image = {"id": image_id, "file_name": inside(row["sample_id"])}
                 image |= {"width": row["width"], "height": row["height"]}
-                stream.write((b"\n" if not annotations else b",\n") + _dump(image))
-            annotations.append(_dump({"id": len(annotations) + 1, "image_id": image_id, "caption": row["text"]}))
+                stream.write((b"\n" if not annotations else b",\n") + json_bytes(image))
+            annotations.append(json_bytes({"id": len(annotations) + 1, "image_id": image_id, "caption": row["text"]}))
         stream.write(b'\n],\n"annotations": [\n' + b",\n".join(annotations) + b"\n]}\n")
     return Exported(len(annotations))
 
@@ -38,7 +36,7 @@ def write_results(published: Published, out: str, options: Options) -> Exported:
         stream.write(b"[")
         for row in published.all_rows(_columns(published, options)):
             entry = {"image_id": numbers(row["sample_id"], row)[0], "caption": row["text"]}
-            stream.write((b"\n" if not count else b",\n") + _dump(entry))
+            stream.write((b"\n" if not count else b",\n") + json_bytes(entry))
             count += 1
         stream.write(b"\n]\n")
     return Exported(count)
@@ -48,7 +46,3 @@ def _columns(published: Published, options: Options) -> tuple[str, ...]:
     columns = (*_COLUMNS, *((options.id_column,) if options.id_column else ()))
     published.check_columns(columns)
     return columns
-
-
-def _dump(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()

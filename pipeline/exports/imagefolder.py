@@ -4,8 +4,6 @@ An image that has several prompts has one line for each; `file_name` is then the
 comes last: a folder without it is not finished.
 """
 
-import json
-import math
 from collections.abc import Container, Iterator
 from typing import Any
 
@@ -13,13 +11,14 @@ from conf.errors import UserError
 from conf.schema import SourceConfig
 from pipeline.exports.names import flat, numbered, plain_path
 from pipeline.exports.options import Exported, Options
-from pipeline.exports.rows import Published, as_users_mistake, whole_file
+from pipeline.exports.rows import Published, as_users_mistake, json_bytes, whole_file
 from pipeline.ledger import known_shards, with_planned
 from pipeline.plan import MISSING_SHARD, LeftOut, Shard, sum_left_out
 from pipeline.readers import Reader, ReadFailure, make_reader
 from pipeline.readers.kinds import SNIFF_BYTES, image_format, is_image_name
 from pipeline.source_types import to_json
 from pipeline.storage import Storage
+from pipeline.text import finite
 
 _GONE = (MISSING_SHARD, "missing_file")
 _STEPS_NOT_COPIED = ("exit_layers", "confidences", "token_texts")
@@ -47,9 +46,9 @@ def write(published: Published, out: str, options: Options) -> Exported:
                     left_out.append(LeftOut(reason, 1, (f"{name}/{key}",)))
                     continue
                 file_name = folder.add(name, key, found)
-                for row in own:
-                    line = {"file_name": file_name, **to_json(_finite(row))}
-                    metadata.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                for row in own:  # who loads the folder wants columns of one type, and the name of NaN is no number
+                    line = {"file_name": file_name, **to_json(finite(row))}
+                    metadata.write(json_bytes(line) + b"\n")
                     count += 1
             if rows:
                 left_out.append(LeftOut("images_gone", len(rows), (f"{name}/{next(iter(rows))}",)))
@@ -68,15 +67,6 @@ def _images(reader: Reader, shard: Shard, keys: Container[str]) -> Iterator[tupl
             yield raw.sample.key, raw.image if raw.image is not None else raw.error_type or "no_image"
     except ReadFailure:
         yield from ((sample.key, "storage_error") for sample in samples[done:])
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as null: who loads the folder wants columns of one type, and a name is none of a number."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return type(value)(map(_finite, value)) if isinstance(value, list | tuple) else value
 
 
 class _Folder:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,10 @@ class Published:
         fs, root = resolve(self.storage.url)
         with fs.open(f"{root}/{published_name(RESULTS, self.shards[0])}", "rb") as stream:
             return pq.ParquetFile(stream).schema_arrow
+
+
+def json_bytes(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 # What the user can mend: no space, no permission, a folder where a file should be. Other errors of files are odd names.

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from pipeline.exports.options import Exported, Options
-from pipeline.exports.rows import Published, whole_file
+from pipeline.exports.rows import Published, json_bytes, whole_file
 from pipeline.source_types import to_json
 
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # spreadsheets take these for its beginning, full-width ones too
@@ -20,7 +20,7 @@ def write_jsonl(published: Published, out: str, options: Options) -> Exported:
     columns, count = _columns(published, options), 0
     with whole_file(out) as stream:
         for row in published.all_rows(columns):
-            stream.write(json.dumps(to_json(row), ensure_ascii=False).encode() + b"\n")
+            stream.write(json_bytes(to_json(row)) + b"\n")
             count += 1
     return Exported(count)
 

@@ -3,12 +3,11 @@
 Questions are numbered by `question_id_column`, images by `id_column`; without them they are counted.
 """
 
-import json
 import posixpath
 
 from pipeline.exports.numbers import Numbers
 from pipeline.exports.options import Exported, Options
-from pipeline.exports.rows import Published, whole_file
+from pipeline.exports.rows import Published, json_bytes, whole_file
 
 
 def write(published: Published, out: str, options: Options) -> Exported:
@@ -19,14 +18,14 @@ def write(published: Published, out: str, options: Options) -> Exported:
     with whole_file(out) as answers_file, whole_file(questions_path(out)) as questions_file:
         answers_file.write(b"[")
         head = {"info": {}, "license": {}, "task_type": "Open-Ended", "data_type": "deed", "data_subtype": ""}
-        questions_file.write(json.dumps(head).encode()[:-1] + b', "questions": [')
+        questions_file.write(json_bytes(head)[:-1] + b', "questions": [')
         for row in published.all_rows(columns):
             image_id, _ = images(row["sample_id"], row)
             question_id, _ = questions(f"{row['sample_id']}#{row['prompt_index']}", row)
             question = {"image_id": image_id, "question": row["prompt"], "question_id": question_id}
             comma = b"\n" if not count else b",\n"
-            answers_file.write(comma + _dump({"question_id": question_id, "answer": row["text"]}))
-            questions_file.write(comma + _dump(question))
+            answers_file.write(comma + json_bytes({"question_id": question_id, "answer": row["text"]}))
+            questions_file.write(comma + json_bytes(question))
             count += 1
         answers_file.write(b"\n]\n")
         questions_file.write(b"\n]}\n")
@@ -37,7 +36,3 @@ def questions_path(out: str) -> str:
     """`answers.json` -> `answers_questions.json`."""
     stem, suffix = posixpath.splitext(out)
     return f"{stem}_questions{suffix}"
-
-
-def _dump(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()

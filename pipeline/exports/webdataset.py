@@ -7,7 +7,6 @@ folder when the tar is unpacked is percent-encoded.
 
 import io
 import itertools
-import json
 import posixpath
 import tarfile
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from conf.errors import UserError
 from pipeline.exports.names import member_name
 from pipeline.exports.options import Exported, Options
-from pipeline.exports.rows import Published, whole_file
+from pipeline.exports.rows import Published, json_bytes, whole_file
 from pipeline.text import original
 
 _COLUMNS = ("key", "sample_id", "prompt_index", "prompt", "text", "mean_confidence", "mean_depth", "num_tokens")
@@ -41,7 +40,7 @@ def write(published: Published, out: str, options: Options) -> Exported:
                 renamed += member != original(key)
                 _add(tar, f"{member}{infix}.txt", answers[0]["text"].encode())
                 content = {"sample_id": sample_id, "answers": answers}
-                _add(tar, f"{member}{infix}.json", json.dumps(content, ensure_ascii=False).encode())
+                _add(tar, f"{member}{infix}.json", json_bytes(content))
                 count += len(answers)
     notes = (f"{renamed} keys that no archive should hold are percent-encoded",) if renamed else ()
     return Exported(count, notes=notes)

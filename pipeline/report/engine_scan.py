@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.report.sketch import floats
+
 _TIMELINE_BINS = 60
-_SUMS = ("busy_s", "encode_s", "decode_s", "gate_s", "host_s", "num_steps", "num_tokens", "num_completed")
+_SUMS = ("busy_s", "encode_s", "decode_s", "gate_s", "host_s")
 
 
 @dataclass(frozen=True)
 class EngineScan:
     """Sums over all windows of all actors; every time is in actor-seconds. None where there are no statistics."""
 
-    num_windows: int = 0
     num_actors: int = 0
     devices: tuple[str, ...] = ()
     window_s: float | None = None
@@ -25,11 +26,8 @@ class EngineScan:
     decode_s: float | None = None
     gate_s: float | None = None
     host_s: float | None = None
-    num_steps: int = 0
-    num_tokens: int = 0
     num_completed: int = 0
     model_load_s: float | None = None  # summed over the starts of actors
-    num_loads: int = 0
     span_s: float | None = None  # wall time from the first window to the last, summed over invocations
     occupancy: float | None = None  # mean share of slots in use, while busy
     segment_visits: tuple[int, ...] = ()
@@ -46,29 +44,20 @@ def scan_engine_stats(tables: Sequence[pa.Table]) -> EngineScan:
     if not tables:
         return EngineScan()
     table = pa.concat_tables(tables)
-    columns = {name: _floats(table[name]) for name in (*_SUMS, "occupancy")}
-    sums = {name: float(np.nansum(columns[name])) for name in _SUMS}
+    columns = {name: floats(table[name]) for name in (*_SUMS, "num_completed", "occupancy")}
     start_s, end_s = _seconds(table["start_utc"]), _seconds(table["end_utc"])
-    loads = _floats(table["model_load_s"])
+    loads = floats(table["model_load_s"])
     loads = loads[np.isfinite(loads)]
     occupancy, busy_s = columns["occupancy"], columns["busy_s"]
     known = np.isfinite(occupancy) & (busy_s > 0)
     clock = _Clock.of(table["invocation"], start_s, end_s)
     return EngineScan(
-        num_windows=table.num_rows,
         num_actors=pc.count_distinct(table["actor"]).as_py(),
         devices=tuple(sorted(device for device in pc.unique(table["device"]).to_pylist() if device is not None)),
         window_s=float((end_s - start_s).sum()),
-        busy_s=sums["busy_s"],
-        encode_s=sums["encode_s"],
-        decode_s=sums["decode_s"],
-        gate_s=sums["gate_s"],
-        host_s=sums["host_s"],
-        num_steps=int(sums["num_steps"]),
-        num_tokens=int(sums["num_tokens"]),
-        num_completed=int(sums["num_completed"]),
+        **{name: float(np.nansum(columns[name])) for name in _SUMS},
+        num_completed=int(np.nansum(columns["num_completed"])),
         model_load_s=float(loads.sum()) if loads.size else None,
-        num_loads=loads.size,
         span_s=clock.total_s,
         occupancy=float(np.average(occupancy[known], weights=busy_s[known])) if known.any() else None,
         segment_visits=tuple(int(n) for n in _by_segment(table["segment_visits"])),
@@ -85,7 +74,7 @@ def _by_segment(column: pa.ChunkedArray) -> np.ndarray:
     """Lists, one entry per segment, summed entry by entry."""
     lists = pa.concat_arrays(column.chunks)
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    values = np.nan_to_num(_floats(lists.flatten()))
+    values = np.nan_to_num(floats(lists.flatten()))
     segments = np.arange(values.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.bincount(segments, weights=values) if values.size else np.zeros(0)
 
@@ -127,9 +116,3 @@ def _timeline(clock: _Clock, completed: np.ndarray) -> tuple[tuple[float, float]
 
 def _seconds(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.cast(column, pa.int64()).to_numpy(), np.float64) / 1e6
-
-
-def _floats(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Numbers as float64, null as NaN."""
-    values = pc.cast(column, pa.float64())
-    return np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy())

@@ -35,30 +35,27 @@ class RunFolder:
 
     def read_record(self) -> dict[str, Any] | None:
         """run.json; None if there is none yet. UserError if there is nothing of a run at all, or it is damaged."""
-        try:
-            record = json.loads(self.storage.read(RUN_NAME))
-        except FileNotFoundError:
-            if not self.results:
-                raise UserError(
-                    f"{self.url!r} is not the output of a run: it has neither run.json nor results/"
-                ) from None
-            return None
-        except ValueError as error:
-            raise UserError(f"{self.storage.path(RUN_NAME)!r} is not valid JSON: {error}") from None
-        if not isinstance(record, dict):
+        record = self._read_json(RUN_NAME)
+        if record is None and not self.results:
+            raise UserError(f"{self.url!r} is not the output of a run: it has neither run.json nor results/")
+        if not isinstance(record, dict | None):
             raise UserError(f"{self.storage.path(RUN_NAME)!r} does not describe a run")
         version_of(record, self.storage.path(RUN_NAME))
         return record
 
     def read_full_depth_sample(self) -> dict[str, Any] | None:
         """What `deed report RUN --ab N` measured; None if nobody has."""
+        sample = self._read_json(FULL_DEPTH_SAMPLE)
+        return sample if isinstance(sample, dict) else None
+
+    def _read_json(self, name: str) -> Any:
+        """None where there is no such file."""
         try:
-            sample = json.loads(self.storage.read(FULL_DEPTH_SAMPLE))
+            return json.loads(self.storage.read(name))
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise UserError(f"{self.storage.path(FULL_DEPTH_SAMPLE)!r} is not valid JSON: {error}") from None
-        return sample if isinstance(sample, dict) else None
+            raise UserError(f"{self.storage.path(name)!r} is not valid JSON: {error}") from None
 
     def _tables(self, folder: str) -> list[str]:
         return [published_name(folder, name) for name in table_names(self.storage, folder)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from conf.resolve import exits_that_can_fire
 from pipeline.left_out import from_dicts
 from pipeline.report.compare import recorded_comparison
 from pipeline.report.cost import cost_of, device_time_of
@@ -170,13 +171,12 @@ def _segments(scan: RunScan, record: Mapping[str, Any]) -> tuple[Segment, ...]:
 
 
 def _reachable_exits(record: Mapping[str, Any]) -> list[int]:
-    """Layers a token could leave at: an exit whose threshold no confidence reaches is no exit to the engine."""
+    """Layers a token could leave at."""
     config = _get(record, "config", "engine") or {}
-    exits, thresholds = list(config.get("exits") or ()), config.get("thresholds") or ()
+    exits, thresholds = config.get("exits") or [], config.get("thresholds")
     if config.get("schedule") == "full":
         return exits[-1:]
-    kept = [layer for layer, threshold in zip(exits, thresholds, strict=False) if threshold <= 1]
-    return [*kept, *exits[-1:]] if thresholds else exits
+    return [*exits_that_can_fire(exits, thresholds), *exits[-1:]] if thresholds else exits
 
 
 def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:

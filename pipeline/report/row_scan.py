@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.report.loops import is_looping
 from pipeline.report.picks import FirstK, Tag, fair_keys
-from pipeline.report.sketch import Sketch
+from pipeline.report.sketch import Sketch, floats
 from pipeline.report.work import caught_up
 
 SKETCHED = ("queue_wait_s", "encode_s", "ttft_s", "decode_s", "e2e_s", "device_s", "num_tokens", "mean_depth")
@@ -44,7 +44,7 @@ class ResultsScan:
         for item in pc.value_counts(batch["finish_reason"]).to_pylist():
             self.finish_reasons[item["values"] or "unknown"] += item["counts"]
         for name, sketch in self.sketches.items():
-            sketch.add(_floats(batch[name]))
+            sketch.add(floats(batch[name]))
         self._add_steps(batch["exit_layers"], batch["confidences"])
         fair = fair_keys(batch["sample_id"], batch["prompt_index"])
         reasons = batch["finish_reason"]
@@ -52,8 +52,8 @@ class ResultsScan:
         self.num_looping += int(looping.sum())
         keys = {
             Tag.SAMPLE: fair,
-            Tag.UNCERTAIN: _floats(batch["min_confidence"]),
-            Tag.DEEP: -_floats(batch["mean_depth"]),
+            Tag.UNCERTAIN: floats(batch["min_confidence"]),
+            Tag.DEEP: -floats(batch["mean_depth"]),
             Tag.TRUNCATED: np.where(_is(reasons, "length"), fair, np.nan),
             Tag.LOOPED: np.where(looping, fair, np.nan),
         }
@@ -144,11 +144,6 @@ def _add_example(kind: KindScan, count: int, sample_id: str | None, message: str
     kind.count += count
     kind.sample_id, kind.message = kind.sample_id or sample_id, kind.message or message
     kind.attempts = max(kind.attempts, attempts or 0)
-
-
-def _floats(column: pa.Array) -> np.ndarray:
-    """Numbers as float64, null as NaN."""
-    return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
 
 def _is(column: pa.Array, value: str | None) -> np.ndarray:

@@ -14,6 +14,7 @@ from pipeline.report.row_scan import ERRORS_COLUMNS, RESULTS_COLUMNS, ErrorsScan
 from pipeline.tables import ENGINE_STATS
 
 Part = TypeVar("Part")
+Scan = TypeVar("Scan", ResultsScan, ErrorsScan)
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,28 @@ def scan_run(folder: RunFolder, *, num_examples: int = 24, num_sampled: int = 20
         picks = {tag: FirstK(k) for tag, k in {**wanted, Tag.SAMPLE: num_sampled}.items()}
         return ResultsScan(picks=picks)
 
-    def scan_results_file(name: str) -> ResultsScan:
-        scan, first_row = empty_results(), 0
-        for batch in folder.batches(name, RESULTS_COLUMNS):
-            scan.add(batch, name, first_row)
-            first_row += batch.num_rows
-        return scan
-
-    def scan_errors_file(name: str) -> ErrorsScan:
-        scan, first_row = ErrorsScan(), 0
-        for batch in folder.batches(name, ERRORS_COLUMNS):
-            scan.add(batch, name, first_row)
-            first_row += batch.num_rows
-        return scan
-
     record = folder.read_record()
-    results, errors = empty_results(), ErrorsScan()
-    for part in _in_parallel(scan_results_file, folder.results):
-        results.merge(part)
-    for errors_part in _in_parallel(scan_errors_file, folder.errors):
-        errors.merge(errors_part)
+    results = _merged(folder, folder.results, RESULTS_COLUMNS, empty_results)
+    errors = _merged(folder, folder.errors, ERRORS_COLUMNS, ErrorsScan)
     tables = _in_parallel(lambda name: _windows(folder, name), folder.engine_stats)
     engine = scan_engine_stats(list(tables))
     return RunScan(folder.url, record, len(folder.results), results, errors, engine, folder.read_full_depth_sample())
+
+
+def _merged(folder: RunFolder, names: Sequence[str], columns: Sequence[str], empty: Callable[[], Scan]) -> Scan:
+    """The sums over some files."""
+
+    def scan_file(name: str) -> Scan:
+        scan, first_row = empty(), 0
+        for batch in folder.batches(name, columns):
+            scan.add(batch, name, first_row)
+            first_row += batch.num_rows
+        return scan
+
+    whole = empty()
+    for part in _in_parallel(scan_file, names):
+        whole.merge(part)
+    return whole
 
 
 def _windows(folder: RunFolder, name: str) -> pa.Table:

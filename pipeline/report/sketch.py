@@ -4,10 +4,18 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 _STEP = 0.01  # width of a bin on the natural logarithm, so 1 %
 _LOW, _HIGH = 1e-7, 1e7
 _NUM_BINS = math.ceil(math.log(_HIGH / _LOW) / _STEP)
+
+
+def floats(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A column's numbers as float64, null as NaN."""
+    values = pc.cast(column, pa.float64())
+    return np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy())
 
 
 @dataclass
