@@ -20,7 +20,6 @@ from actors.engine.stats import EngineStats, Meter
 
 POISON_KILL = (255, 0, 1)
 POISON_RAISE = (255, 0, 2)
-KILLING_PROMPT = "a prompt that ends the process while it is tokenised"
 NUM_LAYERS = 8
 
 
@@ -91,8 +90,6 @@ def expected_tokens(prompt_ids: Sequence[int], pixels_HWC: np.ndarray[Any, Any])
 
 
 def encode_prompt(text: str) -> tuple[int, ...]:
-    if text == KILLING_PROMPT:
-        os._exit(9)
     return tuple(text.encode())
 
 

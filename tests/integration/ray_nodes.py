@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+from pipeline.cluster import ray_cluster
 from tests.integration.processes import kill_tree
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,16 @@ class RayNodes:
         with urlopen(ask, timeout=30) as answer:
             nodes = json.load(answer)["data"]["summary"]
         return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
+
+
+@contextmanager
+def fresh_ray() -> Iterator[None]:
+    """A local Ray started with the environment and the folder as they are now; the one that tests share has ended."""
+    import ray
+
+    ray.shutdown()
+    with ray_cluster():
+        yield
 
 
 @contextmanager

@@ -4,11 +4,13 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from ray._private.runtime_env.packaging import _dir_travel
 
+from jobs.cli import main
 from tests.integration.ray_nodes import BIN, ROOT, RayNodes, ray_nodes, wait_until
 from tests.shards import write_shards
 
@@ -49,7 +51,9 @@ def committed(root: Path) -> int:
     return staged + len(list((root / "out").glob("results/*.parquet"))) * CHUNKS
 
 
-def test_a_node_dies_the_job_is_stopped_and_the_same_command_finishes(cluster: RayNodes, tmp_path: Path) -> None:
+def test_a_node_dies_the_job_is_stopped_and_the_same_command_finishes(
+    cluster: RayNodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_shards(tmp_path / "in", NUM_SHARDS, ROWS, BROKEN)
     client = submit(cluster, tmp_path, "first")
     log = tmp_path / "first.log"
@@ -87,18 +91,18 @@ def test_a_node_dies_the_job_is_stopped_and_the_same_command_finishes(cluster: R
     assert again.wait(240) == 0, (tmp_path / "second.log").read_text()
     audit(tmp_path)
 
-    command = [str(BIN / "python"), "-m", "jobs.cli", "plan", "--config", "conf/caption.yaml", *overrides(tmp_path)]
-    shown = cluster.run(*command, "--set", "cost.price_per_hour=2", "--json", "--cpus", "4", "--gpus", "0")
-    plan = json.loads(shown.stdout)
+    def planned(*more: str) -> dict[str, Any]:
+        command = ["plan", "--config", str(ROOT / "conf" / "caption.yaml"), *overrides(tmp_path), *more]
+        assert main([*command, "--set", "cost.price_per_hour=2", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    plan = planned("--cpus", "4", "--gpus", "0")
     num_samples = NUM_SHARDS * (ROWS + len(BROKEN))
     assert (plan["samples_done"], plan["samples_left"], plan["chunks_counted"]) == (num_samples, 0, NUM_SHARDS * CHUNKS)
     assert (plan["speed"]["samples"], plan["time_s"], plan["cost"]) == (num_samples, 0, 0)
     (tmp_path / "in" / "again").mkdir()
     write_shards(tmp_path / "in" / "again", 1, ROWS, BROKEN)  # as much again as one of the others
-    shown = cluster.run(
-        *command, "--set", f"source.paths=[{tmp_path}/in/**/*.tar]", "--set", "cost.price_per_hour=2", "--json"
-    )
-    plan = json.loads(shown.stdout)
+    plan = planned("--set", f"source.paths=[{tmp_path}/in/**/*.tar]")
     assert plan["samples_left"] == pytest.approx(ROWS + len(BROKEN), rel=0.05)
     left_s = plan["samples_left"] / (num_samples / plan["speed"]["actor_s"]) / plan["num_actors"]
     assert plan["time_s"] == pytest.approx(left_s)
@@ -119,10 +123,6 @@ def test_deed_submit_shows_the_output_and_ends_with_the_jobs_code(cluster: RayNo
     assert ended.returncode == 3, ended.stdout + ended.stderr  # as `deed caption` here would
     assert "shards could not be read, more than output.max_error_fraction=0.5" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
-
-    ended = deed_submit(cluster, "status", f"{tmp_path}/out")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "too_many_errors" in ended.stdout
 
     ended = deed_submit(cluster, *job, "--set", "output.path=runs/relative")
     assert ended.returncode == 2, ended.stdout + ended.stderr

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,16 @@ from PIL import Image
 from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint
 from jobs.cli import main
-from pipeline.cluster import ray_cluster
 from tests.actors.interop.sources import CASES, STEPS, make_source, their_outputs
 from tests.shards import write_tar
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("ray"),
+]
 
 NUM_IMAGES = 14
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    with ray_cluster():
-        yield
 
 
 def _images(folder: Path, size: int) -> dict[str, np.ndarray[Any, Any]]:

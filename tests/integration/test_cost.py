@@ -11,7 +11,6 @@ from conf.errors import UserError
 from conf.schema import JobConfig
 from jobs.caption import run_job
 from jobs.full_depth import measure_full_depth
-from pipeline.cluster import ray_cluster
 from pipeline.report.build import build_report
 from tests.integration.test_model import write_tiny_checkpoint
 from tests.shards import sample_members, write_tar
@@ -21,7 +20,7 @@ NUM_SAMPLES, PRICE = 60, 7.2  # dollars an hour
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, ray: None) -> Path:
     """The output of a run with two broken images and a price."""
     root = tmp_path_factory.mktemp("cost")
     write_tiny_checkpoint(root / "checkpoint")
@@ -37,8 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "cost": {"price_per_hour": PRICE, "source": "a price list", "date": "2026-01-31"},
         }
     )
-    with ray_cluster():
-        code, _ = run_job(config)
+    code, _ = run_job(config)
     assert code == 0
     return root / "out"
 

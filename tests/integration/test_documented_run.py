@@ -18,8 +18,8 @@ import pytest
 
 from jobs import demo
 from jobs.cli import main
-from pipeline.cluster import ray_cluster
 from tests.actors.interop.sources import make_source
+from tests.integration.ray_nodes import fresh_ray
 from tests.shards import image_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ CHEAPER = {
     "deed scenes": "--set num_images=12 --set images_per_shard=6",
     "deed calibrate": "--set num_images=6 --set check_images=2 --set questions_per_image=1",
     "deed evaluate": "--set num_images=2 --set questions_per_image=1 --set static_exits=false",
-    "deed bench pipeline": "--rows 300,600",
+    "deed bench pipeline": "--rows 300 --rows-per-shard 150",
     "deed bench decoders": "--images 1 --rounds 1 --sizes 256",
 }
 # fmt: on
@@ -103,7 +103,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        with pytest.MonkeyPatch.context() as patch, ray_cluster():
+        with pytest.MonkeyPatch.context() as patch, fresh_ray():
             patch.setattr(demo, "NUM_SCENES", 16)
             make_inputs(folder)
             kept = folder / "kept"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs.caption import run_job
-from pipeline.cluster import ray_cluster
 from tests.integration.corpus import fake_spec, make_config
+from tests.integration.ray_nodes import fresh_ray
 from tests.shards import sample_members, write_tar
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -39,7 +39,7 @@ def test_a_run_is_seen_by_prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyP
     members = [member for n in range(20) for member in sample_members(n)]
     write_tar(tmp_path / "in" / "s.tar", [*members, ("broken.jpg", b"")])
     config = make_config(tmp_path, cost={"price_per_hour": 3600.0, "currency": "EUR"})
-    with ray_cluster():
+    with fresh_ray():
         import ray
 
         assert run_job(config, fake_spec)[0] == 0

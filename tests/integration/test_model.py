@@ -1,7 +1,6 @@
 """A whole run with a real (tiny, untrained) model: what is published is what the engine says of each image alone."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,18 @@ from actors.model.tokenizer import train_tokenizer
 from conf.checkpoint_info import read_checkpoint_info
 from conf.schema import JobConfig
 from jobs.caption import captioner_spec, run_job, with_checkpoint
-from pipeline.cluster import ray_cluster
 from pipeline.preprocess import Pixels, image_to_pixels
 from pipeline.run import run
 from tests.actors.engine.tiny import tiny_model
 from tests.shards import image_bytes, sample_members, write_tar
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("ray"),
+]
 
 NUM_SAMPLES = 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    with ray_cluster():
-        yield
 
 
 def write_tiny_checkpoint(folder: Path, thresholds: tuple[float, ...] | None = (0.3, 0.3, 0.3, 0.3)) -> Path:

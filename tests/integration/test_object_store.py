@@ -17,12 +17,12 @@ from conf.errors import UserError
 from conf.schema import RetryConfig, SourceConfig
 from jobs.bench.faults import Faults
 from jobs.bench.s3 import BUCKET, Server, s3_server
-from pipeline.cluster import ray_cluster
 from pipeline.lease import Lease, LeaseLost, OutputBusy, claim_name, here
 from pipeline.readers import make_reader, read_patiently
 from pipeline.run import run
 from pipeline.storage import Storage
 from tests.integration.corpus import fake_spec, make_config
+from tests.integration.ray_nodes import fresh_ray
 from tests.shards import image_bytes, write_shards
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -156,7 +156,7 @@ def test_the_same_run_on_disk_and_on_a_stormy_store_gives_identical_tables(tmp_p
         tmp_path, source={"paths": [f"{stormy.url}/run/in/*.tar"]}, output={"path": f"{stormy.url}/run/out"}
     )
     info = read_checkpoint_info(local.model.checkpoint)
-    with ray_cluster():
+    with fresh_ray():
         here, there = run(local, info, fake_spec(local)), run(remote, info, fake_spec(remote))
         assert here["counts"] == there["counts"]
         assert there["counts"]["rows_ok"] == 120

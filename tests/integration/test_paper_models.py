@@ -1,6 +1,5 @@
 """The paper's two architectures from training to published captions, by the shipped configuration files alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,10 +7,13 @@ import pytest
 
 from conf.model import read_model_config
 from jobs.cli import main
-from pipeline.cluster import ray_cluster
 from tests.actors.training.corpus import write_corpus
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("ray"),
+]
 
 CONF = Path(__file__).parents[2] / "conf"
 NUM_IMAGES = 24
@@ -21,12 +23,6 @@ SMALL = (  # the shape of the model and the length of the run; everything else i
     "architecture.decoder_layers=3", "architecture.stem_channels=[4,8,16]", "architecture.max_positions=32",
     "optimizer.batch_images=8", "optimizer.total_steps=60", "optimizer.warmup_steps=2", "optimizer.peak_lr=5e-3",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    with ray_cluster():
-        yield
 
 
 def deed(command: str, file: str, *settings: str) -> None:

@@ -1,7 +1,6 @@
 """Uncertain answers are given again at full depth and replaced, each once, whatever is killed in between."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from conf.schema import JobConfig, Schedule
 from conf.vqa import VqaConfig
 from jobs.vqa import run_ticks
 from pipeline import relabel
-from pipeline.cluster import ray_cluster
 from pipeline.publish import read_counts
 from pipeline.run import CaptionerSpec
 from pipeline.storage import Storage
@@ -68,12 +66,6 @@ def two_minds(config: JobConfig) -> CaptionerSpec:
 
 def backend(full: bool) -> Backend:
     return replace(make_backend(IMAGE_SIZE), make_engine=Thorough if full else Hasty)
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    with ray_cluster():
-        yield
 
 
 def config_of(root: Path, questions: list[str], limit: float | None = RELABEL_BELOW) -> VqaConfig:

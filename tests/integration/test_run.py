@@ -7,7 +7,6 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from conf.schema import JobConfig
 from jobs.caption import run_job
-from pipeline.cluster import ray_cluster
 from pipeline.crash_log import MOST_DEATHS, CrashLog
 from pipeline.driver import Progress
 from pipeline.ledger import save_plan
@@ -33,19 +31,17 @@ from pipeline.run_record import TooManyErrors
 from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
 from pipeline.storage import Storage
 from pipeline.tables import results_schema
-from tests.fake_engine import KILLING_PROMPT, POISON_KILL, POISON_RAISE
+from tests.fake_engine import POISON_KILL, POISON_RAISE
 from tests.integration.corpus import check_exactly_once, expected_text, fake_spec, make_config
 from tests.shards import image_bytes, many_scans, sample_members, write_shards, write_tar
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("ray"),
+]
 
 BROKEN = ("truncated", "empty", "text")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    with ray_cluster():
-        yield
 
 
 def go(config: JobConfig, on_progress: Any = lambda _: None, **options: Any) -> dict[str, Any]:
@@ -162,18 +158,13 @@ def test_an_actor_killed_in_the_middle_costs_nothing(tmp_path: Path) -> None:
     check_exactly_once(tmp_path, 3, 60, BROKEN)
 
 
-def test_rows_that_kill_their_worker_become_error_rows(tmp_path: Path) -> None:
-    """One in the engine, one while its prompt is tokenised."""
-    colours, questions = {7: POISON_KILL}, {3: {"question": KILLING_PROMPT}}
-    members = [m for n in range(12) for m in sample_members(n, colours.get(n), **questions.get(n, {}))]
-    write_tar(tmp_path / "in" / "s.tar", members)
-    go(make_config(tmp_path, source={"prompt": {"template": "{question}"}}))
-    errors = pq.read_table(tmp_path / "out" / "errors").to_pylist()
-    assert [(error["sample_id"], error["stage"], error["error_type"]) for error in errors] == [
-        ("s/000003", "engine", "worker_crash"),
-        ("s/000007", "engine", "worker_crash"),
-    ]
-    assert pq.read_table(tmp_path / "out" / "results").num_rows == 10
+def test_a_row_that_kills_its_worker_becomes_an_error_row(tmp_path: Path) -> None:
+    """In the engine; tests/actors/test_every_step.py kills at every other step."""
+    write_tar(tmp_path / "in" / "s.tar", [m for n in range(4) for m in sample_members(n, {2: POISON_KILL}.get(n))])
+    go(make_config(tmp_path))
+    (error,) = pq.read_table(tmp_path / "out" / "errors").to_pylist()
+    assert (error["sample_id"], error["stage"], error["error_type"]) == ("s/000002", "engine", "worker_crash")
+    assert pq.read_table(tmp_path / "out" / "results").num_rows == 3
 
 
 def test_a_run_going_wrong_stops_and_can_be_continued(tmp_path: Path) -> None:

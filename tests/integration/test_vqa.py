@@ -6,14 +6,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.vqa import run_ticks
-from pipeline.cluster import ray_cluster
 from pipeline.lease import Lease, OutputBusy
 from pipeline.storage import Storage
 from tests.integration.corpus import expected_text, fake_spec
@@ -23,12 +21,6 @@ from tests.integration.vqa_job import vqa_config
 from tests.shards import image_bytes, sample_members, write_tar
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[None]:
-    with ray_cluster():
-        yield
 
 
 def write(root: Path, shard: str, numbers: range) -> None:

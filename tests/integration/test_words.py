@@ -1,6 +1,5 @@
 """A LaTr-style model in the pipeline: the words of the samples reach it, by configuration alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,20 +17,17 @@ from actors.training.scratch import initialise
 from conf.schema import EngineConfig
 from conf.training import ArchitectureConfig
 from jobs.cli import main
-from pipeline.cluster import ray_cluster
 from pipeline.preprocess import Pixels, image_to_pixels
 from tests.actors.engine.tiny import run
 from tests.shards import image_bytes, sample_members, write_tar
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("ray"),
+]
 
 NUM_SAMPLES = 10
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    with ray_cluster():
-        yield
 
 
 def test_published_answers_depend_on_the_words(tmp_path: Path) -> None:

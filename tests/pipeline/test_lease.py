@@ -17,6 +17,7 @@ import pytest
 from conf.errors import UserError
 from pipeline.lease import FORMER_NAME, Lease, LeaseLost, OutputBusy, claim_name, here, look
 from pipeline.storage import Storage
+from tests.effort import effort
 
 ROOT = Path(__file__).parents[2]
 QUICK: dict[str, float] = {"beat_s": 0.02, "expiry_s": 0.5}
@@ -93,7 +94,7 @@ def test_only_one_of_many_threads_follows_a_dead_owner(storage: Storage) -> None
             return False
 
     with ThreadPoolExecutor(4) as pool:
-        for turn in range(200):
+        for turn in range(effort(50, 400)):
             output, barrier = Storage(f"{storage.url}/{turn}"), threading.Barrier(4)
             claim(output, 1, DEAD)
             won = list(pool.map(contend, [barrier] * 4, [output.url] * 4))
@@ -117,7 +118,7 @@ for line in sys.stdin:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     processes = [subprocess.Popen(command, **pipes) for _ in range(3)]
     try:
-        for turn in range(25):
+        for turn in range(effort(10, 100)):
             output = Storage(f"{storage.url}/{turn}")
             claim(output, 7, DEAD)
             for process in processes:

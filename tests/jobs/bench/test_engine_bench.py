@@ -127,7 +127,7 @@ def test_the_bench_end_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) 
     from jobs.bench.engine import bench
     from jobs.bench.engine.render import render
 
-    variants = ["transformers", "full", "pool", "lossless"]
+    variants = ["full", "compaction", "pool", "lossless"]
     config = make_config(folder, {"variants": variants})
     assert bench(config, "deed bench engine --test") == 0
     out = capsys.readouterr().out.splitlines()
@@ -148,7 +148,7 @@ def test_the_bench_end_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert full.mean_depth == 4.0
     assert pool.mean_depth == pytest.approx(1.6, abs=0.05)
     assert pool.replayed_tokens == 1.0
-    assert by_name["transformers"].agreement_outputs == 1.0
+    assert by_name["compaction"].agreement_outputs == 1.0
     assert pool.agreement_outputs is None
     assert pool.involuntary_exits == 0
     for name in ("ratio", "decode_ratio", "decode_bound", "host_share", "gate_share", "latency_p99_s"):
