@@ -2,21 +2,20 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.cli import main
 from tests.shards import image_bytes
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(300)
-def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_folder_of_mixed_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ray: None
+) -> None:
     photos = tmp_path / "photos"
     (photos / "older").mkdir(parents=True)
     (photos / "a.jpg").write_bytes(image_bytes((200, 10, 10), (90, 60), "JPEG"))
@@ -31,14 +30,10 @@ def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "d.png").write_bytes(image_bytes((4, 5, 6)))
     (photos / "linked").symlink_to(tmp_path / "elsewhere")
-    result = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "caption", "./photos", "--out", "runs/mine",
-         "--set", "engine.generation.max_new_tokens=8"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, timeout=280,
-        check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(["caption", "./photos", "--out", "runs/mine", "--set", "engine.generation.max_new_tokens=8"]) == 0
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
     rows = pq.read_table(tmp_path / "runs" / "mine" / "results").to_pylist()
     assert {row["sample_id"] for row in rows} == {
         f"photos/{key}" for key in ("a.jpg", "B.PNG", "older/ü c.webp", "22.05", "caf\\udce9.jpg", "linked/d.png")
@@ -52,4 +47,4 @@ def test_a_folder_of_mixed_images(tmp_path: Path) -> None:
         "other_files": 1,
         "special_files": 1,
     }
-    assert "1 hidden file (._a.jpg)" in result.stdout
+    assert "1 hidden file (._a.jpg)" in said.out
