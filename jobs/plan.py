@@ -66,24 +66,24 @@ def describe(plan: "Preview", has_price: bool, min_actors: int, max_actors: int)
         size.insert(0, _size(plan.size_bytes))
     lines = [
         f"{plan.output}: " + (f"held by {plan.held_by}" if plan.held_by else "nothing is running"),
-        f"  shards  {plan.shards:,} ({', '.join(size)})",
-        f"  samples {samples}",
-        f"  done    {plan.shards_published:,} shards published, {plan.shards_started:,} begun "
+        f"  shards    {plan.shards:,} ({', '.join(size)})",
+        f"  samples   {samples}",
+        f"  done      {plan.shards_published:,} shards published, {plan.shards_started:,} begun "
         f"({plan.chunks_staged:,} chunks staged), {plan.samples_done:,} samples in all",
     ]
     if plan.shards_retried:
-        lines.append(f"  again   {plan.shards_retried:,} published shards, for their failed rows")
+        lines.append(f"  again     {plan.shards_retried:,} published shards, for their failed rows")
     lines.extend(left_out_lines(plan.left_out))
-    lines.append(f"  actors  {pool}, with {plan.actor_cpus:g} CPUs and {plan.actor_gpus:g} GPUs each")
+    lines.append(f"  actors    {pool}, with {plan.actor_cpus:g} CPUs and {plan.actor_gpus:g} GPUs each")
     if plan.speed is None:
         why = "no run with results to measure by; make a trial run and name it by --like"
-        return [*lines, f"  time    unknown: {why}", "  cost    unknown"]
+        return [*lines, f"  time      unknown: {why}", "  cost      unknown"]
     measured = f"at {plan.speed.samples_per_actor_s:.3g} samples/s for each actor, as in {plan.speed.output}"
     if plan.time_s is None:
-        return [*lines, f"  time    unknown: no sample count, {measured}", "  cost    unknown"]
-    lines.append(f"  time    about {_duration(plan.time_s)}, {measured}")
+        return [*lines, f"  time      unknown: no sample count, {measured}", "  cost      unknown"]
+    lines.append(f"  time      about {_duration(plan.time_s)}, {measured}")
     unknown = "unknown: set cost.price_per_hour" if not has_price else "unknown"
-    lines.append(f"  cost    {unknown if plan.cost is None else f'about {plan.cost:,.2f} {plan.currency}'}")
+    lines.append(f"  cost      {unknown if plan.cost is None else f'about {plan.cost:,.2f} {plan.currency}'}")
     return lines
 
 

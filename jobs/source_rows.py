@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from conf.errors import UserError
 from conf.load import explain
 from conf.schema import SourceConfig
-from pipeline.ledger import known_shards, with_planned
+from pipeline.output import Output
 from pipeline.plan import Sample, Shard
 from pipeline.readers import RawSample, Reader, ReadFailure, make_reader
 from pipeline.report.folder import RunFolder
@@ -42,11 +42,10 @@ def read_samples(folder: RunFolder, wanted: Iterable[SampleKey]) -> Iterator[tup
         print("no previews and references: there is no run.json yet, which says where the source is", file=sys.stderr)
         return
     source = (record.get("config") or {}).get("source") or {}
-    known = known_shards(folder.storage)
     try:
         config = SourceConfig.model_validate({**source, "passthrough": ("*",)})  # any field: JSON and text are read too
         reader = make_reader(config)
-        shards = {shard.name: shard for shard in with_planned(known, reader.shards(known.values()).shards)}
+        shards = Output(folder.storage).shards(reader)
     except (UserError, ValueError, OSError) as error:
         error = UserError(explain(error, SourceConfig)) if isinstance(error, ValidationError) else error
         print(f"the source cannot be read for previews and references: {error}", file=sys.stderr)

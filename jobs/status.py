@@ -35,22 +35,22 @@ def describe(status: "RunStatus") -> list[str]:
     if status.owner is not None:
         who = f"process {status.owner.pid} on {status.owner.host}"
         lines.append(
-            f"  lease   {who}, last sign of life {max(0.0, status.owner.age_s):.0f} s ago"
+            f"  lease     {who}, last sign of life {max(0.0, status.owner.age_s):.0f} s ago"
             + ("" if status.owner.alive else ", dead")
         )
     elif status.last_seen_utc is not None:
-        lines.append(f"  lease   none, last seen {status.last_seen_utc}")
+        lines.append(f"  lease     none, last seen {status.last_seen_utc}")
     lines.append(
-        f"  shards  {status.shards_published:,} of {status.shards:,} published, {status.shards_started:,} begun "
+        f"  shards    {status.shards_published:,} of {status.shards:,} published, {status.shards_started:,} begun "
         f"({status.chunks_staged:,} chunks, {status.samples_staged:,} samples staged), {status.shards_open:,} open"
     )
     if status.shards_missing:
-        lines.append(f"          {status.shards_missing:>8,} of them missing: planned, and gone when they were read")
-    lines.append(f"  rows    {status.rows_ok:,} results, {status.rows_error:,} errors in the published shards")
+        lines.append(f"            {status.shards_missing:>8,} of them missing: planned, and gone when they were read")
+    lines.append(f"  rows      {status.rows_ok:,} results, {status.rows_error:,} errors in the published shards")
     for name, count in status.errors_by_type.items():
-        lines.append(f"          {count:>8,} x {name}")
+        lines.append(f"            {count:>8,} x {name}")
     lines.extend(left_out_lines(status.left_out))
-    lines.append(f"  next    {next_step(status)}")
+    lines.append(f"  next      {next_step(status)}")
     return lines
 
 
@@ -58,4 +58,4 @@ def left_out_lines(parts: "Iterable[LeftOut]") -> list[str]:
     """Of `deed status` and `deed plan`: one for each reason."""
     from pipeline.left_out import in_words
 
-    return [f"  {'' if n else 'ignored':<8}{in_words(part)}" for n, part in enumerate(parts)]
+    return [f"  {'' if n else 'left out':<10}{in_words(part)}" for n, part in enumerate(parts)]

@@ -12,10 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from pipeline import incarnation
-from pipeline.ledger import RUN_NAME, STATE, known_shards
+from pipeline.ledger import RUN_NAME, STATE, known_shards, with_planned
 from pipeline.left_out import load_listing
 from pipeline.plan import LeftOut, Shard
 from pipeline.publish import ERRORS, Counts, published_name, published_shards, read_counts
+from pipeline.readers import Reader
 from pipeline.settings import CONFIG_NAME
 from pipeline.staging import load_indexes, staged_shards
 from pipeline.storage import Storage
@@ -41,6 +42,11 @@ class Output:
     def planned(self) -> dict[str, Shard]:
         """The shards it was begun with, by name; nothing where it was not."""
         return known_shards(self.storage)
+
+    def shards(self, reader: Reader) -> dict[str, Shard]:
+        """Those of its source as it is now, and those planned that the source has no longer, by name."""
+        planned = self.planned()
+        return {shard.name: shard for shard in with_planned(planned, reader.shards(planned.values()).shards)}
 
     def published(self) -> set[str]:
         """Names of the shards whose rows are there."""

@@ -12,7 +12,6 @@ from conf.schema import SourceConfig
 from pipeline.exports.names import flat, numbered, plain_path
 from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, as_users_mistake, json_bytes, whole_file
-from pipeline.ledger import known_shards, with_planned
 from pipeline.plan import MISSING_SHARD, LeftOut, Shard, sum_left_out
 from pipeline.readers import Reader, ReadFailure, make_reader
 from pipeline.readers.kinds import SNIFF_BYTES, image_format, is_image_name
@@ -26,8 +25,7 @@ _STEPS_NOT_COPIED = ("exit_layers", "confidences", "token_texts")
 
 def write(published: Published, out: str, options: Options) -> Exported:
     reader = make_reader(SourceConfig.model_validate(published.source()))
-    known = known_shards(published.storage)
-    shards = {shard.name: shard for shard in with_planned(known, reader.shards(known.values()).shards)}
+    shards = published.output.shards(reader)
     folder, count, left_out = _Folder(Storage(out)), 0, list[LeftOut]()
     columns = [name for name in published.columns if name not in _STEPS_NOT_COPIED]
     with whole_file(f"{folder.storage.url}/metadata.jsonl") as metadata:

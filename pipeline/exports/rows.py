@@ -28,27 +28,23 @@ class Published:
 
     def __init__(self, url: str) -> None:
         self.storage = Storage(url)
-        self._output = Output(self.storage)
-        self.shards = sorted(self._output.published())
+        self.output = Output(self.storage)
+        self.shards = sorted(self.output.published())
         if not self.shards:
             raise UserError(f"{url!r} holds no results of a run")
         self.columns: tuple[str, ...] = tuple(self._schema().names)
 
-    def record(self) -> dict[str, Any] | None:
-        """run.json, or None while the run is still going for the first time."""
-        return self._output.record()
-
     def source(self) -> dict[str, Any]:
         """The configuration of the run's source."""
         try:
-            source: dict[str, Any] = (self.record() or {})["config"]["source"]
+            source: dict[str, Any] = (self.output.record() or {})["config"]["source"]
             return source
         except KeyError:
             raise UserError(f"{self.storage.url!r} has no run.json, which says where the images are") from None
 
     @property
     def is_complete(self) -> bool:
-        return (self.record() or {}).get("status") == Status.COMPLETE.value
+        return (self.output.record() or {}).get("status") == Status.COMPLETE.value
 
     def check_columns(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if name not in self.columns]

@@ -21,8 +21,6 @@ from pipeline.exports.caption_files import EXISTING, Captions, LeftAlone, merged
 from pipeline.exports.options import Exported, Options, SidecarOptions
 from pipeline.exports.rows import Published, whole_local_file
 from pipeline.file_systems import is_local, resolve
-from pipeline.ledger import known_shards, with_planned
-from pipeline.output import Output
 from pipeline.plan import LeftOut, Shard, sum_left_out
 from pipeline.readers import make_reader
 from pipeline.readers.folder_shards import container_of
@@ -69,7 +67,7 @@ def write(published: Published, out: str | None, options: Options) -> Exported:
             by_folder.setdefault(place.folder, []).append(place)
         for folder, own in by_folder.items():
             writer.write(folder, own)
-    failed = sum(own.num_errors for own in Output(published.storage).counts(published.shards).values())
+    failed = sum(own.num_errors for own in published.output.counts(published.shards).values())
     if failed:
         writer.left_out.append(LeftOut("failed_rows", failed))
     where = "beside their images" if out is None else f"in {storable(out)}"
@@ -97,12 +95,11 @@ class _Places:
 
     def __init__(self, published: Published, source: SourceConfig, out: str | None, extension: str) -> None:
         self._published, self._out, self._extension = published, out, extension
-        self._shards = known_shards(published.storage)
+        self._shards = published.output.planned()
         self._folders = _folders_below(self._shards.values())
         self._reader = reader = make_reader(source) if source.kind is SourceKind.MANIFEST else None
         if reader is not None:
-            listed = reader.shards(self._shards.values()).shards
-            self._shards = {shard.name: shard for shard in with_planned(self._shards, listed)}
+            self._shards = published.output.shards(reader)
 
     def of_shard(self, name: str, writer: "_Writer") -> Iterator[_Place]:
         """In input order, each file once; images without one are counted by the writer."""

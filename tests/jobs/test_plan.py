@@ -32,18 +32,18 @@ def test_estimates_are_called_so() -> None:
     assert "2 (from 1 to 4), with 1 CPUs and 0.5 GPUs each" in text
     assert "about 58 s, at 5 samples/s for each actor" in text
     assert "about 0.50 EUR" in text
-    assert "ignored 1,100 hidden files (._a.jpg, ...)" in text
+    assert "left out  1,100 hidden files (._a.jpg, ...)" in text
 
 
 def test_unknown_stays_unknown() -> None:
     text = "\n".join(describe(plan(speed=None, time_s=None, cost=None), True, 2, 2))
-    assert "time    unknown" in text
-    assert "cost    unknown" in text
+    assert "time      unknown" in text
+    assert "cost      unknown" in text
     text = "\n".join(describe(plan(cost=None), False, 2, 2))
     assert "unknown: set cost.price_per_hour" in text
     text = "\n".join(describe(plan(samples_estimated=None, time_s=None, cost=None), True, 2, 2))
-    assert "samples unknown" in text
-    assert "time    unknown: no sample count" in text
+    assert "samples   unknown" in text
+    assert "time      unknown: no sample count" in text
 
 
 def test_the_command_takes_the_arguments_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def test_listing_and_shards_are_summed_in_the_record_the_status_and_the_report(
     assert read_status(storage.url).left_out == tuple(BOTH)
     assert cli.main(["status", storage.url]) == 0
     shown = capsys.readouterr().out
-    assert "ignored 1,100 hidden files (._a.jpg, ._b.jpg, ...)\n" in shown
+    assert "left out  1,100 hidden files (._a.jpg, ._b.jpg, ...)\n" in shown
     assert "3 other files (notes.txt, a.pdf, ...)" in shown
     report = build_report([storage.url])
     assert report.runs[0].outcome.left_out == tuple(BOTH)
