@@ -14,9 +14,7 @@ from pipeline.text import storable
 
 
 @dataclass(frozen=True, slots=True)
-class ByteRange:
-    """Bytes of a file, decompressed where it is compressed."""
-
+class _Range:
     begin: int
     size: int
 
@@ -25,16 +23,16 @@ class ByteRange:
         return self.begin + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class RowRange:
+class ByteRange(_Range):
+    """Bytes of a file, decompressed where it is compressed."""
+
+    __slots__ = ()
+
+
+class RowRange(_Range):
     """Rows of a Parquet file."""
 
-    begin: int
-    size: int = 1
-
-    @property
-    def end(self) -> int:
-        return self.begin + self.size
+    __slots__ = ()
 
 
 Place = ByteRange | RowRange
@@ -130,13 +128,14 @@ class Shard:
     @classmethod
     def from_former(cls, fields: Mapping[str, Any]) -> "Shard":
         """Of version 1 (pipeline.formats): `members` were also where the records of a manifest begin and end."""
-        values = dict(fields)
+        values, unit = dict(fields), Unit.BYTES
         weight, members = values.pop("size_bytes"), values.get("members", ())
-        if len(members) == 2 and all(map(str.isdecimal, members)) and int(members[1]) - int(members[0]) == weight:
-            unit = Unit.ROWS if values["url"].lower().endswith(".parquet") else Unit.BYTES
-            place = {"begin": int(members[0]), "size": weight}
-            return cls.from_fields({**values, "members": (), "records": place, "weight": weight, "unit": unit})
-        unit = Unit.FILES if len(members) == weight and not values.get("sizes") and members else Unit.BYTES
+        if members and not values.get("sizes"):
+            if len(members) == 2 and all(map(str.isdecimal, members)) and int(members[1]) - int(members[0]) == weight:
+                unit = Unit.ROWS if values["url"].lower().endswith(".parquet") else Unit.BYTES
+                values |= {"members": (), "records": {"begin": int(members[0]), "size": weight}}
+            elif len(members) == weight:  # what is new in a folder, in a tick
+                unit = Unit.FILES
         return cls.from_fields({**values, "weight": weight, "unit": unit})
 
 

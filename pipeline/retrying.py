@@ -25,23 +25,11 @@ _LOG = logging.getLogger(__name__)
 _FIRST_WAIT_S = 0.2
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _PASSING = (ConnectionError, TimeoutError, ssl.SSLError, socket.gaierror, http.client.HTTPException)
-_PASSING_ERRNOS = {
-    getattr(errno, name)
-    for name in (
-        *(
-            "EAGAIN",
-            "EBUSY",
-            "EINTR",
-            "EIO",
-            "EREMOTEIO",
-            "ESTALE",
-            "ENOBUFS",
-            "ETIMEDOUT",
-        ),  # 5xx: EIO, EREMOTEIO, EBUSY
-        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET"),
-    )
-    if hasattr(errno, name)
-}
+_PASSING_NAMES = (
+    "EAGAIN", "EBUSY", "EINTR", "EIO", "EREMOTEIO", "ESTALE", "ENOBUFS", "ETIMEDOUT",  # 5xx: EIO, EREMOTEIO, EBUSY
+    "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET",
+)  # fmt: skip
+_PASSING_ERRNOS = {getattr(errno, name) for name in _PASSING_NAMES if hasattr(errno, name)}
 _GONE_STATUS = (404, 410)
 _PASSING_STATUS = frozenset({408, 425, 429})  # of HTTP, beside 5xx
 _CLIENTS = frozenset(  # packages whose exceptions are about the connection, unless they carry an HTTP status

@@ -152,7 +152,7 @@ def _former_sample(row: int, key: str, pieces: list[dict[str, Any]]) -> Sample:
     numbered = key[:8].isdecimal()
     if kind == "row_group" and numbered:
         file_row, image = nth or (row if source_row is None else source_row, -1)
-        return Sample(row, key, (), RowRange(file_row), offset, image if image >= 0 else None, asked)
+        return Sample(row, key, (), RowRange(file_row, 1), offset, image if image >= 0 else None, asked)
     if len(own) == 1 and numbered and len(key) == 8 and kind in ("record", "row"):
         return Sample(row, key, (), (RowRange if kind == "row" else ByteRange)(offset, size), asked=asked)
     if own and size == -1:  # the image of a folder
@@ -164,7 +164,7 @@ def _former_part(name: str, offset: int, size: int) -> Part:
     if size < 0:
         return Part(name)
     if name.endswith("metadata.parquet") and size == 1:
-        return Part(name, RowRange(offset))
+        return Part(name, RowRange(offset, 1))
     suffix, _, role = name.partition("/")
     if role in {known.value for known in Role}:
         return Part(suffix, ByteRange(offset, size), Role(role))

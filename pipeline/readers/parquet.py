@@ -113,7 +113,7 @@ class ParquetReader:
                     # 0: not a list, an empty one, or one that cannot be read
                     for nth in range(count) if count else (None,):
                         key = f"{file_row:08d}" if nth is None else f"{file_row:08d}.{nth}"
-                        record = RowRange(file_row)
+                        record = RowRange(file_row, 1)
                         samples.append(Sample(len(samples), key, record=record, row_group=group, nth=nth))
                 first += num_rows
         return Contents(tuple(samples))

@@ -60,7 +60,7 @@ def places(url: str, first: int = 0, end: int | None = None, table: TableConfig 
         return
     with open_parquet(url) as parquet:
         num_rows = parquet.metadata.num_rows
-    yield from (RowRange(row) for row in range(first, num_rows if end is None else min(end, num_rows)))
+    yield from (RowRange(row, 1) for row in range(first, num_rows if end is None else min(end, num_rows)))
 
 
 def read_records(

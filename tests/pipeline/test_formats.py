@@ -4,15 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from conf.errors import UserError
 from pipeline.formats import KEY, VERSION
 from pipeline.ledger import PLAN_NAME, RUN_NAME, known_shards, save_plan
 from pipeline.output import Output
-from pipeline.plan import Shard
+from pipeline.plan import Asked, ByteRange, Part, Role, RowRange, Sample, Shard, Unit
 from pipeline.publish import RESULTS, publish_shard, published_name, read_counts
 from pipeline.questions import Questions
+from pipeline.shard_index import ShardIndex
 from pipeline.staging import load_index, rows_table, save_index, stage_chunk
 from pipeline.storage import Storage
 from pipeline.ticks import Tick, TickShard, load_ticks
@@ -41,6 +43,37 @@ def test_tables_and_json_say_their_version(tmp_path: Path) -> None:
     for name in (RUN_NAME, f"{TICK.folder}/tick.json"):
         assert storage.read_json(name)[KEY] == VERSION
     assert (known_shards(storage), load_ticks(storage)) == ({"s": SHARD}, [TICK])
+
+
+def former(key: str, *parts: tuple[str, int, int]) -> Sample:
+    """What is read of a sample in an index of version 1."""
+    columns = {
+        "row": [0],
+        "key": [key],
+        "parts": [[dict(zip(("name", "offset", "size"), p, strict=True)) for p in parts]],
+    }
+    table = pa.table(columns).replace_schema_metadata({"chunk_rows": "1", "problems": "[]"})
+    (sample,) = ShardIndex.from_table(table).samples
+    return sample
+
+
+def test_indexes_of_version_1_are_read() -> None:
+    asked = former("00000007", ("row_group", 1, 2), ("__row", 7, 0), ("__mask", 0b101, 0), ("__mask", 1, 1))
+    assert asked == Sample(0, "00000007", (), RowRange(7, 1), 1, None, Asked((0, 2, 62), 7))
+    parts = (Part("metadata.parquet", RowRange(3, 1)), Part("a.txt"))
+    assert former("a.jpg", ("a.jpg", 0, -1), ("metadata.parquet", 3, 1), ("a.txt", 0, -1)) == Sample(0, "a.jpg", parts)
+    members = (Part("jpg", ByteRange(512, 9), Role.BROKEN_LINK), Part("row", ByteRange(0, 7)))
+    assert former("a", ("jpg/broken_link", 512, 9), ("row", 0, 7)) == Sample(0, "a", members)
+
+
+def test_shards_of_version_1_are_read() -> None:
+    given = {"name": "s", "url": "/a", "size_bytes": 5, "members": ["3", "8"]}
+    assert Shard.from_former(given) == Shard("s", "/a", 5, records=ByteRange(3, 5))
+    rows = Shard("s", "/a.parquet", 5, records=RowRange(3, 5), unit=Unit.ROWS)
+    assert Shard.from_former({**given, "url": "/a.parquet"}) == rows
+    assert Shard.from_former({**given, "sizes": [1, 4]}) == Shard("s", "/a", 5, ("3", "8"), sizes=(1, 4))
+    assert Shard.from_former({**given, "size_bytes": 2}) == Shard("s", "/a", 2, ("3", "8"), unit=Unit.FILES)
+    assert Shard.from_json(rows.to_json()) == rows
 
 
 @pytest.mark.parametrize(
