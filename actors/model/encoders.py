@@ -23,9 +23,14 @@ _PRETRAINED = {
     "florence2":              ("florence2", "Florence2Encoder"),
     "vision-encoder-decoder": ("vision", "VisionEncoder"),
 }  # fmt: skip
-
-
-_SHARES_EMBEDDING = ("t5", "bart", "mbart", "udop", "florence2")
+# model_type of encoders whose token embedding is the decoder's
+_SHARES_EMBEDDING = {
+    "t5",
+    "bart",
+    "mbart",
+    "udop",
+    "florence2",
+}
 
 
 def tied_names(config: ModelConfig) -> dict[str, str]:

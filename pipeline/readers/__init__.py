@@ -1,5 +1,7 @@
 """One reader per kind of source, all of one form (reader.py)."""
 
+from collections.abc import Callable
+
 from conf.schema import SourceConfig, SourceKind
 from conf.templates import parse_template
 from pipeline.readers.reader import FirstFields, RawSample, Reader, ReadFailure, read_patiently
@@ -15,14 +17,17 @@ def make_reader(source: SourceConfig) -> Reader:
     from pipeline.readers.webdataset import WebDatasetReader
 
     fields = field_names(source)
-    if source.kind is SourceKind.WEBDATASET:
-        suffixes = tuple(suffix.lower().lstrip(".") for suffix in source.image_suffix)
-        return WebDatasetReader(source.paths, fields, source.retry, source.max_bytes, suffixes)
-    if source.kind is SourceKind.IMAGES:
-        return ImageFolderReader(source.paths, fields, source.retry, source.max_bytes)
-    if source.kind is SourceKind.PARQUET:
-        return ParquetReader(source.paths, source.image_column, fields, source.retry, source.max_bytes, source.fetch)
-    return ManifestReader(source.paths, source.uri_column, fields, source.fetch, source.retry, source.table)
+    usual = fields, source.retry, source.max_bytes
+    suffixes = tuple(suffix.lower().lstrip(".") for suffix in source.image_suffix)
+    readers: dict[SourceKind, Callable[[], Reader]] = {
+        SourceKind.WEBDATASET: lambda: WebDatasetReader(source.paths, *usual, suffixes),
+        SourceKind.IMAGES: lambda: ImageFolderReader(source.paths, *usual),
+        SourceKind.PARQUET: lambda: ParquetReader(source.paths, source.image_column, *usual, source.fetch),
+        SourceKind.MANIFEST: lambda: ManifestReader(
+            source.paths, source.uri_column, fields, source.fetch, source.retry, source.table
+        ),
+    }
+    return readers[source.kind]()
 
 
 def field_names(source: SourceConfig) -> tuple[str, ...]:
