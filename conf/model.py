@@ -124,7 +124,15 @@ class TransformersEncoderConfig(Section):
     """An encoder class of the `transformers` library, built from its own configuration (deed convert makes it)."""
 
     kind: Literal["transformers"] = "transformers"
-    model_type: Literal["t5", "bart", "mbart", "pix2struct", "udop", "florence2", "vision-encoder-decoder"]
+    model_type: Literal[
+        "t5",
+        "bart",
+        "mbart",
+        "pix2struct",
+        "udop",
+        "florence2",
+        "vision-encoder-decoder",
+    ]
     hf_config: dict[str, Any] = Field(description="config.json of the source, as it was.")
     image_shape: tuple[Count, Count] | None = Field(
         None, description="Height and width the encoder reads where that is no square; squares are stretched to it."

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from conf.errors import UserError
 from jobs.sidecars import add_sidecar_arguments, say_what_is_missing, sidecar_options
 
-FORMS = ("webdataset", "coco", "coco-results", "vqa", "jsonl", "csv", "imagefolder", "txt")
-
 
 def main(arguments: Sequence[str]) -> int:
+    from pipeline.exports import Form, Options, SidecarOptions, export
+    from pipeline.exports.rows import Published
+
     parser = argparse.ArgumentParser(prog="deed export", description=__doc__)
     parser.add_argument("run", help="output directory or URL of a run")
-    parser.add_argument("--to", required=True, choices=FORMS, help="form of the export")
+    parser.add_argument("--to", required=True, choices=[form.value for form in Form], help="form of the export")
     parser.add_argument("--out", help="file (webdataset, imagefolder: folder) or URL to write; txt: another folder")
     parser.add_argument("--columns", help="jsonl, csv: columns, separated by commas (default: all)")
     parser.add_argument("--id-column", help="coco, vqa: column with the image's number, e.g. src_image_id")
@@ -32,9 +33,6 @@ def main(arguments: Sequence[str]) -> int:
 
     if options.out is None and options.to != "txt":
         raise UserError(f"say where the export goes, for example --out exports/{options.to}")
-
-    from pipeline.exports import Form, Options, SidecarOptions, export
-    from pipeline.exports.rows import Published
 
     published = Published(options.run)
     if not published.is_complete:
