@@ -250,7 +250,7 @@ def test_an_image_that_hangs_its_decoder_costs_one_row(tmp_path: Path) -> None:
 def test_a_users_mistake_writes_nothing(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
     write_shards(tmp_path / "in", 1, 2)
     with pytest.raises(UserError, match=message):
-        go(make_config(tmp_path, **sections))
+        run_job(make_config(tmp_path, **sections), fake_spec)
     assert not (tmp_path / "out").exists()
 
 
