@@ -11,10 +11,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from actors.backend import Backend
@@ -23,81 +21,67 @@ from actors.crash_guard import CrashGuard
 from actors.engine.request import Request
 from actors.engine_thread import EngineThread, Outcome, RequestFailure
 from actors.row_work import RowWork, columns_of, failed_columns, request_of
+from actors.stats_writer import StatsWriter
+from pipeline.chunk import Chunk
 from pipeline.duplicates import Answer, Key, key_of
 from pipeline.prometheus import EngineMeter
-from pipeline.publish import write_engine_stats
+from pipeline.services import RunServices
 from pipeline.slow import HowFar, noted_if_slow
-from pipeline.stages import from_ipc
 from pipeline.staging import stage_chunk
-from pipeline.storage import Storage
-from pipeline.tables import SUMMARY, Passthrough
+from pipeline.tables import SUMMARY
 
 _SLOW_CHUNK_S = 900.0  # with others; on a CPU minutes are ordinary
 _MOST_WAITING = 4096  # requests of one chunk in the engine or before it; more than any engine has slots
-_WINDOWS_PER_FILE = 360  # an hour of ten-second windows: the current file is rewritten until it has so many
 
 
 class Captioner:
     """Ray Data actor class. `make_backend` is picklable and loads the model inside the actor."""
 
-    def __init__(
-        self,
-        make_backend: Callable[[], Backend],
-        storage: Storage,
-        crash_log: Any,  # handle of a Ray actor of pipeline.crash_log.CrashLog
-        invocation: str,
-        passthrough: Passthrough = (),
-        answers: Any = None,  # handle of a Ray actor of pipeline.duplicates.AnswerBook, if duplicates are collapsed
-    ) -> None:
+    def __init__(self, make_backend: Callable[[], Backend], services: RunServices) -> None:
         start_s = time.perf_counter()
         with noted_if_slow("loading the model"):
             self._backend = make_backend()
             self._thread = EngineThread(self._backend.make_engine, on_start=self._backend.enter_thread)
-        self._model_load_s: float | None = time.perf_counter() - start_s
-        self._storage = storage
+        load_s, storage = time.perf_counter() - start_s, services.storage
         self._staging = storage.permitted_by(None)  # a chunk is the same whoever of this incarnation commits it
-        self._guard = CrashGuard(crash_log)
-        self._passthrough = passthrough
-        self._answers = answers
-        self._invocation = invocation
-        self._actor = f"{invocation}-{os.urandom(4).hex()}"
+        self._guard = CrashGuard(services.crash_log)
+        self._passthrough, self._answers = services.passthrough, services.answers
+        self._actor = f"{services.invocation}-{os.urandom(4).hex()}"
         self._meter = EngineMeter(storage.url, self._actor)
+        self._stats = StatsWriter(storage, services.invocation, self._actor, self._backend.device, load_s)
         self._request_ids = itertools.count()
-        self._stats_lock = asyncio.Lock()
-        self._stats_rows: list[dict[str, Any]] = []
-        self._stats_file = 0
 
     async def __call__(self, chunks: pa.Table) -> pa.Table:
-        summaries = [await self._caption_chunk(chunks.slice(i, 1)) for i in range(chunks.num_rows)]
+        summaries = [
+            await self._caption_chunk(Chunk.from_table(chunks.slice(i, 1), self._backend.image_size))
+            for i in range(chunks.num_rows)
+        ]
         return pa.Table.from_pylist(summaries, schema=SUMMARY)
 
     def __del__(self) -> None:  # Ray deletes the object when the actor ends in an orderly way
         if hasattr(self, "_thread"):
             self._thread.stop()
 
-    async def _caption_chunk(self, chunk: pa.Table) -> dict[str, Any]:
-        shard_name, chunk_index = chunk["shard"][0].as_py(), chunk["chunk"][0].as_py()
-        size, prepared = self._backend.image_size, from_ipc(chunk["rows"][0].as_buffer())
-        pixels_NHWC = np.frombuffer(chunk["pixels"][0].as_buffer(), np.uint8).reshape(-1, size, size, 3)
-        rows = ChunkRows(shard_name, prepared, self._passthrough, collapse=self._answers is not None)
-        to_run, what = rows.to_run, f"chunk {chunk_index} of {shard_name} in the engine"
+    async def _caption_chunk(self, chunk: Chunk) -> dict[str, Any]:
+        place = (chunk.shard, chunk.index)
+        rows = ChunkRows(chunk.shard, chunk.rows, self._passthrough, collapse=self._answers is not None)
+        to_run, what = rows.to_run, f"chunk {chunk.index} of {chunk.shard} in the engine"
 
         async def run(numbers: Sequence[int], alone: bool) -> None:
-            await self._run_rows(rows, [to_run[number] for number in numbers], pixels_NHWC, alone, what)
+            await self._run_rows(rows, [to_run[number] for number in numbers], chunk.pixels_NHWC, alone, what)
 
         with noted_if_slow(what, _SLOW_CHUNK_S):
-            attempt = await self._guard.run(shard_name, chunk_index, len(to_run), run)
+            attempt = await self._guard.run(*place, len(to_run), run)
         condemned = [to_run[number] for number in attempt.condemned]
         crash = RequestFailure("worker_crash", "the worker dies whenever it runs this row", attempt.number)
         for position, row in zip(condemned, rows.prepared(condemned), strict=True):
             rows.finish(position, row, failed_columns(row, crash))
-        await asyncio.to_thread(stage_chunk, self._staging, shard_name, chunk_index, rows.table())
+        await asyncio.to_thread(stage_chunk, self._staging, *place, rows.table())
         if self._answers is not None:
             await self._answers.add.remote(rows.answers)
         await self._save_engine_stats()
-        await self._guard.done(shard_name, chunk_index)
-        place = {"shard": shard_name, "chunk": chunk_index, "num_chunks": chunk["num_chunks"][0].as_py()}
-        summary = {**place, **rows.summary(), "actor": self._actor}
+        await self._guard.done(*place)
+        summary = {**chunk.place, **rows.summary(), "actor": self._actor}
         self._meter.chunk(summary)
         return summary
 
@@ -140,48 +124,8 @@ class Captioner:
         return {key: answer for key, answer in zip(keys, known, strict=True) if answer is not None}
 
     async def _save_engine_stats(self) -> None:
-        """Rewrite this actor's current statistics file; every window closed so far is then on storage."""
-        async with self._stats_lock:
-            windows = self._thread.take_windows()
-            for stats in windows:
-                self._meter.window(stats)
-            fresh = [self._window_row(stats) for stats in windows]
-            if not fresh:
-                return
-            self._stats_rows += fresh
-            name = f"{self._actor}-{self._stats_file:05d}"
-            await asyncio.to_thread(write_engine_stats, self._storage, name, list(self._stats_rows))
-            if len(self._stats_rows) >= _WINDOWS_PER_FILE:
-                self._stats_rows, self._stats_file = [], self._stats_file + 1
-
-    def _window_row(self, stats: Any) -> dict[str, Any]:
-        load_s, self._model_load_s = self._model_load_s, None
-        offset_s = time.time() - time.perf_counter()  # the engine's clock is monotonic, tables are in UTC
-        return {
-            "invocation": self._invocation,
-            "actor": self._actor,
-            "device": self._backend.device,
-            "start_utc": datetime.fromtimestamp(offset_s + stats.start_s, timezone.utc),
-            "end_utc": datetime.fromtimestamp(offset_s + stats.end_s, timezone.utc),
-            "busy_s": stats.busy_s,
-            "encode_s": stats.encode_s,
-            "decode_s": stats.decode_s,
-            "gate_s": stats.gate_s,
-            "host_s": stats.host_s,
-            "num_steps": stats.num_steps,
-            "num_tokens": stats.num_tokens,
-            "num_completed": stats.num_completed,
-            "occupancy": stats.occupancy,
-            "segment_visits": stats.segment_visits,
-            "segment_rows": stats.segment_rows,
-            "segment_positions": stats.segment_positions,
-            "segment_s": stats.segment_s,
-            "kv_cache_bytes": stats.kv_cache_bytes,
-            "involuntary_exits": stats.involuntary_exits,
-            "overlapped_s": stats.overlapped_s,
-            "num_drafted": stats.num_drafted,
-            "num_accepted": stats.num_accepted,
-            "num_audited": stats.num_audited,
-            "num_audited_same": stats.num_audited_same,
-            "model_load_s": load_s,
-        }
+        """Every window closed so far is exported, and then on storage."""
+        windows = self._thread.take_windows()
+        for stats in windows:
+            self._meter.window(stats)
+        await self._stats.save(windows)

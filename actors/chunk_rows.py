@@ -1,7 +1,4 @@
-"""The rows of one chunk in an actor: prepared ones go out in blocks, finished ones are packed as they come.
-
-A chunk may have several hundred thousand rows, the questions of one image; as Python objects they would take gigabytes.
-"""
+"""The rows of one chunk in an actor: prepared ones go out in blocks, finished ones are packed as they come."""
 
 import json
 from collections import Counter
@@ -12,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.duplicates import Answer, Key, answers_of, as_copy, repeats_of
-from pipeline.packing import pack
+from pipeline.packing import Blocks, pack
 from pipeline.tables import staging_schema
 
 BLOCK_ROWS = 256
@@ -30,8 +27,7 @@ class ChunkRows:
         self.answers: dict[Key, Answer] = {}  # to be remembered, where duplicates collapse
         self._collapse, self._originals = collapse, frozenset(self._repeats.values())
         self._columns: dict[int, Mapping[str, Any]] = {}  # of the originals
-        self._buffer: list[dict[str, Any]] = []
-        self._packed: list[pa.Table] = []
+        self._finished = Blocks(self._packed, BLOCK_ROWS)
         self._errors: Counter[str] = Counter()
         self._num_layers = self._num_steps = 0
 
@@ -43,9 +39,7 @@ class ChunkRows:
         """A row's outcome is known."""
         if position in self._originals:
             self._columns[position] = columns
-        self._buffer.append({**row, "shard": self._shard, **columns})
-        if len(self._buffer) >= BLOCK_ROWS:
-            self._pack()
+        self._finished.add({**row, "shard": self._shard, **columns})
 
     def table(self) -> pa.Table:
         """The chunk as it is staged, once every row of `to_run` is finished."""
@@ -55,9 +49,7 @@ class ChunkRows:
             block = others[first : first + BLOCK_ROWS]
             for position, row in zip(block, self.prepared(block), strict=True):
                 self.finish(position, row, self._columns_without_engine(position, row))
-        self._pack()
-        whole = pa.concat_tables([self._schema.empty_table(), *self._packed])
-        return whole.sort_by([("row", "ascending"), ("prompt_index", "ascending")])
+        return self._finished.table(sort=True)
 
     def summary(self) -> dict[str, Any]:
         """The part of tables.SUMMARY that counts."""
@@ -79,11 +71,9 @@ class ChunkRows:
             return {**columns, "message": message}
         return as_copy(columns, first["sample_id"])
 
-    def _pack(self) -> None:
-        if not self._buffer:
-            return
-        table = pack(self._buffer, self._schema, "engine")
-        self._packed.append(table)
+    def _packed(self, rows: list[dict[str, Any]]) -> pa.Table:
+        """A block of finished rows, counted and remembered."""
+        table = pack(rows, self._schema, "engine")
         failed = pc.is_valid(table["stage"])
         bad, good = table.filter(failed), table.filter(pc.invert(failed))
         self._errors.update(
@@ -93,5 +83,5 @@ class ChunkRows:
         self._num_layers += pc.sum(pc.list_flatten(own).cast(pa.int64())).as_py() or 0
         self._num_steps += pc.sum(pc.list_value_length(own)).as_py() or 0
         if self._collapse:
-            self.answers |= answers_of(self._buffer)
-        self._buffer = []
+            self.answers |= answers_of(rows)
+        return table

@@ -1,15 +1,43 @@
 """Rows -> Arrow, where a value that its column cannot hold costs its row and not the chunk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.tables import to_table
+from pipeline.tables import IN_ORDER, to_table
 from pipeline.text import storable
 from pipeline.unexpected import one_line
 
 UNSTORABLE = "unstorable_value"
+
+
+class Blocks:
+    """Rows packed as they come, so many at a time.
+
+    A chunk may have several hundred thousand rows, the questions of one image; as Python objects they would take
+    gigabytes.
+    """
+
+    def __init__(self, to_table: Callable[[list[dict[str, Any]]], pa.Table], block_rows: int) -> None:
+        self._to_table, self._block_rows = to_table, block_rows
+        self._waiting: list[dict[str, Any]] = []
+        self._packed: list[pa.Table] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._waiting.append(row)
+        if len(self._waiting) >= self._block_rows:
+            self._pack()
+
+    def table(self, *, sort: bool) -> pa.Table:
+        """All rows: in the order they came, or in that of the source."""
+        self._pack()
+        whole = pa.concat_tables(self._packed)
+        return whole.sort_by(IN_ORDER) if sort else whole
+
+    def _pack(self) -> None:
+        self._packed.append(self._to_table(self._waiting))
+        self._waiting = []
 
 
 def pack(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, stage: str) -> pa.Table:

@@ -27,7 +27,7 @@ from pipeline.shard_index import ShardIndex
 from pipeline.staging import chunk_name, load_index, mark_reopened, read_chunk, remove_staging, reopened_name
 from pipeline.storage import Storage, is_temporary
 from pipeline.tables import ENGINE_STATS as ENGINE_STATS_SCHEMA
-from pipeline.tables import Passthrough, errors_schema, results_schema, to_table
+from pipeline.tables import IN_ORDER, Passthrough, errors_schema, results_schema, to_table
 
 RESULTS, ERRORS, ENGINE_STATS = "results", "errors", "engine_stats"
 
@@ -165,7 +165,7 @@ def _tables(
     shard_name: str, rows: pa.Table, problems: Sequence[ShardProblem], passthrough: Passthrough
 ) -> tuple[pa.Table, pa.Table]:
     """Results and errors, in input order; errors of the whole shard come first."""
-    rows = rows.sort_by([("row", "ascending"), ("prompt_index", "ascending")])
+    rows = rows.sort_by(IN_ORDER)
     failed = pc.is_valid(rows["stage"])
     errors = rows.filter(failed).select(errors_schema(passthrough).names)
     return (

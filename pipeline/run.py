@@ -10,10 +10,8 @@ from conf.checkpoint_info import CheckpointInfo
 from conf.schema import JobConfig
 from pipeline import left_out
 from pipeline.cluster import Fit, check_outlives_job, fit_cluster, plain_errors, ray_cluster
-from pipeline.crash_log import CrashLog
 from pipeline.dataflow import summaries
 from pipeline.driver import Driver, Progress
-from pipeline.duplicates import AnswerBook
 from pipeline.energy import EnergyMeter
 from pipeline.lease import Lease
 from pipeline.ledger import Ledger, remove_temporaries
@@ -24,6 +22,7 @@ from pipeline.publisher import RayPublisher
 from pipeline.readers import Reader, make_reader
 from pipeline.resume import Decision, begin, decide
 from pipeline.run_record import RunRecord
+from pipeline.services import RunServices
 from pipeline.settings import content_settings
 from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.storage import Storage
@@ -33,12 +32,9 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CaptionerSpec:
-    """The actor class of the last stage and what it is constructed with, given by the job: pipeline imports no actors.
+    """The last stage, given by the job: pipeline imports no actors."""
 
-    It is constructed as actor_class(make_backend, storage, crash_log, invocation, passthrough, answers).
-    """
-
-    actor_class: type
+    actor_class: type  # called with make_backend and RunServices
     make_backend: Callable[[], Any]
 
 
@@ -78,14 +74,14 @@ def run(
             with RunRecord(storage, config, info, settings, fit, ledger, start_s, energy) as record, plain_errors():
                 for why in begun.warnings:
                     record.warn(why)
-                crash_log, remembered = _service(CrashLog), config.preprocess.duplicates_remembered
-                answers = _service(AnswerBook, remembered) if remembered else None
+                remembered = config.preprocess.duplicates_remembered
+                services = RunServices.start(storage, record.invocation, passthrough, remembered=remembered)
                 # What is staged is the same whoever of this incarnation stages it, so that needs no permit.
                 index = IndexShard(reader, storage.permitted_by(None), config.source.chunk_rows)
                 prepare = PrepareChunk.from_config(
-                    config, reader, info.model.image_size, crash_log, passthrough, info.model.encoder.max_prompt_tokens
+                    config, reader, info.model.image_size, services, info.model.encoder.max_prompt_tokens
                 )
-                actor_args = (captioner.make_backend, storage, crash_log, record.invocation, passthrough, answers)
+                actor_args = (captioner.make_backend, services)
                 publisher = RayPublisher(storage, passthrough)
                 meter = DriverMeter(storage.url, config.cost, then=on_progress)
                 Driver(config, storage, ledger, shards, record, publisher, meter, lease.check).finish(
@@ -107,14 +103,6 @@ def pre_flight(
     if names and decision.is_new:
         check_fields(reader, config.source, decision.shards)
     return decision
-
-
-def _service(actor_class: type, *args: Any) -> Any:
-    """Start an actor that every worker may ask. It may die with its node; a new one has forgotten everything, which
-    costs tries but no rows."""
-    import ray
-
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(actor_class).remote(*args)
 
 
 def check_engine(captioner: CaptionerSpec, config: JobConfig, fit: Fit) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from conf.schema import PromptConfig
 from pipeline.plan import Shard, given_id, sample_id
@@ -20,7 +19,7 @@ Decode = Callable[[bytes], Pixels | ImageProblem]
 
 
 class Images:
-    """The pixels of one chunk in one buffer, which becomes the Arrow column as it is: no copy is made."""
+    """The pixels of one chunk in one buffer, which travels as it is."""
 
     def __init__(self, capacity: int, image_size: int) -> None:
         self._pixels_NHWC = np.empty((capacity, image_size, image_size, 3), np.uint8)
@@ -32,11 +31,10 @@ class Images:
         self._count += 1
         return self._count - 1
 
-    def column(self) -> pa.Array:
-        """One row: the bytes of all images, one after the other."""
-        used = self._pixels_NHWC[: self._count]
-        offsets = pa.py_buffer(np.array([0, used.nbytes], np.int64))
-        return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(used)])
+    @property
+    def pixels_NHWC(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Those added so far."""
+        return self._pixels_NHWC[: self._count]
 
 
 class Wanted(Protocol):

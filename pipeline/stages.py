@@ -14,8 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from conf.schema import JobConfig, PromptConfig, RetryConfig
+from pipeline.chunk import Chunk, from_ipc, to_ipc
 from pipeline.crash_log import Attempt
 from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
+from pipeline.packing import Blocks
 from pipeline.passthrough import prepared_table
 from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Sample, Shard
 from pipeline.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
@@ -23,6 +25,7 @@ from pipeline.prompts import USUAL_LIMITS, PromptLimits
 from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
 from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sample_rows import Decode, Images, rows_of_sample
+from pipeline.services import RunServices
 from pipeline.shard_index import ShardIndex
 from pipeline.slow import noted_if_slow
 from pipeline.staging import load_index, save_index
@@ -32,19 +35,11 @@ from pipeline.task_guard import TaskGuard
 from pipeline.unexpected import UNEXPECTED, describe_unexpected
 from pipeline.versions import differ, differ_in_content
 
+_BLOCK_ROWS = 4096
 _MOST_SURPRISES = 100  # of one task: each has the rest of its samples read from storage again
 
 TASK_SCHEMA = pa.schema(  # one shard, or some of its chunks, still to be done
     [("shard", pa.string()), ("chunks", pa.list_(pa.int32())), ("num_chunks", pa.int32()), ("index", pa.large_binary())]
-)
-CHUNK_SCHEMA = pa.schema(  # one chunk, ready for the engine
-    [
-        ("shard", pa.string()),
-        ("chunk", pa.int32()),
-        ("num_chunks", pa.int32()),
-        ("rows", pa.large_binary()),  # Arrow IPC of tables.prepared_schema
-        ("pixels", pa.large_binary()),  # num_images x image_size x image_size x 3 uint8
-    ]
 )
 
 
@@ -122,8 +117,7 @@ class PrepareChunk:
         config: JobConfig,
         reader: Reader,
         image_size: int,
-        crash_log: Any,
-        passthrough: Passthrough,
+        services: RunServices,
         max_prompt_tokens: int = 0,
     ) -> "PrepareChunk":
         source = config.source
@@ -131,10 +125,10 @@ class PrepareChunk:
             reader,
             source.prompt,
             source.id_column,
-            passthrough,
+            services.passthrough,
             image_size,
             config.preprocess.max_pixels,
-            crash_log,
+            services.crash_log,
             source.retry,
             config.preprocess.decode_timeout_s,
             config.preprocess.max_decode_bytes,
@@ -152,7 +146,7 @@ class PrepareChunk:
             in_one_go, read_anew = self._in_one_go(shard, samples_of, guard), partial(self._read, shard)
             for chunk_index, samples in list(samples_of.items()):
                 del samples_of[chunk_index]
-                rows = _Rows(self.passthrough)
+                rows = Blocks(partial(prepared_table, passthrough=self.passthrough), _BLOCK_ROWS)
                 images = Images(len(samples), self.image_size)
                 attempt = guard.begin(chunk_index, len(samples))
                 decode = self._decoder(attempt)
@@ -164,15 +158,8 @@ class PrepareChunk:
                         for row in rows_of_sample(self, shard, raw, images, decode):
                             rows.add(row)
                 guard.done(chunk_index)
-                chunk = {
-                    "shard": shard.name,
-                    "chunk": chunk_index,
-                    "num_chunks": task["num_chunks"],
-                    "rows": to_ipc(rows.table(in_order=not attempt.alone)),
-                }
-                yield pa.table(
-                    {**{name: [value] for name, value in chunk.items()}, "pixels": images.column()}, CHUNK_SCHEMA
-                )
+                table = rows.table(sort=attempt.alone)
+                yield Chunk(shard.name, chunk_index, task["num_chunks"], table, images.pixels_NHWC).to_table()
 
     def _in_one_go(
         self, shard: Shard, samples_of: Mapping[int, Sequence[Sample]], guard: TaskGuard
@@ -217,42 +204,5 @@ def _take(raw_samples: Iterator[RawSample], samples: Sequence[Sample]) -> Iterat
     return itertools.islice(raw_samples, len(samples))
 
 
-class _Rows:
-    """Rows of one chunk, packed as they come: an image may have several hundred thousand questions."""
-
-    _BLOCK = 4096
-
-    def __init__(self, passthrough: Passthrough) -> None:
-        self._passthrough = passthrough
-        self._waiting: list[dict[str, Any]] = []
-        self._packed: list[pa.Table] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._waiting.append(row)
-        if len(self._waiting) >= self._BLOCK:
-            self._pack()
-
-    def table(self, *, in_order: bool) -> pa.Table:
-        self._pack()
-        whole = pa.concat_tables(self._packed)
-        return whole if in_order else whole.sort_by([("row", "ascending"), ("prompt_index", "ascending")])
-
-    def _pack(self) -> None:
-        self._packed.append(prepared_table(self._waiting, self._passthrough))
-        self._waiting = []
-
-
 def _without_members(shard: Shard) -> Shard:
     return replace(shard, members=(), beside=())
-
-
-def to_ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
-
-
-def from_ipc(data: bytes) -> pa.Table:
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_all()

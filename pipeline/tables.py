@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.text import encodable
 
 SOURCE_PREFIX = "src_"  # passthrough columns, so that no source column can collide with ours
+IN_ORDER = [("row", "ascending"), ("prompt_index", "ascending")]  # of the source: what tables of a chunk are sorted by
 
 # fmt: off
 _RESULTS = [

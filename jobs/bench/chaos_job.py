@@ -25,7 +25,7 @@ def main(source: str, out: str, pid_folder: str, step_s: float, image_size: int,
             },
         }
     )
-    backend = partial(make_null_backend, image_size, step_s, pid_folder)
+    backend = partial(make_null_backend, image_size, step_s=step_s, pid_folder=pid_folder)
     record = run(config, null_info(image_size), CaptionerSpec(Captioner, backend))
     print(record["counts"], flush=True)
     return 0

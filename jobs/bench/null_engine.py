@@ -6,7 +6,8 @@ The colour of an image's first pixel can ask for trouble: POISON_KILL ends the p
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from actors.engine.stats import EngineStats
 
 POISON_KILL, POISON_RAISE = (255, 0, 1), (255, 0, 2)
-_ROWS_PER_STEP = 64
+LONGEST_PROMPT = 500  # bytes
 
 
 def null_info(image_size: int) -> CheckpointInfo:
@@ -41,28 +42,54 @@ def null_text(pixels_HWC: np.ndarray[Any, Any]) -> str:
     return f"mean {int(pixels_HWC[::8, ::8].mean())}"
 
 
-class NullEngine:
-    """Every request is done in the step after it came, each step takes `step_s`."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the engine says; one exit layer and confidence more than tokens, for the end token."""
 
-    def __init__(self, step_s: float) -> None:
+    token_ids: tuple[int, ...]
+    exit_layers: tuple[int, ...]
+    confidences: tuple[float, ...]
+
+
+def null_answer(request: "Request") -> Answer:
+    token_ids = tuple(null_text(request.pixels_HWC).encode())
+    steps = len(token_ids) + 1
+    return Answer(token_ids, (1,) * steps, (1.0,) * steps)
+
+
+class NullEngine:
+    """Up to `slots` requests are done in each step, which takes `step_s`.
+
+    `log`: a file that gets a byte for every request done, whatever happens to the process later.
+    """
+
+    def __init__(
+        self, step_s: float = 0.0, slots: int = 64, answer: "Callable[[Request], Answer]" = null_answer,
+        log: str | None = None,
+    ) -> None:  # fmt: skip
         from actors.engine.stats import Meter
 
-        self._step_s = step_s
-        self._queue: deque[tuple[Request, float]] = deque()
+        self._step_s, self.slots, self._answer, self._log = step_s, slots, answer, log
+        self.queue: deque[tuple[Request, float]] = deque()
         self._meter = Meter(time.perf_counter, num_segments=2)
 
     def add(self, request: "Request") -> None:
-        self._queue.append((request, time.perf_counter()))
+        if len(request.prompt_ids) > LONGEST_PROMPT:
+            raise ValueError(f"a prompt of {len(request.prompt_ids)} tokens is too long")
+        self.queue.append((request, time.perf_counter()))
 
     def has_work(self) -> bool:
-        return bool(self._queue)
+        return bool(self.queue)
 
     def step(self) -> "list[Completion]":
-        self._meter.begin_step(share_held=0.0)
+        self._meter.begin_step(share_held=1.0)
         with self._meter.busy:
             time.sleep(self._step_s)
-            batch = [self._queue.popleft() for _ in range(min(_ROWS_PER_STEP, len(self._queue)))]
-            done = [_complete(request, enqueued_s) for request, enqueued_s in batch]
+            batch = [self.queue.popleft() for _ in range(min(self.slots, len(self.queue)))]
+            done = [_complete(request, self._answer, enqueued_s) for request, enqueued_s in batch]
+        if self._log is not None:
+            with open(self._log, "ab", buffering=0) as stream:
+                stream.write(b"." * len(done))
         self._meter.stats.num_completed += len(done)
         return done
 
@@ -70,7 +97,7 @@ class NullEngine:
         return self._meter.take(kv_cache_bytes=0)
 
 
-def _complete(request: "Request", enqueued_s: float) -> "Completion":
+def _complete(request: "Request", answer: "Callable[[Request], Answer]", enqueued_s: float) -> "Completion":
     from actors.engine.request import Completion, FinishReason
 
     first = tuple(int(value) for value in request.pixels_HWC[0, 0])
@@ -78,13 +105,12 @@ def _complete(request: "Request", enqueued_s: float) -> "Completion":
         os._exit(9)
     if first == POISON_RAISE:
         raise RuntimeError("the engine chokes on this image")
-    now_s = time.perf_counter()
-    token_ids = tuple(null_text(request.pixels_HWC).encode())
+    said, now_s = answer(request), time.perf_counter()
     return Completion(
         request_id=request.request_id,
-        token_ids=token_ids,
-        exit_layers=(1,) * (len(token_ids) + 1),
-        confidences=(1.0,) * (len(token_ids) + 1),
+        token_ids=said.token_ids,
+        exit_layers=said.exit_layers,
+        confidences=said.confidences,
         finish_reason=FinishReason.EOS,
         enqueued_s=enqueued_s,
         admitted_s=enqueued_s,
@@ -96,22 +122,22 @@ def _complete(request: "Request", enqueued_s: float) -> "Completion":
     )
 
 
-def make_null_backend(image_size: int, step_s: float = 0.0, pid_folder: str | None = None) -> "Backend":
-    """`pid_folder`: where each actor leaves a file named after its process."""
+def make_null_backend(image_size: int, *, pid_folder: str | None = None, **engine: Any) -> "Backend":
+    """`pid_folder`: where each actor leaves a file named after its process. `engine`: of NullEngine."""
     from actors.backend import Backend
 
     if pid_folder is not None:
         (Path(pid_folder) / str(os.getpid())).touch()
-    return Backend(partial(NullEngine, step_s), _encode, _decode, _pieces, image_size, "null")
+    return Backend(partial(NullEngine, **engine), encode, decode, pieces, image_size, "null")
 
 
-def _encode(text: str) -> tuple[int, ...]:
+def encode(text: str) -> tuple[int, ...]:
     return tuple(text.encode())
 
 
-def _decode(token_ids: Sequence[int]) -> str:
-    return bytes(token_ids).decode()
+def decode(token_ids: Sequence[int]) -> str:
+    return bytes(token_ids).decode("utf-8", errors="replace")
 
 
-def _pieces(token_ids: Sequence[int]) -> list[str]:
+def pieces(token_ids: Sequence[int]) -> list[str]:
     return [chr(token) for token in token_ids]

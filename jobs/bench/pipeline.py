@@ -184,10 +184,11 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
     import pyarrow as pa
 
     from conf.schema import PromptConfig
+    from pipeline.chunk import from_ipc
     from pipeline.plan import Shard
     from pipeline.publish import publish_shard
     from pipeline.readers.webdataset import WebDatasetReader
-    from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+    from pipeline.stages import IndexShard, PrepareChunk, shard_task
     from pipeline.staging import rows_table, stage_chunk
     from pipeline.storage import Storage
 

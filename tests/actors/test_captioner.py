@@ -17,9 +17,10 @@ from actors.backend import Backend
 from actors.captioner import Captioner
 from actors.engine.request import Request
 from actors.room import Room
+from pipeline.chunk import Chunk
 from pipeline.crash_log import CrashLog
 from pipeline.duplicates import AnswerBook
-from pipeline.stages import CHUNK_SCHEMA, to_ipc
+from pipeline.services import RunServices
 from pipeline.staging import chunk_name
 from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS, SUMMARY, prepared_schema, staging_schema
@@ -42,14 +43,8 @@ class LocalActor:
 
 
 def chunk(index: int, rows: list[dict[str, Any]], pixels: np.ndarray[Any, Any], num_chunks: int = 3) -> pa.Table:
-    packed = {
-        "shard": "s",
-        "chunk": index,
-        "num_chunks": num_chunks,
-        "rows": to_ipc(pa.Table.from_pylist(rows, schema=prepared_schema(("note",)))),
-        "pixels": pixels.astype(np.uint8).tobytes(),
-    }
-    return pa.Table.from_pylist([packed], schema=CHUNK_SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=prepared_schema(("note",)))
+    return Chunk("s", index, num_chunks, table, pixels.astype(np.uint8)).to_table()
 
 
 def good(row: int, pixel_index: int, prompt: str = "what?") -> dict[str, Any]:
@@ -81,14 +76,14 @@ def caption(
     """Run all chunks at once through one captioner; gives the summaries."""
 
     async def main() -> list[dict[str, Any]]:
-        captioner = Captioner(
-            backend or partial(make_backend, SIZE),
+        services = RunServices(
             storage,
-            LocalActor(crash_log or CrashLog()),
             "run",
             ("note",),
+            LocalActor(crash_log or CrashLog()),
             None if answers is None else LocalActor(answers),
         )
+        captioner = Captioner(backend or partial(make_backend, SIZE), services)
         tables = await asyncio.gather(*(captioner(table) for table in chunks))
         assert all(table.schema.equals(SUMMARY) for table in tables)
         return [table.to_pylist()[0] for table in tables]

@@ -23,6 +23,7 @@ from pipeline.isolated import image_to_pixels_or_die
 from pipeline.plan import Shard
 from pipeline.publish import publish_shard
 from pipeline.readers.webdataset import WebDatasetReader
+from pipeline.services import RunServices
 from pipeline.stages import IndexShard, PrepareChunk, shard_task
 from pipeline.storage import Storage
 from tests.actors.test_captioner import LocalActor
@@ -77,7 +78,8 @@ def prepared(reader: Any, shard: Shard, storage: Storage, crash_log: Any = None)
 
 def caption(chunks: list[pa.Table], storage: Storage, log: CrashLog, make: Callable[[], Backend] | None = None) -> None:
     async def main() -> None:
-        captioner = Captioner(make or partial(make_backend, SIZE), storage, LocalActor(log), "run", ("number",))
+        services = RunServices(storage, "run", ("number",), LocalActor(log))
+        captioner = Captioner(make or partial(make_backend, SIZE), services)
         for chunk in chunks:
             await captioner(chunk)
 

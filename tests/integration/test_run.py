@@ -20,6 +20,7 @@ from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from conf.schema import JobConfig
 from jobs.caption import run_job
+from pipeline.chunk import from_ipc
 from pipeline.crash_log import MOST_DEATHS, CrashLog
 from pipeline.driver import Progress
 from pipeline.ledger import save_plan
@@ -28,7 +29,8 @@ from pipeline.readers import make_reader
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.run import CaptionerSpec, run
 from pipeline.run_record import TooManyErrors
-from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+from pipeline.services import RunServices
+from pipeline.stages import IndexShard, PrepareChunk, shard_task
 from pipeline.storage import Storage
 from pipeline.tables import results_schema
 from tests.fake_engine import POISON_KILL, POISON_RAISE
@@ -216,14 +218,15 @@ def test_a_chunk_that_killed_its_task_twice_is_decoded_in_processes_of_their_own
     config, reader = make_config(tmp_path), WebDatasetReader((str(path),))
     (tasks,) = IndexShard(reader, Storage(str(tmp_path / "out")), 4)(pa.Table.from_pylist([shard_task(shard, ())]))
     log = ray_module.remote(num_cpus=0)(CrashLog).remote()
-    (plain,) = PrepareChunk.from_config(config, reader, 32, log, ())(tasks)
+    services = RunServices(Storage(str(tmp_path / "out")), "run", (), log)
+    (plain,) = PrepareChunk.from_config(config, reader, 32, services)(tasks)
     for _ in range(2):
         ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
-    (careful,) = PrepareChunk.from_config(config, reader, 32, log, ())(tasks)
+    (careful,) = PrepareChunk.from_config(config, reader, 32, services)(tasks)
     assert careful.equals(plain)
     for _ in range(MOST_DEATHS):
         ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
-    (given_up,) = PrepareChunk.from_config(config, WebDatasetReader(("gone",)), 32, log, ())(tasks)
+    (given_up,) = PrepareChunk.from_config(config, WebDatasetReader(("gone",)), 32, services)(tasks)
     rows = from_ipc(given_up["rows"][0].as_buffer()).to_pylist()
     assert [(row["key"], row["error_type"]) for row in rows] == [("000000", "worker_crash"), ("bad", "worker_crash")]
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > 0.05, "no process of its own was started"

@@ -10,13 +10,15 @@ import pyarrow as pa
 
 from conf.resolve import resolve
 from conf.schema import JobConfig
+from pipeline.chunk import from_ipc
 from pipeline.driver import Driver
 from pipeline.ledger import Ledger
 from pipeline.publish import ERRORS, RESULTS, Counts, publish_shard
 from pipeline.readers import Reader, make_reader
 from pipeline.resume import begin, decide
+from pipeline.services import RunServices
 from pipeline.settings import content_settings
-from pipeline.stages import IndexShard, PrepareChunk, from_ipc
+from pipeline.stages import IndexShard, PrepareChunk
 from pipeline.staging import rows_table, stage_chunk
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough
@@ -72,7 +74,7 @@ def small_run(
     begun = begin(decision, config, settings, reader)
     storage, record.warnings = begun.storage, list(begun.warnings)
     index = IndexShard(reader, storage, config.source.chunk_rows)
-    prepare = PrepareChunk.from_config(config, reader, IMAGE_SIZE, None, begun.passthrough)
+    prepare = PrepareChunk.from_config(config, reader, IMAGE_SIZE, RunServices(storage, "small", begun.passthrough))
 
     def run_pass(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for task in tasks:

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.schema import PromptConfig, RetryErrors, SourceConfig, SourceKind
+from pipeline.chunk import from_ipc
 from pipeline.passthrough import COLUMNS_NAME, settle
 from pipeline.publish import publish_shard
 from pipeline.readers import make_reader
 from pipeline.second_chance import open_again
 from pipeline.source_types import TEXT, common_types, plain_type, python_values, to_text
-from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+from pipeline.stages import IndexShard, PrepareChunk, shard_task
 from pipeline.staging import rows_table, stage_chunk
 from pipeline.storage import Storage
 from pipeline.tables import Passthrough

@@ -132,7 +132,7 @@ def test_an_image_with_too_many_prompts_is_one_errors_row(tmp_path: Path) -> Non
 def test_rows_of_many_prompts_are_packed_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import stages
 
-    monkeypatch.setattr(stages._Rows, "_BLOCK", 7)
+    monkeypatch.setattr(stages, "_BLOCK_ROWS", 7)
     reader, shard = shard_with(tmp_path, sample_members(0, qa=[f"q{n}" for n in range(100)]))
     storage, prompt = Storage(str(tmp_path / "out")), PromptConfig(list_field="qa")
     ((_, rows, pixels),) = prepare_all(reader, shard, storage, prompt=prompt, passthrough=("number",))

@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from conf.errors import UserError
 from conf.vqa import QuestionsConfig, VqaConfig
+from pipeline.chunk import from_ipc
 from pipeline.prompts import Prompt
 from pipeline.publish import publish_shard
 from pipeline.questions import Questions
-from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+from pipeline.stages import IndexShard, PrepareChunk, shard_task
 from pipeline.staging import rows_table, stage_chunk
 from pipeline.storage import Storage
 from pipeline.text import original

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from conf.schema import PromptConfig, RetryConfig
+from pipeline.chunk import from_ipc
 from pipeline.plan import Contents, Listing, Sample, Shard
 from pipeline.prompts import limit_of, make_prompts
 from pipeline.readers import RawSample, ReadFailure
 from pipeline.readers.webdataset import WebDatasetReader
 from pipeline.shard_index import ShardIndex
-from pipeline.stages import IndexShard, PrepareChunk, from_ipc, shard_task
+from pipeline.stages import IndexShard, PrepareChunk, shard_task
 from pipeline.staging import load_index
 from pipeline.storage import Storage
 from pipeline.text import original

@@ -1,0 +1,34 @@
+"""What the stages of a run are given beside their input."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.crash_log import CrashLog
+from pipeline.duplicates import AnswerBook
+from pipeline.storage import Storage
+from pipeline.tables import Passthrough
+
+
+@dataclass(frozen=True, slots=True)
+class RunServices:
+    """Of one start of the command; travels to every worker."""
+
+    storage: Storage  # of the output, with the permit of this run
+    invocation: str  # which start of the command
+    passthrough: Passthrough
+    crash_log: Any = None  # handle of a Ray actor of CrashLog; None: nothing guards against images that hang or kill
+    answers: Any = None  # handle of a Ray actor of AnswerBook; None: duplicates are not collapsed
+
+    @classmethod
+    def start(cls, storage: Storage, invocation: str, passthrough: Passthrough, *, remembered: int) -> "RunServices":
+        """Start the actors. `remembered`: answers that duplicates are compared with; 0 collapses none."""
+        answers = _actor(AnswerBook, remembered) if remembered else None
+        return cls(storage, invocation, passthrough, _actor(CrashLog), answers)
+
+
+def _actor(actor_class: type, *args: Any) -> Any:
+    """Start an actor that every worker may ask. It may die with its node; a new one has forgotten everything, which
+    costs tries but no rows."""
+    import ray
+
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(actor_class).remote(*args)
