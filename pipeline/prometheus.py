@@ -8,10 +8,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf.schema import CostConfig
-from pipeline.driver import Progress
+
+if TYPE_CHECKING:
+    from pipeline.driver import Progress  # which imports readers, and the actors need none
 
 # fmt: off
 # name -> (kind, tags beside `run`, what it is)
@@ -94,14 +96,14 @@ class DriverMeter:
         run: str,
         cost: CostConfig,
         *,
-        then: Callable[[Progress], None] = lambda _: None,
+        then: "Callable[[Progress], None]" = lambda _: None,
         series: Series | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._series, self._cost, self._then = Series(run) if series is None else series, cost, then
         self._clock, self._start_s = clock, clock()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: "Progress") -> None:
         self._series.set("deed_images_per_second", progress.rows_per_s)
         self._series.set("deed_mean_depth", progress.mean_depth)
         self._series.set("deed_progress", progress.fraction)
