@@ -12,12 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-Key = tuple[str, str, int | None]  # sha256, prompt, its own limit of tokens
+from pipeline.tables import ANSWER
 
-_ANSWER = (
-    "text", "num_tokens", "finish_reason", "mean_confidence", "min_confidence", "mean_depth", "exit_layers",
-    "confidences", "token_texts", "duplicate_of",
-)  # fmt: skip
+Key = tuple[str, str, int | None]  # sha256, prompt, its own limit of tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ def as_copy(columns: Mapping[str, Any], sample_id: str) -> dict[str, Any]:
     """The columns a row gets from another one's outcome; a failure is everybody's own."""
     if columns.get("stage") is not None:
         return dict(columns)
-    copied = {name: columns.get(name) for name in _ANSWER}
+    copied = {name: columns.get(name) for name in ANSWER}
     return {**copied, "duplicate_of": columns.get("duplicate_of") or sample_id, "device_s": 0.0}
 
 

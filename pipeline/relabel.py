@@ -23,14 +23,10 @@ from conf.vqa import VqaConfig
 from pipeline.plan import Contents, Sample, Shard
 from pipeline.publish import RESULTS, published_name, replace_results
 from pipeline.storage import Storage
+from pipeline.tables import ANSWER
 from pipeline.ticks import Tick, TickReader, tick_config, with_prompts
 
 RELABEL, CHANGES_NAME, DONE_NAME = "relabel", "changes.json", "relabel.json"
-# Columns of an answer that are replaced.
-SAID = (
-    "text", "num_tokens", "finish_reason", "mean_confidence", "min_confidence", "mean_depth", "exit_layers",
-    "confidences", "token_texts",
-)  # fmt: skip
 Pair = tuple[str, str]  # sample_id, prompt
 
 
@@ -135,9 +131,9 @@ def replace_answers(root: Storage, tick: Tick, changes: Changes) -> None:
 def replaced(before: pa.Table, again: pa.Table) -> pa.Table:
     """`before`, with what was said taken from the row of `again` that has the same sample and prompt, if any."""
     place = {pair: before.num_rows + row for row, pair in enumerate(_pairs(again))}
-    said = pa.concat_tables([before.select(SAID), again.select(SAID).cast(before.select(SAID).schema)])
+    said = pa.concat_tables([before.select(ANSWER), again.select(ANSWER).cast(before.select(ANSWER).schema)])
     said = said.take([place.get(pair, row) for row, pair in enumerate(_pairs(before))])
-    columns = [said[name] if name in SAID else before[name] for name in before.column_names]
+    columns = [said[name] if name in ANSWER else before[name] for name in before.column_names]
     return pa.table(columns, schema=before.schema)
 
 

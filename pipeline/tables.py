@@ -16,12 +16,7 @@ SOURCE_PREFIX = "src_"  # passthrough columns, so that no source column can coll
 IN_ORDER = [("row", "ascending"), ("prompt_index", "ascending")]  # of the source: what tables of a chunk are sorted by
 
 # fmt: off
-_RESULTS = [
-    ("sample_id",       pa.string()),               # shard/key, the stable identity
-    ("shard",           pa.string()),               # shard name, also the file's name
-    ("key",             pa.string()),               # key inside the shard
-    ("prompt_index",    pa.int32()),                # which of the sample's prompts, 0 where there is one
-    ("prompt",          pa.string()),               # what the model was asked
+_ANSWER = [                                         # what the model said, and how sure it was
     ("text",            pa.string()),               # what it answered
     ("num_tokens",      pa.int32()),                # tokens of the answer, end-of-sequence not counted
     ("finish_reason",   pa.string()),               # eos, length or loop
@@ -31,6 +26,15 @@ _RESULTS = [
     ("exit_layers",     pa.list_(pa.uint8())),      # decoder layers of each step
     ("confidences",     pa.list_(pa.float32())),    # confidence of each step
     ("token_texts",     pa.list_(pa.string())),     # text each step added; joined they are `text`, up to outer spaces
+]
+
+_RESULTS = [
+    ("sample_id",       pa.string()),               # shard/key, the stable identity
+    ("shard",           pa.string()),               # shard name, also the file's name
+    ("key",             pa.string()),               # key inside the shard
+    ("prompt_index",    pa.int32()),                # which of the sample's prompts, 0 where there is one
+    ("prompt",          pa.string()),               # what the model was asked
+    *_ANSWER,
     ("queue_wait_s",    pa.float32()),              # from entering the engine to getting a slot
     ("encode_s",        pa.float32()),              # its share of its encoder batch
     ("ttft_s",          pa.float32()),              # from entering the engine to the first token
@@ -43,16 +47,20 @@ _RESULTS = [
     ("duplicate_of",    pa.string()),               # sample_id of the row whose answer was copied; null: its own answer
 ]
 
+_FAILURE = [                                        # null in a row that has not failed
+    ("stage",           pa.string()),               # read, preprocess or engine
+    ("error_type",      pa.string()),               # a short fixed word, for counting
+    ("message",         pa.string()),               # one line for a person, with what was wrong and where
+    ("attempts",        pa.int32()),                # times it was tried
+]
+
 _ERRORS = [
     ("sample_id",       pa.string()),               # shard/key; the shard's name for errors of a whole shard
     ("shard",           pa.string()),
     ("key",             pa.string()),               # null for errors of a whole shard
     ("prompt_index",    pa.int32()),                # null where the sample failed before it had prompts
     ("prompt",          pa.string()),               # null likewise
-    ("stage",           pa.string()),               # read, preprocess or engine
-    ("error_type",      pa.string()),               # a short fixed word, for counting
-    ("message",         pa.string()),               # one line for a person, with what was wrong and where
-    ("attempts",        pa.int32()),                # times it was tried
+    *_FAILURE,
     ("width",           pa.int32()),                # null where the header could not be read
     ("height",          pa.int32()),
 ]
@@ -100,10 +108,7 @@ SUMMARY = pa.schema([                               # what travels to the driver
 
 _STAGING = [                                        # results and errors of one chunk in one file, plus bookkeeping
     *_RESULTS,
-    ("stage",           pa.string()),               # null marks a result
-    ("error_type",      pa.string()),
-    ("message",         pa.string()),
-    ("attempts",        pa.int32()),
+    *_FAILURE,                                      # stage null marks a result
     ("row",             pa.int64()),                # position in the shard
     ("num_prompts",     pa.int32()),                # rows this sample must end up with
 ]
@@ -120,12 +125,10 @@ _PREPARED = [                                       # what preprocessing hands t
     ("width",           pa.int32()),
     ("height",          pa.int32()),
     ("sha256",          pa.string()),
-    ("stage",           pa.string()),
-    ("error_type",      pa.string()),
-    ("message",         pa.string()),
-    ("attempts",        pa.int32()),                # at reading; null where that was not what failed
+    *_FAILURE,                                      # attempts: at reading; null where that was not what failed
 ]
 # fmt: on
+ANSWER = tuple(name for name, _ in _ANSWER)  # what a copied row gets, and what an answer given again replaces
 
 
 Passthrough = Sequence[str | pa.Field]  # what is copied from the source; a bare name is a column of text
