@@ -23,11 +23,11 @@ from actors.engine_thread import EngineThread, Outcome, RequestFailure
 from actors.row_work import RowWork, columns_of, failed_columns, request_of
 from actors.stats_writer import StatsWriter
 from pipeline.chunk import Chunk
-from pipeline.duplicates import Answer, Key, key_of
-from pipeline.prometheus import EngineMeter
+from pipeline.ops.duplicates import Answer, Key, key_of
+from pipeline.ops.prometheus import EngineMeter
+from pipeline.ops.slow import HowFar, noted_if_slow
+from pipeline.output.staging import stage_chunk
 from pipeline.services import RunServices
-from pipeline.slow import HowFar, noted_if_slow
-from pipeline.staging import stage_chunk
 from pipeline.tables import SUMMARY
 
 _SLOW_CHUNK_S = 900.0  # with others; on a CPU minutes are ordinary

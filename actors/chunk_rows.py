@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.duplicates import Answer, Key, answers_of, as_copy, repeats_of
+from pipeline.ops.duplicates import Answer, Key, answers_of, as_copy, repeats_of
 from pipeline.packing import Blocks, pack
 from pipeline.tables import staging_schema
 
@@ -16,7 +16,7 @@ BLOCK_ROWS = 256
 
 
 class ChunkRows:
-    """`collapse`: rows with the same image and prompt are answered once (pipeline.duplicates)."""
+    """`collapse`: rows with the same image and prompt are answered once (pipeline.ops.duplicates)."""
 
     def __init__(self, shard: str, prepared: pa.Table, passthrough: Sequence[str], *, collapse: bool) -> None:
         self._shard, self._prepared = shard, prepared

@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from actors.room import Room
-from pipeline.crash_log import Attempt
+from pipeline.ops.crash_log import Attempt
 
 
 class CrashGuard:
-    """One per actor. `crash_log` is a handle of a Ray actor of pipeline.crash_log.CrashLog."""
+    """One per actor. `crash_log` is a handle of a Ray actor of pipeline.ops.crash_log.CrashLog."""
 
     def __init__(self, crash_log: Any) -> None:
         self._log, self._room = crash_log, Room()

@@ -3,7 +3,7 @@
 Engines know no text; everybody else makes them here, so that every option works wherever an engine runs.
 """
 
-from actors.engine.beam_engine import BeamEngine
+from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.generation_texts import tokenized
 from actors.model.checkpoint import Checkpoint

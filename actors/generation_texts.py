@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.model.tokenizer import TextCodec, load_tokenizer
-from actors.model.words import split_words
+from actors.model.word_boxes import split_words
 from conf.engine import PROMPT_PLACE, GenerationConfig
 from conf.errors import UserError
 from conf.model import TOKENIZER_FILE, ModelConfig

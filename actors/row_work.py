@@ -10,7 +10,7 @@ import numpy.typing as npt
 from actors.backend import Backend
 from actors.engine.request import Completion, FinishReason, Request
 from actors.engine_thread import Outcome, RequestFailure
-from pipeline.duplicates import Answer
+from pipeline.ops.duplicates import Answer
 from pipeline.unexpected import UNEXPECTED, describe_unexpected, one_line
 
 Columns = dict[str, Any]

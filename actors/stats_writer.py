@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from actors.engine.stats import EngineStats
-from pipeline.publish import write_engine_stats
-from pipeline.storage import Storage
+from pipeline.output.publish import write_engine_stats
+from pipeline.output.storage import Storage
 from pipeline.tables import ENGINE_STATS
 
 _WINDOWS_PER_FILE = 360  # an hour of ten-second windows: the current file is rewritten until it has so many

@@ -37,7 +37,8 @@ class PromptConfig(Section):
     )
     words_field: str | None = Field(
         None,
-        description="Dotted name of a sample field with words found in the image and their boxes (pipeline/words.py); "
+        description="Dotted name of a sample field with words found in the image and their boxes "
+        "(pipeline/source/words_field.py); "
         "added to the prompt, for models that read them.",
     )
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.job_arguments import add_config_arguments
+from jobs.shared.job_arguments import add_config_arguments
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,10 +22,10 @@ def main(arguments: Sequence[str]) -> int:
 
     config = load_config(options.config, options.set, CalibrateConfig)
 
-    from actors.evaluation import read_labelled
+    from actors.training.evaluation import read_labelled
     from actors.training.thresholds import choose_thresholds, record_labelled, write_thresholds
     from jobs.evaluate import HEADER, print_row
-    from pipeline.left_out import sentence
+    from pipeline.source.left_out import sentence
 
     labelled = read_labelled(config)
     if labelled.left_out:

@@ -9,16 +9,16 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from jobs.job_arguments import add_job_arguments, job_config
-from jobs.log_modes import JobLog, LogMode, add_log_argument
-from jobs.sidecars import add_sidecar_flag, asked_sidecars, say_what_is_missing
+from jobs.shared.job_arguments import add_job_arguments, job_config
+from jobs.shared.log_modes import JobLog, LogMode, add_log_argument
+from jobs.shared.sidecar_arguments import add_sidecar_flag, asked_sidecars, say_what_is_missing
 
 if TYPE_CHECKING:
     from conf.checkpoint_info import CheckpointInfo
     from conf.schema import JobConfig
     from pipeline.exports import SidecarOptions
-    from pipeline.readers import Reader
     from pipeline.run import CaptionerSpec
+    from pipeline.source.readers import Reader
 
 SUCCESS, ROWS_FAILED = 0, 3  # too many, all of them, or those of shards that are gone
 
@@ -55,7 +55,7 @@ def run_and_summarise(
     if record is not None and sidecars is not None:
         write_sidecars(config, sidecars, log_mode)
     if record is not None and log_mode is LogMode.PROGRESS:
-        from jobs.summary import show_summary
+        from jobs.shared.summary import show_summary
 
         show_summary(config.output.path, references=references)
     return code
@@ -83,8 +83,8 @@ def run_job(
 
     config, info = with_checkpoint(config)
 
+    from pipeline.output.run_record import TooManyErrors
     from pipeline.run import run
-    from pipeline.run_record import TooManyErrors
 
     spec = (make_spec or captioner_spec)(config)
     if warning := untrained_exits_warning(config.engine, info.model):

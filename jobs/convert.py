@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _from_transformers(source: Path, output: Path, options: argparse.Namespace) -> int:
     from actors.model.interop.families import family_of
-    from actors.model.interop.source import SIDE_FILES, read_source, read_tokenizer
+    from actors.model.interop.model_directory import SIDE_FILES, read_source, read_tokenizer
 
     content = read_source(source)
     family_of(content.config)  # before anything slow is imported

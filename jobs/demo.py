@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.job_arguments import SHIPPED_CHECKPOINT, add_config_arguments
-from jobs.log_modes import LogMode, add_log_argument
+from jobs.shared.job_arguments import SHIPPED_CHECKPOINT, add_config_arguments
+from jobs.shared.log_modes import LogMode, add_log_argument
 
 NUM_SCENES, NUM_SHARDS = 512, 4
 CONFIG = Path(__file__).parent.parent / "conf" / "demo.yaml"

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.job_arguments import add_config_arguments
+from jobs.shared.job_arguments import add_config_arguments
 
 if TYPE_CHECKING:
-    from actors.scoring import Scores
+    from actors.training.scoring import Scores
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str]) -> int:
 
     config = load_config(options.config, options.set, EvaluateConfig)
 
-    from actors.evaluation import read_labelled
-    from actors.scoring import dynamic_exits, static_exit, sweep
-    from pipeline.left_out import as_dicts, sentence
+    from actors.training.evaluation import read_labelled
+    from actors.training.scoring import dynamic_exits, static_exit, sweep
+    from pipeline.source.left_out import as_dicts, sentence
 
     labelled = read_labelled(config)
     if labelled.left_out:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from conf.errors import UserError
-from jobs.sidecars import add_sidecar_arguments, say_what_is_missing, sidecar_options
+from jobs.shared.sidecar_arguments import add_sidecar_arguments, say_what_is_missing, sidecar_options
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.job_arguments import add_job_arguments, job_config
-from jobs.sidecars import add_sidecar_flag, asked_sidecars
+from jobs.shared.job_arguments import add_job_arguments, job_config
+from jobs.shared.sidecar_arguments import add_sidecar_flag, asked_sidecars
 from jobs.status import left_out_lines
 
 if TYPE_CHECKING:
-    from pipeline.preview import Preview
+    from pipeline.output.preview import Preview
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     asked_sidecars(options, config)
 
     from jobs.caption import with_checkpoint
-    from pipeline.cluster import fit_resources
-    from pipeline.preview import preview
+    from pipeline.ops.cluster import fit_resources
+    from pipeline.output.preview import preview
 
     cpus = max(2, os.cpu_count() or 1) if options.cpus is None else options.cpus
     gpus = local_gpus() if options.gpus is None else options.gpus

@@ -41,11 +41,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.items < 0 or options.sample < 0:
         raise UserError("--items and --sample must not be negative")
 
-    from jobs.source_rows import find_references, find_thumbnails
+    from jobs.shared.source_rows import find_references, find_thumbnails
     from pipeline.report.build import build_report
 
     if options.ab is not None:
-        from jobs.full_depth import measure_full_depth
+        from jobs.shared.full_depth import measure_full_depth
 
         if options.ab < 1:
             raise UserError("--ab needs at least one row")
@@ -99,7 +99,7 @@ def _deliver(text: str, runs: Sequence[str], out: str) -> None:
             raise UserError(f"cannot write --out {out!r}: {error.strerror}") from None
         print(out)
         return
-    from pipeline.storage import Storage
+    from pipeline.output.storage import Storage
 
     storage, name = Storage(runs[0]), "report.html" if len(runs) == 1 else "comparison.html"
     storage.write(name, text.encode())

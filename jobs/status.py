@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.plan import LeftOut
-    from pipeline.status import RunStatus
+    from pipeline.output.status import RunStatus
+    from pipeline.source.plan import LeftOut
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from dataclasses import asdict
 
-    from pipeline.status import next_step, read_status
+    from pipeline.output.status import next_step, read_status
 
     status = read_status(options.output)
     if options.json:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def describe(status: "RunStatus") -> list[str]:
-    from pipeline.status import next_step
+    from pipeline.output.status import next_step
 
     lines = [f"{status.output}: {status.state}" + (f" ({status.message})" if status.message else "")]
     if status.owner is not None:
@@ -56,6 +56,6 @@ def describe(status: "RunStatus") -> list[str]:
 
 def left_out_lines(parts: "Iterable[LeftOut]") -> list[str]:
     """Of `deed status` and `deed plan`: one for each reason."""
-    from pipeline.left_out import in_words
+    from pipeline.source.left_out import in_words
 
     return [f"  {'' if n else 'left out':<10}{in_words(part)}" for n, part in enumerate(parts)]

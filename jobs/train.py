@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from jobs.job_arguments import add_config_arguments
+from jobs.shared.job_arguments import add_config_arguments
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -13,11 +13,11 @@ def main(arguments: Sequence[str]) -> int:
     add_config_arguments(parser, "TrainConfig, e.g. conf/train.yaml")
     options = parser.parse_args(arguments)
 
-    from jobs.training_run import make_trainer, read_training, say_done
+    from jobs.shared.training_run import make_trainer, read_training, say_done
 
     config = read_training(options.config, options.set)
     if config.workers.num_workers > 1:
-        from jobs.train_on_ray import train_on_ray
+        from jobs.shared.train_on_ray import train_on_ray
 
         train_on_ray(config)
     else:

@@ -5,16 +5,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.job_arguments import add_source_arguments, source_config
-from jobs.log_modes import JobLog, LogMode, add_log_argument
+from jobs.shared.job_arguments import add_source_arguments, source_config
+from jobs.shared.log_modes import JobLog, LogMode, add_log_argument
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig
     from conf.vqa import VqaConfig
-    from pipeline.lease import Lease
+    from pipeline.output.lease import Lease
+    from pipeline.output.storage import Storage
     from pipeline.run import CaptionerSpec
-    from pipeline.storage import Storage
-    from pipeline.ticks import Tick
+    from pipeline.vqa.ticks import Tick
 
 SUCCESS = 0
 
@@ -59,12 +59,12 @@ def run_ticks(
     """
     from conf.schema import RetryErrors
     from jobs.caption import with_checkpoint
-    from pipeline.lease import Lease
-    from pipeline.ledger import STATE, remove_temporaries
-    from pipeline.questions import Questions
-    from pipeline.settings import check_settings, content_settings, save_settings
-    from pipeline.storage import Storage
-    from pipeline.ticks import TICKS, load_ticks, plan_tick
+    from pipeline.output.lease import Lease
+    from pipeline.output.ledger import STATE, remove_temporaries
+    from pipeline.output.settings import check_settings, content_settings, save_settings
+    from pipeline.output.storage import Storage
+    from pipeline.source.questions import Questions
+    from pipeline.vqa.ticks import TICKS, load_ticks, plan_tick
 
     root, questions = Storage(config.output.path), Questions.resolve(config.questions)
     settings = content_settings(*with_checkpoint(config))
@@ -101,8 +101,8 @@ def run_tick(
 ) -> int:
     """Do what is left of one tick; gives the exit code."""
     from jobs.caption import run_job
-    from pipeline.left_out import from_dicts, sentence
-    from pipeline.ticks import TickReader, tick_config
+    from pipeline.source.left_out import from_dicts, sentence
+    from pipeline.vqa.ticks import TickReader, tick_config
 
     reader = TickReader.of(config, root, tick, _max_prompt_tokens(config))
     code, record = run_job(tick_config(config, tick), make_spec, reader, "deed vqa", log_mode)
@@ -125,7 +125,7 @@ def relabel_ticks(
 ) -> int:
     """Give the uncertain answers of ticks that have not been gone through yet again, at full depth; the exit code."""
     from jobs.caption import run_job
-    from pipeline.relabel import (
+    from pipeline.vqa.relabel import (
         RelabelReader,
         due,
         load_changes,

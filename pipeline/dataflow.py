@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from conf.schema import JobConfig
-from pipeline.cluster import Fit
+from pipeline.ops.cluster import Fit
 from pipeline.stages import IndexShard, PrepareChunk
 
 _INDEX_TASKS = 8

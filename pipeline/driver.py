@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 from conf.errors import Explained
 from conf.schema import JobConfig
-from pipeline import second_chance
-from pipeline.ledger import Ledger, remove_temporaries
-from pipeline.plan import Shard
-from pipeline.publish import Counts, Publication
-from pipeline.run_record import TooManyErrors
+from pipeline.output import second_chance
+from pipeline.output.ledger import Ledger, remove_temporaries
+from pipeline.output.publish import Counts, Publication
+from pipeline.output.run_record import TooManyErrors
+from pipeline.output.staging import STAGING
+from pipeline.output.storage import Storage
+from pipeline.source.plan import Shard
 from pipeline.stages import shard_task
-from pipeline.staging import STAGING
-from pipeline.storage import Storage
 
 _LOG = logging.getLogger(__name__)
 _MIN_ROWS_TO_JUDGE = 1000
@@ -32,7 +32,7 @@ RunPass = Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]]  # shard ta
 
 
 class Publisher(Protocol):
-    """Publishes shards in the background (pipeline.publisher)."""
+    """Publishes shards in the background (pipeline.output.publisher)."""
 
     @property
     def busy(self) -> set[str]:

@@ -14,12 +14,12 @@ from typing import Any
 from conf.errors import UserError
 from conf.schema import PromptConfig, SourceConfig, SourceKind
 from conf.templates import BRACES, field_place, parse_template
-from pipeline.plan import Shard
-from pipeline.prompts import kind_of
-from pipeline.questions import QUESTION, Questions
-from pipeline.readers import FirstFields, Reader
-from pipeline.readers.column_names import did_you_mean, doubled, names_in_words
-from pipeline.readers.json_values import in_words
+from pipeline.source.plan import Shard
+from pipeline.source.prompts import kind_of
+from pipeline.source.questions import QUESTION, Questions
+from pipeline.source.readers import FirstFields, Reader
+from pipeline.source.readers.tables.column_names import did_you_mean, doubled, names_in_words
+from pipeline.source.readers.tables.json_values import in_words
 from pipeline.text import storable
 
 _MOST_SHARDS = 5

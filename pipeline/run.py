@@ -8,24 +8,24 @@ from typing import Any
 
 from conf.checkpoint_info import CheckpointInfo
 from conf.schema import JobConfig
-from pipeline import left_out
-from pipeline.cluster import Fit, check_outlives_job, fit_cluster, plain_errors, ray_cluster
 from pipeline.dataflow import summaries
 from pipeline.driver import Driver, Progress
-from pipeline.energy import EnergyMeter
-from pipeline.lease import Lease
-from pipeline.ledger import Ledger, remove_temporaries
+from pipeline.ops.cluster import Fit, check_outlives_job, fit_cluster, plain_errors, ray_cluster
+from pipeline.ops.energy import EnergyMeter
+from pipeline.ops.prometheus import DriverMeter
+from pipeline.output.lease import Lease
+from pipeline.output.ledger import Ledger, remove_temporaries
+from pipeline.output.publish import published_shards
+from pipeline.output.publisher import RayPublisher
+from pipeline.output.resume import Decision, begin, decide
+from pipeline.output.run_record import RunRecord
+from pipeline.output.settings import content_settings
+from pipeline.output.storage import Storage
 from pipeline.preflight import check_fields
-from pipeline.prometheus import DriverMeter
-from pipeline.publish import published_shards
-from pipeline.publisher import RayPublisher
-from pipeline.readers import Reader, make_reader
-from pipeline.resume import Decision, begin, decide
-from pipeline.run_record import RunRecord
 from pipeline.services import RunServices
-from pipeline.settings import content_settings
+from pipeline.source import left_out
+from pipeline.source.readers import Reader, make_reader
 from pipeline.stages import IndexShard, PrepareChunk
-from pipeline.storage import Storage
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from conf.schema import PromptConfig
-from pipeline.plan import Shard, given_id, sample_id
-from pipeline.preprocess import ImageProblem, Pixels
-from pipeline.prompts import NoPrompts, Prompt, PromptLimits, limit_of, make_prompts, usable
-from pipeline.readers import RawSample
+from pipeline.images.preprocess import ImageProblem, Pixels
+from pipeline.source.plan import Shard, given_id, sample_id
+from pipeline.source.prompts import NoPrompts, Prompt, PromptLimits, limit_of, make_prompts, usable
+from pipeline.source.readers import RawSample
 from pipeline.tables import SOURCE_PREFIX, Passthrough
 from pipeline.text import storable
 from pipeline.unexpected import UNEXPECTED, describe_unexpected
@@ -168,6 +168,6 @@ def _take(steps: Steps, wanted: Wanted, draft: Draft) -> dict[str, Any] | None:
 
 
 def _passed(passthrough: Passthrough, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as they are; pipeline.passthrough fits them into their columns."""
+    """Values as they are; pipeline.source.passthrough fits them into their columns."""
     names = (own if isinstance(own, str) else own.name for own in passthrough)
     return {SOURCE_PREFIX + name: fields.get(name) for name in names}

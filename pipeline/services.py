@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.crash_log import CrashLog
-from pipeline.duplicates import AnswerBook
-from pipeline.storage import Storage
+from pipeline.ops.crash_log import CrashLog
+from pipeline.ops.duplicates import AnswerBook
+from pipeline.output.storage import Storage
 from pipeline.tables import Passthrough
 
 

@@ -15,25 +15,25 @@ import pyarrow as pa
 
 from conf.schema import JobConfig, PromptConfig, RetryConfig
 from pipeline.chunk import Chunk, from_ipc, to_ipc
-from pipeline.crash_log import Attempt
-from pipeline.isolated import image_to_pixels_isolated, image_to_pixels_or_die
+from pipeline.images.isolated import image_to_pixels_isolated, image_to_pixels_or_die
+from pipeline.images.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
+from pipeline.ops.crash_log import Attempt
+from pipeline.ops.slow import noted_if_slow
+from pipeline.output.staging import load_index, save_index
+from pipeline.output.storage import Storage
 from pipeline.packing import Blocks
-from pipeline.passthrough import prepared_table
-from pipeline.plan import MISSING_SHARD, UNREADABLE_SHARD, Sample, Shard
-from pipeline.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
-from pipeline.prompts import USUAL_LIMITS, PromptLimits
-from pipeline.readers import RawSample, Reader, ReadFailure, read_patiently
-from pipeline.retrying import USUAL_PATIENCE
 from pipeline.sample_rows import Decode, Images, rows_of_sample
 from pipeline.services import RunServices
-from pipeline.shard_index import ShardIndex
-from pipeline.slow import noted_if_slow
-from pipeline.staging import load_index, save_index
-from pipeline.storage import Storage
+from pipeline.source.passthrough import prepared_table
+from pipeline.source.plan import MISSING_SHARD, UNREADABLE_SHARD, Sample, Shard
+from pipeline.source.prompts import USUAL_LIMITS, PromptLimits
+from pipeline.source.readers import RawSample, Reader, ReadFailure, read_patiently
+from pipeline.source.retrying import USUAL_PATIENCE
+from pipeline.source.shard_index import ShardIndex
+from pipeline.source.versions import differ, differ_in_content
 from pipeline.tables import Passthrough
 from pipeline.task_guard import TaskGuard
 from pipeline.unexpected import UNEXPECTED, describe_unexpected
-from pipeline.versions import differ, differ_in_content
 
 _BLOCK_ROWS = 4096
 _MOST_SURPRISES = 100  # of one task: each has the rest of its samples read from storage again

@@ -1,15 +1,15 @@
 """Reading and preprocessing such that a sample which ends its task is found, as rows that kill an engine are.
 
 A task does one chunk after the other, so a chunk is alone in its process anyway. Where it has ended tasks before, it is
-read in the pieces that the log asks for (pipeline.crash_log), and its images are decoded in processes of their own.
+read in the pieces that the log asks for (pipeline.ops.crash_log), and its images are decoded in processes of their own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline.crash_log import MOST_DEATHS, ORDINARY_ATTEMPTS, Attempt
-from pipeline.plan import Sample, Shard
-from pipeline.readers import RawSample
+from pipeline.ops.crash_log import MOST_DEATHS, ORDINARY_ATTEMPTS, Attempt
+from pipeline.source.plan import Sample, Shard
+from pipeline.source.readers import RawSample
 
 Read = Callable[[Sequence[Sample]], Iterator[RawSample]]
 

@@ -10,7 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from conf.schema import RetryConfig
-from pipeline import storage as storage_module
+from pipeline.output import storage as storage_module
 
 NO_PATIENCE = RetryConfig(outage_s=0)
 _KINDS: dict[str, Callable[[str], Exception]] = {

@@ -85,6 +85,9 @@ def test_importing_the_run_loads_neither_torch_nor_ray() -> None:
 
 
 def test_an_actor_reads_chunks_and_no_sources() -> None:
-    code = "import sys, actors.captioner; print([name for name in sys.modules if name.startswith('pipeline.readers')])"
+    code = (
+        "import sys, actors.captioner;"
+        "print([name for name in sys.modules if name.startswith('pipeline.source.readers')])"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -15,9 +15,9 @@ _OWN = {
 }  # fmt: skip
 # model_type -> (module, class)
 _PRETRAINED = {
-    "t5":                     ("text", "TextEncoder"),
-    "bart":                   ("text", "TextEncoder"),
-    "mbart":                  ("text", "TextEncoder"),
+    "t5":                     ("text_encoder", "TextEncoder"),
+    "bart":                   ("text_encoder", "TextEncoder"),
+    "mbart":                  ("text_encoder", "TextEncoder"),
     "pix2struct":             ("pix2struct", "Pix2StructEncoder"),
     "udop":                   ("udop", "UdopEncoder"),
     "florence2":              ("florence2", "Florence2Encoder"),

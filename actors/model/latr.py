@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from actors.model.blocks import RMSNorm, sinusoids
 from actors.model.encoder import EncoderLayer, Stem
-from actors.model.words import unpack
+from actors.model.word_boxes import unpack
 from conf.model import LatrEncoderConfig, ModelConfig, RelativeBias
 
 BINS = 101  # of a coordinate, a width or a height, in hundredths of the image

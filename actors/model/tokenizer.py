@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from actors.model.words import pack, split_words
+from actors.model.word_boxes import pack, split_words
 from conf.errors import UserError
 from conf.model import TextRules, longest_prompt
 from pipeline.text import encodable

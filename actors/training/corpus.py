@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from conf.errors import UserError
-from pipeline.left_out import in_words
-from pipeline.plan import LeftOut, Shard, sum_left_out
-from pipeline.preprocess import ImageProblem, image_to_pixels
-from pipeline.readers import RawSample, ReadFailure, read_patiently
-from pipeline.readers.webdataset import WebDatasetReader
-from pipeline.retrying import USUAL_PATIENCE
+from pipeline.images.preprocess import ImageProblem, image_to_pixels
+from pipeline.source.left_out import in_words
+from pipeline.source.plan import LeftOut, Shard, sum_left_out
+from pipeline.source.readers import RawSample, ReadFailure, read_patiently
+from pipeline.source.readers.webdataset import WebDatasetReader
+from pipeline.source.retrying import USUAL_PATIENCE
+from pipeline.source.words_field import word_lines
 from pipeline.text import storable_value
-from pipeline.words import word_lines
 
 DEFAULT_PROMPT = "describe the image"  # of captions that come without one
 _BAD_LABELS = "must hold `captions` (texts, or text and prompt) or `qa` (question and answer)"

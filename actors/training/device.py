@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from actors.training.muon import native_bfloat16
+from actors.training.scratch.muon import native_bfloat16
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from actors.training.muon import Muon
+from actors.training.scratch.muon import Muon
 
 POSITION_FILE = "position.json"
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actors.evaluation import Labelled
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import MultiExitModel, PackedBatch
-from actors.scoring import Scores, points_lost, sweep
-from actors.training.data import Packer
+from actors.training.evaluation import Labelled
+from actors.training.scoring import Scores, points_lost, sweep
+from actors.training.scratch.data import Packer
 from conf.evaluation import CalibrateConfig
 from conf.model import CONFIG_FILE
 from conf.schema import EngineConfig, GenerationConfig

@@ -1,7 +1,7 @@
 """Data parallel training without wrapping the model: every worker takes its share of a step and gradients are averaged.
 
 One process without torch.distributed is a worker group of one. The process group itself is made by whoever starts the
-workers (jobs/train_on_ray.py).
+workers (jobs/shared/train_on_ray.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def make_corpus(folder: Path, num_rows: int, seed: int) -> dict[str, str | None]:
     """Write the shards; gives key -> text, or None where an error is due: broken files and rows that poison workers."""
-    from jobs.bench.corpus import plain, write_shards
+    from jobs.bench.bench_shards import plain, write_shards
     from jobs.bench.null_engine import POISON_KILL, POISON_RAISE
 
     rng = random.Random(seed)
@@ -182,10 +182,10 @@ class Storm:
 
 def audit(out: str, expected: dict[str, str | None]) -> list[str]:
     """What is wrong with the output of a complete run, in words; nothing if every row is where it belongs, once."""
-    from pipeline.ledger import RUN_NAME
-    from pipeline.publish import ERRORS, RESULTS
-    from pipeline.staging import STAGING
-    from pipeline.storage import Storage, is_temporary
+    from pipeline.output.ledger import RUN_NAME
+    from pipeline.output.publish import ERRORS, RESULTS
+    from pipeline.output.staging import STAGING
+    from pipeline.output.storage import Storage, is_temporary
 
     storage, problems = Storage(out), []
     results: Counter[str] = Counter()

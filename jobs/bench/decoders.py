@@ -57,7 +57,7 @@ def measure(
     decoders: dict[str, Decoder], size_px: int, image_size: int, num_images: int, rounds: int
 ) -> list[dict[str, Any]]:
     """One row for each decoder: images/s, that over the pipeline's, and how far its pixels are from the pipeline's."""
-    from jobs.bench.corpus import photos
+    from jobs.bench.bench_shards import photos
 
     encode = photos(size_px, num_images)
     images = [encode(n) for n in range(num_images)]
@@ -85,7 +85,7 @@ def measure(
 
 def _pipeline(data: bytes, image_size: int) -> npt.NDArray[np.uint8]:
     """All that preprocessing does, hash included."""
-    from pipeline.preprocess import Pixels, image_to_pixels
+    from pipeline.images.preprocess import Pixels, image_to_pixels
 
     pixels = image_to_pixels(data, image_size=image_size)
     assert isinstance(pixels, Pixels), pixels

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     sizes = sorted(int(size) for size in options.rows.split(","))
     folder = Path(options.folder).absolute()
 
-    from jobs.bench.corpus import photos, write_shards
+    from jobs.bench.bench_shards import photos, write_shards
 
     num_shards = max(1, sizes[-1] // options.rows_per_shard)
     if not (options.keep_shards and len(list((folder / "in").glob("*.tar"))) == num_shards):
@@ -75,7 +75,7 @@ def measure_run(folder: Path, paths: list[str], chunk_rows: int) -> dict[str, An
     from actors.captioner import Captioner
     from conf.schema import JobConfig
     from jobs.bench.null_engine import make_null_backend, null_info
-    from jobs.quiet import without_ray_noise
+    from jobs.shared.quiet import without_ray_noise
     from pipeline.run import CaptionerSpec, run
 
     out = folder / "out"
@@ -160,13 +160,13 @@ def measure_loop(paths: list[str], processes: int) -> dict[str, Any]:
 
 
 def _warm_up(_: int) -> None:
-    import pipeline.preprocess  # noqa: F401
+    import pipeline.images.preprocess  # noqa: F401
 
 
 def decode_shard(path: str) -> int:
     import tarfile
 
-    from pipeline.preprocess import Pixels, image_to_pixels
+    from pipeline.images.preprocess import Pixels, image_to_pixels
 
     count = 0
     with tarfile.open(path) as tar:
@@ -185,12 +185,12 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
 
     from conf.schema import PromptConfig
     from pipeline.chunk import from_ipc
-    from pipeline.plan import Shard
-    from pipeline.publish import publish_shard
-    from pipeline.readers.webdataset import WebDatasetReader
+    from pipeline.output.publish import publish_shard
+    from pipeline.output.staging import rows_table, stage_chunk
+    from pipeline.output.storage import Storage
+    from pipeline.source.plan import Shard
+    from pipeline.source.readers.webdataset import WebDatasetReader
     from pipeline.stages import IndexShard, PrepareChunk, shard_task
-    from pipeline.staging import rows_table, stage_chunk
-    from pipeline.storage import Storage
 
     storage, reader = Storage(str(folder / "stages")), WebDatasetReader((str(path),), fields=())
     shard = Shard("s", str(path), path.stat().st_size)
@@ -253,8 +253,8 @@ def measure_book(num_shards: int = 20_000) -> float:
     """Bytes of driver memory that one shard costs: its description, its entry in the ledger, its task."""
     import tracemalloc
 
-    from pipeline.ledger import Ledger
-    from pipeline.plan import Shard
+    from pipeline.output.ledger import Ledger
+    from pipeline.source.plan import Shard
     from pipeline.stages import shard_task
 
     tracemalloc.start()

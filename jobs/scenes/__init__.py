@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from jobs.job_arguments import add_set_argument
+from jobs.shared.job_arguments import add_set_argument
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from jobs.scenes.captions import captions
 from jobs.scenes.config import ScenesConfig
-from jobs.scenes.questions import questions
-from jobs.scenes.render import load_font, render
+from jobs.scenes.drawing import load_font, render
+from jobs.scenes.scene_captions import captions
+from jobs.scenes.scene_questions import questions
 from jobs.scenes.world import SIDE, Scene, Sign, compose, scene_generator
 
 Row = dict[str, Any]

@@ -11,8 +11,8 @@ from enum import Enum
 import numpy as np
 
 from jobs.scenes.config import ScenesConfig
+from jobs.scenes.sign_words import CODE_CHARACTERS, CODE_LENGTHS, SIGN_WORDS
 from jobs.scenes.sprites import SPLITS, Sprite, load_sprites, pair_split
-from jobs.scenes.words import CODE_CHARACTERS, CODE_LENGTHS, SIGN_WORDS
 
 SIDE = 128.0
 RGB = tuple[int, int, int]

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field
 
 from pipeline.exports.options import Existing, SidecarOptions
-from pipeline.ledger import SIDECARS
-from pipeline.storage import Storage
+from pipeline.output.ledger import SIDECARS
+from pipeline.output.storage import Storage
 from pipeline.text import storable
 
 _BOM = "\ufeff"

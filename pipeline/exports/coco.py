@@ -4,8 +4,8 @@ COCO numbers its images. The numbers come from `id_column`; without one they are
 identity) says which is which; an identity that would lead out of a folder of images is percent-encoded.
 """
 
-from pipeline.exports.names import inside
-from pipeline.exports.numbers import Numbers
+from pipeline.exports.file_names import inside
+from pipeline.exports.numbering import Numbers
 from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, json_bytes, whole_file
 

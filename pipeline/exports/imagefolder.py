@@ -9,14 +9,14 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.schema import SourceConfig
-from pipeline.exports.names import flat, numbered, plain_path
+from pipeline.exports.file_names import flat, numbered, plain_path
 from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, as_users_mistake, json_bytes, whole_file
-from pipeline.plan import MISSING_SHARD, LeftOut, Shard, sum_left_out
-from pipeline.readers import Reader, ReadFailure, make_reader
-from pipeline.readers.kinds import SNIFF_BYTES, image_format, is_image_name
-from pipeline.source_types import to_json
-from pipeline.storage import Storage
+from pipeline.output.storage import Storage
+from pipeline.source.plan import MISSING_SHARD, LeftOut, Shard, sum_left_out
+from pipeline.source.readers import Reader, ReadFailure, make_reader
+from pipeline.source.readers.file_kinds import SNIFF_BYTES, image_format, is_image_name
+from pipeline.source.source_types import to_json
 from pipeline.text import finite
 
 _GONE = (MISSING_SHARD, "missing_file")

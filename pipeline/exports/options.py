@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from pipeline.exports.rows import Published
-from pipeline.plan import LeftOut
+from pipeline.source.plan import LeftOut
 
 
 class Form(str, Enum):

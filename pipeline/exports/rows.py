@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import UserError
-from pipeline.ending import Status
-from pipeline.file_systems import is_local, resolve
-from pipeline.output import Output
-from pipeline.publish import RESULTS, published_name
-from pipeline.storage import Storage
+from pipeline.output.ending import Status
+from pipeline.output.output import Output
+from pipeline.output.publish import RESULTS, published_name
+from pipeline.output.storage import Storage
+from pipeline.source.file_systems import is_local, resolve
 from pipeline.text import storable
 
 _BATCH_ROWS = 2048

@@ -20,14 +20,14 @@ from conf.schema import SourceConfig, SourceKind
 from pipeline.exports.caption_files import EXISTING, Captions, LeftAlone, merged, read_text
 from pipeline.exports.options import Exported, Options, SidecarOptions
 from pipeline.exports.rows import Published, whole_local_file
-from pipeline.file_systems import is_local, resolve
-from pipeline.plan import LeftOut, Shard, sum_left_out
-from pipeline.readers import make_reader
-from pipeline.readers.folder_shards import container_of
-from pipeline.readers.kinds import IMAGE_SUFFIXES
-from pipeline.readers.manifest import ManifestReader
-from pipeline.readers.uris import BadUri, absolute, local_path, scheme_of
-from pipeline.storage import Storage
+from pipeline.output.storage import Storage
+from pipeline.source.file_systems import is_local, resolve
+from pipeline.source.plan import LeftOut, Shard, sum_left_out
+from pipeline.source.readers import make_reader
+from pipeline.source.readers.fetching.uris import BadUri, absolute, local_path, scheme_of
+from pipeline.source.readers.file_kinds import IMAGE_SUFFIXES
+from pipeline.source.readers.folders.folder_shards import container_of
+from pipeline.source.readers.manifest import ManifestReader
 from pipeline.text import original, storable
 
 _BESIDE = "captions are written beside images of local folders and of manifests that name local files"

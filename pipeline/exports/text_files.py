@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, json_bytes, whole_file
-from pipeline.source_types import to_json
+from pipeline.source.source_types import to_json
 
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # spreadsheets take these for its beginning, full-width ones too
 

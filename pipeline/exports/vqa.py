@@ -5,7 +5,7 @@ Questions are numbered by `question_id_column`, images by `id_column`; without t
 
 import posixpath
 
-from pipeline.exports.numbers import Numbers
+from pipeline.exports.numbering import Numbers
 from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, json_bytes, whole_file
 

@@ -12,7 +12,7 @@ import tarfile
 from typing import Any
 
 from conf.errors import UserError
-from pipeline.exports.names import member_name
+from pipeline.exports.file_names import member_name
 from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, json_bytes, whole_file
 from pipeline.text import original

@@ -10,8 +10,8 @@ from pipeline.report.gallery import GalleryItem, RowKey, choose_items, find_item
 from pipeline.report.numbers import numbers_of
 from pipeline.report.picks import Tag
 from pipeline.report.quality import Reference, quality_of
+from pipeline.report.report_schema import RunNumbers, is_full_depth
 from pipeline.report.scan import RunScan, scan_run
-from pipeline.report.schema import RunNumbers, is_full_depth
 from pipeline.report.work import layers_run, work_of
 
 SampleKey = tuple[str, str]  # shard, key in the shard

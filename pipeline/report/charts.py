@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from pipeline.report.formats import number, seconds, share
-from pipeline.report.schema import Quantiles
+from pipeline.report.number_formats import number, seconds, share
+from pipeline.report.report_schema import Quantiles
 
 _PLOT = Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{label}">{shapes}</svg>')
 _LINES = Markup("").join(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pipeline.report.compare import Comparison
-from pipeline.report.formats import UNKNOWN, count, hours, money, number, seconds, share, size
-from pipeline.report.schema import RunNumbers, is_full_depth
+from pipeline.report.number_formats import UNKNOWN, count, hours, money, number, seconds, share, size
+from pipeline.report.report_schema import RunNumbers, is_full_depth
 
 NOT_MEASURED = "not measured"
 

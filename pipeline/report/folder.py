@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import UserError
-from pipeline.file_systems import resolve
-from pipeline.formats import version_of
-from pipeline.ledger import RUN_NAME
-from pipeline.publish import ENGINE_STATS, ERRORS, RESULTS, published_name, table_names
+from pipeline.output.formats import version_of
+from pipeline.output.ledger import RUN_NAME
+from pipeline.output.publish import ENGINE_STATS, ERRORS, RESULTS, published_name, table_names
+from pipeline.output.storage import Storage
 from pipeline.report.picks import Pick
-from pipeline.storage import Storage
+from pipeline.source.file_systems import resolve
 
-FULL_DEPTH_SAMPLE = "full_depth_sample.json"  # rows decoded both ways, see jobs/full_depth.py
+FULL_DEPTH_SAMPLE = "full_depth_sample.json"  # rows decoded both ways, see jobs/shared/full_depth.py
 THREADS = 8
 _BATCH_ROWS = 65_536
 

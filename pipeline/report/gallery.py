@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.folder import RunFolder
-from pipeline.report.loops import is_looping
 from pipeline.report.picks import Pick, Tag
+from pipeline.report.repeats import is_looping
 from pipeline.report.scan import RunScan
 
 NUM_SHADES = 9  # steps of the colour scale of depth, 0 shallow .. 8 deep

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from pipeline.report.build import Report
-from pipeline.report.schema import SCHEMA_VERSION
+from pipeline.report.report_schema import SCHEMA_VERSION
 from pipeline.text import finite, json_text
 
 

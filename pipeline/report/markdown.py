@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.report.build import Report
 from pipeline.report.facts import interval_of, reconciliation, sections_of
-from pipeline.report.formats import count, number, share
+from pipeline.report.number_formats import count, number, share
+from pipeline.report.report_schema import RunNumbers
 from pipeline.report.safe_text import markdown
-from pipeline.report.schema import RunNumbers
 from pipeline.report.side_by_side import ComparedFact, compared_sections
 
 

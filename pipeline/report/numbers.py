@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 
 from conf.resolve import exits_that_can_fire
-from pipeline.left_out import from_dicts
 from pipeline.report.compare import recorded_comparison
 from pipeline.report.cost import cost_of, device_time_of
 from pipeline.report.quality import Quality
-from pipeline.report.scan import RunScan
-from pipeline.report.schema import (
+from pipeline.report.report_schema import (
     Check,
     Depth,
     ErrorKind,
@@ -23,8 +21,10 @@ from pipeline.report.schema import (
     Segment,
     Speed,
 )
+from pipeline.report.scan import RunScan
 from pipeline.report.sketch import Sketch
 from pipeline.report.work import Work, work_of
+from pipeline.source.left_out import from_dicts
 
 _MIN_STEPS_AT_POSITION = 5  # fewer say nothing about a position
 

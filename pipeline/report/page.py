@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import charts, facts, formats
+from pipeline.report import charts, facts
+from pipeline.report import number_formats as formats
 from pipeline.report.build import Report
 from pipeline.report.gallery import NUM_SHADES, GalleryItem, Token, shade_of
 from pipeline.report.picks import Tag

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.report.loops import is_looping
 from pipeline.report.picks import FirstK, Tag, fair_keys
+from pipeline.report.repeats import is_looping
 from pipeline.report.sketch import Sketch, floats
 from pipeline.report.work import caught_up
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.report.facts import Better, Fact, Section, sections_of
-from pipeline.report.formats import UNKNOWN
-from pipeline.report.schema import RunNumbers
+from pipeline.report.number_formats import UNKNOWN
+from pipeline.report.report_schema import RunNumbers
 
 _SAME = 5e-4  # change, relative or of a share, that is none
 

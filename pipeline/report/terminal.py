@@ -7,10 +7,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.left_out import in_words
-from pipeline.report.formats import count, hours, money, number, seconds, share
+from pipeline.report.number_formats import count, hours, money, number, seconds, share
+from pipeline.report.report_schema import Outcome, RunNumbers
 from pipeline.report.safe_text import visible
-from pipeline.report.schema import Outcome, RunNumbers
+from pipeline.source.left_out import in_words
 
 _BAR_WIDTH = 32
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

@@ -18,11 +18,11 @@ from actors.captioner import Captioner
 from actors.engine.request import Request
 from actors.room import Room
 from pipeline.chunk import Chunk
-from pipeline.crash_log import CrashLog
-from pipeline.duplicates import AnswerBook
+from pipeline.ops.crash_log import CrashLog
+from pipeline.ops.duplicates import AnswerBook
+from pipeline.output.staging import chunk_name
+from pipeline.output.storage import Storage
 from pipeline.services import RunServices
-from pipeline.staging import chunk_name
-from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS, SUMMARY, prepared_schema, staging_schema
 from tests.fake_engine import POISON_RAISE, FakeEngine, decode_tokens, expected_tokens, make_backend
 
@@ -228,7 +228,7 @@ def test_many_questions_of_one_image_wait_outside_the_engine(
 ) -> None:
     """However many there are, only so many are requests at a time; how far the chunk is, is said once a minute."""
     monkeypatch.setattr("actors.captioner._MOST_WAITING", 600)
-    monkeypatch.setattr("pipeline.slow.SLOW_S", 0.0)
+    monkeypatch.setattr("pipeline.ops.slow.SLOW_S", 0.0)
     most = 0
 
     class Watched(FakeEngine):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.crash_log import CrashLog
-from pipeline.duplicates import Answer, AnswerBook
-from pipeline.staging import chunk_name
-from pipeline.storage import Storage
+from pipeline.ops.crash_log import CrashLog
+from pipeline.ops.duplicates import Answer, AnswerBook
+from pipeline.output.staging import chunk_name
+from pipeline.output.storage import Storage
 from tests.actors.test_captioner import SIZE, caption, chunk, good, pixels_of
 from tests.fake_engine import POISON_RAISE, make_backend
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from actors.backend import load_backend
-from actors.engine.beam_engine import BeamEngine
+from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
 from actors.generation_texts import prefix_of, tokenized

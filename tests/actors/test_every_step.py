@@ -18,14 +18,14 @@ from actors.backend import Backend
 from actors.captioner import Captioner
 from conf.schema import PromptConfig
 from pipeline import sample_rows
-from pipeline.crash_log import CrashLog
-from pipeline.isolated import image_to_pixels_or_die
-from pipeline.plan import Shard
-from pipeline.publish import publish_shard
-from pipeline.readers.webdataset import WebDatasetReader
+from pipeline.images.isolated import image_to_pixels_or_die
+from pipeline.ops.crash_log import CrashLog
+from pipeline.output.publish import publish_shard
+from pipeline.output.storage import Storage
 from pipeline.services import RunServices
+from pipeline.source.plan import Shard
+from pipeline.source.readers.webdataset import WebDatasetReader
 from pipeline.stages import IndexShard, PrepareChunk, shard_task
-from pipeline.storage import Storage
 from tests.actors.test_captioner import LocalActor
 from tests.fake_engine import FakeEngine, make_backend
 from tests.shards import sample_members, write_tar

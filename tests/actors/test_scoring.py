@@ -8,8 +8,8 @@ from anls import anls_score
 from pycocoevalcap.rouge.rouge import Rouge
 
 from actors.engine.request import Completion, FinishReason
-from actors.evaluation import Item, Prediction
-from actors.scoring import dynamic_exits, points_lost, score
+from actors.training.evaluation import Item, Prediction
+from actors.training.scoring import dynamic_exits, points_lost, score
 from conf.schema import EngineConfig, Gate
 from tests.actors.engine.tiny import tiny_model
 

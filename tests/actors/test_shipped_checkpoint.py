@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engine.beam_engine import BeamEngine
+from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.engine import Engine
-from actors.engine.replay import NOTHING, replay
+from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import Completion, Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
 from conf.model import read_model_config

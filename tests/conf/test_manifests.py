@@ -17,7 +17,7 @@ from conf.load import load_config
 from conf.schema import JobConfig
 from conf.vqa import VqaConfig
 from jobs.caption import main as caption
-from jobs.job_arguments import SHIPPED_CHECKPOINT
+from jobs.shared.job_arguments import SHIPPED_CHECKPOINT
 from jobs.vqa import make_parser as vqa_parser
 
 ROOT = Path(__file__).parents[2]

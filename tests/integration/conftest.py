@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster import ray_cluster
+from pipeline.ops.cluster import ray_cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from pipeline.cluster import ray_cluster
+from pipeline.ops.cluster import ray_cluster
 from tests.integration.processes import kill_tree
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from conf.errors import UserError
 from conf.schema import JobConfig
 from jobs.caption import run_job
-from jobs.full_depth import measure_full_depth
+from jobs.shared.full_depth import measure_full_depth
 from pipeline.report.build import build_report
 from tests.integration.test_model import write_tiny_checkpoint
 from tests.shards import sample_members, write_tar

@@ -17,10 +17,10 @@ from conf.errors import UserError
 from conf.schema import RetryConfig, SourceConfig
 from jobs.bench.faults import Faults
 from jobs.bench.s3 import BUCKET, Server, s3_server
-from pipeline.lease import Lease, LeaseLost, OutputBusy, claim_name, here
-from pipeline.readers import make_reader, read_patiently
+from pipeline.output.lease import Lease, LeaseLost, OutputBusy, claim_name, here
+from pipeline.output.storage import Storage
 from pipeline.run import run
-from pipeline.storage import Storage
+from pipeline.source.readers import make_reader, read_patiently
 from tests.integration.corpus import fake_spec, make_config
 from tests.integration.ray_nodes import fresh_ray
 from tests.shards import image_bytes, write_shards

@@ -15,10 +15,10 @@ from actors.engine.request import Completion
 from conf.schema import JobConfig, Schedule
 from conf.vqa import VqaConfig
 from jobs.vqa import run_ticks
-from pipeline import relabel
-from pipeline.publish import read_counts
+from pipeline.output.publish import read_counts
+from pipeline.output.storage import Storage
 from pipeline.run import CaptionerSpec
-from pipeline.storage import Storage
+from pipeline.vqa import relabel
 from tests.fake_engine import NUM_LAYERS, FakeEngine, make_backend
 from tests.integration.corpus import IMAGE_SIZE, expected_text
 from tests.integration.vqa_job import vqa_config

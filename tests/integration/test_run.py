@@ -21,17 +21,17 @@ from conf.errors import UserError
 from conf.schema import JobConfig
 from jobs.caption import run_job
 from pipeline.chunk import from_ipc
-from pipeline.crash_log import MOST_DEATHS, CrashLog
 from pipeline.driver import Progress
-from pipeline.ledger import save_plan
-from pipeline.plan import Shard
-from pipeline.readers import make_reader
-from pipeline.readers.webdataset import WebDatasetReader
+from pipeline.ops.crash_log import MOST_DEATHS, CrashLog
+from pipeline.output.ledger import save_plan
+from pipeline.output.run_record import TooManyErrors
+from pipeline.output.storage import Storage
 from pipeline.run import CaptionerSpec, run
-from pipeline.run_record import TooManyErrors
 from pipeline.services import RunServices
+from pipeline.source.plan import Shard
+from pipeline.source.readers import make_reader
+from pipeline.source.readers.webdataset import WebDatasetReader
 from pipeline.stages import IndexShard, PrepareChunk, shard_task
-from pipeline.storage import Storage
 from pipeline.tables import results_schema
 from tests.fake_engine import POISON_KILL, POISON_RAISE
 from tests.integration.corpus import check_exactly_once, expected_text, fake_spec, make_config

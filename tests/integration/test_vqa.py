@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.vqa import run_ticks
-from pipeline.lease import Lease, OutputBusy
-from pipeline.storage import Storage
+from pipeline.output.lease import Lease, OutputBusy
+from pipeline.output.storage import Storage
 from tests.integration.corpus import expected_text, fake_spec
 from tests.integration.processes import children_of
 from tests.integration.test_kill import ROOT

@@ -12,12 +12,12 @@ from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint, save_checkpoint
 from actors.model.model import MultiExitModel
 from actors.model.tokenizer import train_tokenizer
-from actors.training.paper_style import paper_style_config
-from actors.training.scratch import initialise
+from actors.training.scratch.paper_style import paper_style_config
+from actors.training.scratch.scratch import initialise
 from conf.schema import EngineConfig
 from conf.training import ArchitectureConfig
 from jobs.cli import main
-from pipeline.preprocess import Pixels, image_to_pixels
+from pipeline.images.preprocess import Pixels, image_to_pixels
 from tests.actors.engine.tiny import run
 from tests.shards import image_bytes, sample_members, write_tar
 

@@ -8,7 +8,7 @@ import pytest
 from conf.errors import UserError
 from conf.schema import JobConfig
 from conf.vqa import VqaConfig
-from jobs.job_arguments import SHIPPED_CHECKPOINT, add_job_arguments, job_config
+from jobs.shared.job_arguments import SHIPPED_CHECKPOINT, add_job_arguments, job_config
 from jobs.vqa import make_parser, vqa_config
 
 IMAGE = str(Path(__file__).parents[2] / "assets" / "sprites" / "atlas-0.webp")

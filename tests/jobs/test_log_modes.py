@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conf.schema import CostConfig
-from jobs.log_modes import JobLog, LogMode
+from jobs.shared.log_modes import JobLog, LogMode
 from tests.jobs.test_progress import progress
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ RECORD = {
 SCRIPT = """
 import os, sys
 from conf.schema import CostConfig
-from jobs.log_modes import JobLog, LogMode
+from jobs.shared.log_modes import JobLog, LogMode
 with JobLog(LogMode(sys.argv[1]), CostConfig(), "runs/x").session():
     os.write(2, b"\\x1b[36m(IndexShard pid=12)\\x1b[0m reading s3://x failed, try 2 comes in 0.2 s\\n")
     os.write(2, "\\u00fc something of our own".encode())

@@ -7,8 +7,8 @@ import pytest
 
 from jobs.cli import main
 from jobs.plan import describe
-from pipeline.plan import LeftOut
-from pipeline.preview import Preview, Speed
+from pipeline.output.preview import Preview, Speed
+from pipeline.source.plan import LeftOut
 from tests.integration.corpus import write_checkpoint
 from tests.shards import write_shards
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.progress import describe, duration, plain_lines
+from jobs.shared.progress import describe, duration, plain_lines
 from pipeline.driver import Progress
 
 

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import os, sys
-from jobs.quiet import without_ray_noise
+from jobs.shared.quiet import without_ray_noise
 print("before", file=sys.stderr)
 with without_ray_noise() as terminal:
     print("python", file=sys.stderr)

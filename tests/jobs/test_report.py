@@ -9,11 +9,11 @@ from PIL import Image
 from rich.console import Console
 
 from jobs.cli import main
-from jobs.source_rows import find_references, find_thumbnails, reference_of, thumbnail
-from jobs.summary import show_summary
+from jobs.shared.source_rows import find_references, find_thumbnails, reference_of, thumbnail
+from jobs.shared.summary import show_summary
 from pipeline.report.folder import RunFolder
 from pipeline.report.quality import Kind
-from tests.pipeline.imaging.profiles import swapped_profile
+from tests.pipeline.images.profiles import swapped_profile
 from tests.pipeline.report.runs import FakeRun
 from tests.shards import image_bytes, write_tar
 

@@ -6,7 +6,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 from conf.errors import UserError
 from jobs.cli import main
 from jobs.submit import finish, make_entrypoint
-from pipeline.cluster import check_outlives_job
+from pipeline.ops.cluster import check_outlives_job
 from tests.integration.ray_nodes import free_port
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from actors.evaluation import first_samples
 from actors.training.corpus import LabelledCorpus
+from actors.training.evaluation import first_samples
 from conf.model import read_model_config
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus

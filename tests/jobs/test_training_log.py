@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.training_log import TrainingLog
+from jobs.shared.training_log import TrainingLog
 
 
 def _write(log: TrainingLog, steps: range) -> None:

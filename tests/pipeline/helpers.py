@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.plan import ByteRange, Part, Sample
-from pipeline.shard_index import ShardIndex
-from pipeline.staging import rows_table, save_index, stage_chunk
-from pipeline.storage import Storage
+from pipeline.output.staging import rows_table, save_index, stage_chunk
+from pipeline.output.storage import Storage
+from pipeline.source.plan import ByteRange, Part, Sample
+from pipeline.source.shard_index import ShardIndex
 
 
 def index_of(num_samples: int, chunk_rows: int) -> ShardIndex:

@@ -12,17 +12,17 @@ from conf.resolve import resolve
 from conf.schema import JobConfig
 from pipeline.chunk import from_ipc
 from pipeline.driver import Driver
-from pipeline.ledger import Ledger
-from pipeline.publish import ERRORS, RESULTS, Counts, publish_shard
-from pipeline.readers import Reader, make_reader
-from pipeline.resume import begin, decide
+from pipeline.output.ledger import Ledger
+from pipeline.output.publish import ERRORS, RESULTS, Counts, publish_shard
+from pipeline.output.resume import begin, decide
+from pipeline.output.settings import content_settings
+from pipeline.output.staging import rows_table, stage_chunk
+from pipeline.output.storage import Storage
 from pipeline.services import RunServices
-from pipeline.settings import content_settings
+from pipeline.source.readers import Reader, make_reader
 from pipeline.stages import IndexShard, PrepareChunk
-from pipeline.staging import rows_table, stage_chunk
-from pipeline.storage import Storage
 from pipeline.tables import Passthrough
-from tests.pipeline.test_ledger import INFO
+from tests.pipeline.output.test_ledger import INFO
 
 IMAGE_SIZE = 8
 

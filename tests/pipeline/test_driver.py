@@ -9,16 +9,16 @@ import pytest
 
 from pipeline import driver as driver_module
 from pipeline.driver import Driver, IncompleteRun, Pace, Progress
-from pipeline.ledger import Ledger
-from pipeline.plan import Shard, ShardProblem
-from pipeline.publish import Counts
-from pipeline.run_record import TooManyErrors
-from pipeline.shard_index import ShardIndex
-from pipeline.staging import rows_table, save_index, stage_chunk
-from pipeline.storage import Storage
+from pipeline.output.ledger import Ledger
+from pipeline.output.publish import Counts
+from pipeline.output.run_record import TooManyErrors
+from pipeline.output.staging import rows_table, save_index, stage_chunk
+from pipeline.output.storage import Storage
+from pipeline.source.plan import Shard, ShardProblem
+from pipeline.source.shard_index import ShardIndex
 from tests.pipeline.helpers import good_row, index_of
+from tests.pipeline.output.test_ledger import config
 from tests.pipeline.small_run import Publisher
-from tests.pipeline.test_ledger import config
 
 
 class Record:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output import Output
-from pipeline.readers import folder_shards, manifest
-from pipeline.staging import staged_shards
-from pipeline.storage import Storage
+from pipeline.output.output import Output
+from pipeline.output.staging import staged_shards
+from pipeline.output.storage import Storage
+from pipeline.source.readers import manifest
+from pipeline.source.readers.folders import folder_shards
 from tests.pipeline import small_run as small_run_module
 from tests.pipeline.old_outputs.make import ARCHIVE, ASKED, KINDS, PIECE, ROOT, WRITTEN_S, config_for, rewritten, tick
+from tests.pipeline.output.test_ledger import INFO
 from tests.pipeline.small_run import done_rows, error_rows, small_run
-from tests.pipeline.test_ledger import INFO
 
 
 @pytest.fixture(autouse=True)

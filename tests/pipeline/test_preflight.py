@@ -16,13 +16,13 @@ from conf.errors import UserError
 from conf.schema import SourceConfig
 from conf.vqa import QuestionsConfig, VqaConfig
 from pipeline import preflight
-from pipeline.cluster import Fit
-from pipeline.plan import Shard
+from pipeline.ops.cluster import Fit
+from pipeline.output.preview import preview
 from pipeline.preflight import check_fields
-from pipeline.preview import preview
-from pipeline.questions import Questions
-from pipeline.readers import FirstFields, make_reader
-from pipeline.ticks import plan_tick
+from pipeline.source.plan import Shard
+from pipeline.source.questions import Questions
+from pipeline.source.readers import FirstFields, make_reader
+from pipeline.vqa.ticks import plan_tick
 from tests.integration.corpus import make_config
 from tests.shards import image_bytes, write_tar
 
@@ -207,9 +207,9 @@ def test_a_plan_says_it_too_and_what_was_begun_goes_on(tmp_path: Path) -> None:
     info, fit = read_checkpoint_info(config.model.checkpoint), Fit(2, 1.0, 0.0, 4.0, 0.0)
     with pytest.raises(UserError, match=r"'nmber'.*'number'"):
         preview(config, info, fit)
-    from pipeline import incarnation
-    from pipeline.settings import content_settings, save_settings
-    from pipeline.storage import Storage
+    from pipeline.output import incarnation
+    from pipeline.output.settings import content_settings, save_settings
+    from pipeline.output.storage import Storage
 
     save_settings(incarnation.renew(Storage(config.output.path)), content_settings(config, info))
     assert preview(config, info, fit).shards == 1

@@ -11,14 +11,14 @@ import pytest
 
 from conf.schema import PromptConfig, RetryConfig
 from pipeline.chunk import from_ipc
-from pipeline.plan import Contents, Listing, Sample, Shard
-from pipeline.prompts import limit_of, make_prompts
-from pipeline.readers import RawSample, ReadFailure
-from pipeline.readers.webdataset import WebDatasetReader
-from pipeline.shard_index import ShardIndex
+from pipeline.output.staging import load_index
+from pipeline.output.storage import Storage
+from pipeline.source.plan import Contents, Listing, Sample, Shard
+from pipeline.source.prompts import limit_of, make_prompts
+from pipeline.source.readers import RawSample, ReadFailure
+from pipeline.source.readers.webdataset import WebDatasetReader
+from pipeline.source.shard_index import ShardIndex
 from pipeline.stages import IndexShard, PrepareChunk, shard_task
-from pipeline.staging import load_index
-from pipeline.storage import Storage
 from pipeline.text import original
 from tests.shards import image_bytes, sample_members, write_tar
 

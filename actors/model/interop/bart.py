@@ -3,7 +3,7 @@
 from typing import Any
 
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
-from actors.model.interop.names import NameMap, fused
+from actors.model.interop.weight_names import NameMap, fused
 from conf.model import DecoderConfig, TextRules
 
 OFFSET = 2  # rows of the position table before position 0

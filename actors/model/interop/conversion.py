@@ -12,10 +12,10 @@ from torch import Tensor
 
 from actors.model.interop.families import configuration, family_of
 from actors.model.interop.family import Family
-from actors.model.interop.names import to_ours, to_theirs
-from actors.model.interop.source import SIDE_FILES, Source, load_tensors
+from actors.model.interop.model_directory import SIDE_FILES, Source, load_tensors
 from actors.model.interop.special_tokens import special_tokens
 from actors.model.interop.vision_encoder_decoder import trocr_sinusoids
+from actors.model.interop.weight_names import to_ours, to_theirs
 from actors.model.model import MultiExitModel
 from conf.errors import UserError
 from conf.model import ModelConfig, TransformersEncoderConfig

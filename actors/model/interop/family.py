@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from actors.model.interop.names import NameMap
+from actors.model.interop.weight_names import NameMap
 from conf.model import DecoderConfig, TextRules
 
 Tensors = Mapping[str, Tensor]

@@ -5,7 +5,7 @@ from typing import Any
 
 from actors.model.interop.bart import bart_decoder, bart_names
 from actors.model.interop.family import Family, Tensors, head_is_tied
-from actors.model.interop.names import NameMap
+from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
 from conf.model import DecoderConfig, TextRules
 

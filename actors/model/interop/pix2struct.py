@@ -5,8 +5,8 @@ from math import isqrt
 from typing import Any
 
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
-from actors.model.interop.names import NameMap
 from actors.model.interop.t5 import OUTPUT_TOKENS
+from actors.model.interop.weight_names import NameMap
 from conf.model import DecoderConfig, RelativeBias, TextRules
 
 _EMBEDDING = "decoder.embed_tokens.weight"

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from actors.model.interop.source import Source
+from actors.model.interop.model_directory import Source
 from conf.errors import UserError
 from conf.json_file import read_json
 from conf.model import GenerationDefaults

@@ -3,7 +3,7 @@
 from typing import Any
 
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
-from actors.model.interop.names import NameMap
+from actors.model.interop.weight_names import NameMap
 from conf.model import DecoderConfig, RelativeBias, TextRules
 
 OUTPUT_TOKENS = 512  # T5 has no longest output; this bounds the caches

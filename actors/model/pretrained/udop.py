@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from actors.model.pretrained.encoder import PretrainedEncoder
-from actors.model.words import unpack
+from actors.model.word_boxes import unpack
 from conf.model import ModelConfig
 
 

@@ -16,14 +16,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.job_arguments import add_config_arguments
+from jobs.shared.job_arguments import add_config_arguments
 
 if TYPE_CHECKING:
     from conf.bench import BenchConfig, BenchModel
     from jobs.bench.engine.bound import Rates
     from jobs.bench.engine.cells import Cell
     from jobs.bench.engine.measure import Team
-    from jobs.bench.engine.rows import Row
+    from jobs.bench.engine.result_rows import Row
 
 _SETUP_S = 6.0  # of a variant in a cell: starting, loading, running once; seen on a small machine
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
     config = load_config(options.config, options.set, BenchConfig)
     if options.render:
-        from jobs.bench.engine.render import render
+        from jobs.bench.engine.results_page import render
 
         return render(Path(config.results), Path(options.render))
     return bench(config, " ".join(["deed bench engine", *arguments]), forecast_only=options.forecast)
@@ -50,8 +50,8 @@ def bench(config: "BenchConfig", command: str, *, forecast_only: bool = False) -
     from jobs.bench.engine.cells import plan
     from jobs.bench.engine.measure import team
     from jobs.bench.engine.origin import origin
-    from jobs.bench.engine.rows import SCHEMA_VERSION
-    from jobs.bench.engine.text import duration, forecast_s, rates_lines
+    from jobs.bench.engine.printed import duration, forecast_s, rates_lines
+    from jobs.bench.engine.result_rows import SCHEMA_VERSION
     from jobs.bench.engine.worker import PROBE
 
     cells = plan(config)
@@ -95,8 +95,8 @@ def bench(config: "BenchConfig", command: str, *, forecast_only: bool = False) -
 def _cell(config: "BenchConfig", cell: "Cell", workers: "Team", rates: "Rates", source: dict[str, Any]) -> "list[Row]":
     """Measure one cell, print it, append its rows to the results."""
     from jobs.bench.engine.measure import prepare, run_rounds
-    from jobs.bench.engine.summary import Measured, rows_of
-    from jobs.bench.engine.text import latency_line, table
+    from jobs.bench.engine.measured_rows import Measured, rows_of
+    from jobs.bench.engine.printed import latency_line, table
 
     print(f"\n{cell.title}, {cell.num_sequences} sequences", flush=True)
     outcomes, skipped = prepare(cell, workers)

@@ -24,7 +24,7 @@ from jobs.bench.engine.bound import Costs, Rates, fit_line
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.models import make_model
 from jobs.bench.engine.places import checkpoint_of
-from jobs.bench.engine.work import make_requests
+from jobs.bench.engine.workload import make_requests
 
 _ROWS = (1, 8, 32, 128)
 _REPEATS, _LEAST_S = 3, 0.05

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 
 from actors.model.checkpoint import save_checkpoint
 from actors.model.interop.conversion import convert
-from actors.model.interop.source import read_source
+from actors.model.interop.model_directory import read_source
 from conf.bench import BenchConfig, BenchModel
 from jobs.bench.engine.places import folder_of
 

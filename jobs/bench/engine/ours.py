@@ -5,8 +5,8 @@ from typing import Any
 
 from actors.engine.drain import drain
 from actors.engine.engine import Engine
+from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.processors import Processors
-from actors.engine.replay import NOTHING, replay
 from actors.engine.request import Completion
 from actors.model.checkpoint import load_checkpoint
 from actors.model.model import MultiExitModel
@@ -19,7 +19,7 @@ from jobs.bench.engine.passes import Outcome, Pass, peak_memory_bytes, percentil
 from jobs.bench.engine.places import checkpoint_of
 from jobs.bench.engine.scripted_judge import THRESHOLD, ScriptedJudge
 from jobs.bench.engine.variants import Variant
-from jobs.bench.engine.work import ReplayedEncoder, endless, make_depths, make_requests, scripted_exits
+from jobs.bench.engine.workload import ReplayedEncoder, endless, make_depths, make_requests, scripted_exits
 
 _UNREACHED = 2.0  # no confidence is above 1
 

@@ -15,7 +15,7 @@ from jobs.bench.engine.cells import OWN_LIMIT, Cell
 from jobs.bench.engine.models import token_names
 from jobs.bench.engine.passes import Outcome, Pass, peak_memory_bytes, percentile
 from jobs.bench.engine.places import checkpoint_of, folder_of, source_of
-from jobs.bench.engine.work import ReplayedEncoder, endless, make_requests
+from jobs.bench.engine.workload import ReplayedEncoder, endless, make_requests
 
 
 class StaticBatches:

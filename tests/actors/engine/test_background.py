@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from actors.engine.engine import Engine
-from actors.engine.reference import generate
+from actors.engine.oracles.reference import generate
 from actors.engine.request import FinishReason
 from conf.schema import EngineConfig, Gate, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model

@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from actors.engine.beam_engine import BeamEngine
-from actors.engine.beam_runner import sample_bytes
+from actors.engine.beam.beam_engine import BeamEngine
+from actors.engine.beam.beam_runner import sample_bytes
 from actors.engine.engine import Engine
-from actors.engine.reference import encode_one, teacher_forced
+from actors.engine.oracles.reference import encode_one, teacher_forced
 from actors.engine.request import FinishReason
 from conf.errors import UserError
 from conf.schema import EngineConfig

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from actors.engine.engine import Engine
 from actors.engine.exit_policy import score
-from actors.engine.reference import encode_one, generate, teacher_forced
-from actors.engine.replay import NOTHING, replay
+from actors.engine.oracles.reference import encode_one, generate, teacher_forced
+from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import FinishReason
 from actors.engine.stats import EngineStats
 from actors.model.model import MultiExitModel

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from actors.engine.engine import Engine
-from actors.engine.reference import encode_one, generate, verdicts
-from actors.engine.replay import NOTHING, Replay, replay
+from actors.engine.oracles.reference import encode_one, generate, verdicts
+from actors.engine.oracles.replay import NOTHING, Replay, replay
 from actors.engine.request import Completion
 from actors.model.model import MultiExitModel
 from conf.resolve import resolve

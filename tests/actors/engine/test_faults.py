@@ -16,7 +16,7 @@ from actors.engine.scheduler import Batch
 from actors.engine_thread import EngineThread, RequestFailure
 from conf.errors import UserError
 from conf.schema import CrossAttention, EngineConfig, Gate, GenerationConfig, ModelSection, Schedule
-from jobs.job_arguments import SHIPPED_CHECKPOINT
+from jobs.shared.job_arguments import SHIPPED_CHECKPOINT
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 from tests.effort import effort
 

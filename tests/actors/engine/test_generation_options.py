@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from actors.engine.engine import Engine
 from actors.engine.loops import LoopRule
+from actors.engine.oracles.reference import Trace, generate
+from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.processors import Processors
-from actors.engine.reference import Trace, generate
-from actors.engine.replay import NOTHING, replay
 from actors.engine.request import Completion, FinishReason, Request
 from conf.model import GenerationDefaults
 from conf.schema import EngineConfig, Gate, GenerationConfig, KvPolicy, Schedule

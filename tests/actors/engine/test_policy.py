@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.engine.costs import VisitCost, costs_by_layers, fit
+from actors.engine.oracles.simulation import Scripts, Simulated, least_s, simulate
 from actors.engine.policy import QueuePolicy
 from actors.engine.scheduler import SchedulerRules
-from actors.engine.simulation import Scripts, Simulated, least_s, simulate
 from conf.resolve import Decay, threshold_at
 from conf.schema import Schedule
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.engine.engine import Engine
+from actors.engine.oracles.reference import generate
+from actors.engine.oracles.replay import replay
 from actors.engine.processors import BadWords, Past, Processors
-from actors.engine.reference import generate
-from actors.engine.replay import replay
 from actors.engine.request import FinishReason
 from conf.errors import UserError
 from conf.model import GenerationDefaults

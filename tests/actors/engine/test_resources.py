@@ -8,8 +8,8 @@ import torch
 
 from actors.engine.engine import Engine
 from actors.engine.kv_cache import slot_bytes
-from actors.engine.reference import generate
-from actors.engine.replay import NOTHING, replay
+from actors.engine.oracles.reference import generate
+from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import FinishReason
 from conf.errors import UserError
 from conf.resolve import resolve

@@ -5,8 +5,8 @@ import torch
 
 from actors.engine import exit_judge
 from actors.engine.engine import Engine
+from actors.engine.oracles.reference import encode_one, verdicts
 from actors.engine.processors import Processors
-from actors.engine.reference import encode_one, verdicts
 from actors.engine.request import Completion, FinishReason
 from actors.model.model import MultiExitModel
 from conf.schema import Gate

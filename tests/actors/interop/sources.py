@@ -16,9 +16,9 @@ from torch import nn
 
 from actors.engine.request import Request
 from actors.model.interop.conversion import Converted, convert
-from actors.model.interop.source import read_source
+from actors.model.interop.model_directory import read_source
 from actors.model.model import MultiExitModel
-from actors.model.words import pack
+from actors.model.word_boxes import pack
 
 VOCAB, LAYERS, STEPS = 97, 3, 12
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

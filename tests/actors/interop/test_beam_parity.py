@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.engine.beam_engine import BeamEngine
+from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.request import FinishReason
 from conf.schema import EngineConfig
 from tests.actors.engine.tiny import run

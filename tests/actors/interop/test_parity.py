@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from actors.engine.engine import Engine
+from actors.engine.oracles.reference import encode_one, generate, teacher_forced
 from actors.engine.processors import Processors
-from actors.engine.reference import encode_one, generate, teacher_forced
 from actors.engine.request import FinishReason
 from actors.model.model import MultiExitModel
 from conf.model import GenerationDefaults

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.engine.beam_engine import BeamEngine
+from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.engine import Engine
-from actors.engine.reference import encode_one, generate, teacher_forced
+from actors.engine.oracles.reference import encode_one, generate, teacher_forced
 from actors.engine.request import Request
 from actors.model.model import MultiExitModel
 from conf.model import AbsoluteBias

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from actors.engine.beam_engine import BeamEngine
+from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.engine import Engine
-from actors.engine.reference import generate
+from actors.engine.oracles.reference import generate
 from actors.engine.request import FinishReason
 from actors.model.linear import (
     Bfloat16Linear,

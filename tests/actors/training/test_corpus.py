@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from actors.training.corpus import ImageCorpus, LabelledCorpus, pixels_of
-from actors.training.trainer import Trainer
-from actors.training.unlabelled import read_examples
+from actors.training.frozen.unlabelled import read_examples
+from actors.training.scratch.trainer import Trainer
 from conf.errors import UserError
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus

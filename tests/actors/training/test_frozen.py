@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from actors.engine.engine import Engine
-from actors.engine.reference import generate
-from actors.engine.replay import replay
+from actors.engine.oracles.reference import generate
+from actors.engine.oracles.replay import replay
 from actors.model.checkpoint import load_checkpoint
 from actors.model.model import MultiExitModel
-from actors.training.agreement import measure
-from actors.training.frozen import FrozenTrainer
+from actors.training.frozen.agreement import measure
+from actors.training.frozen.frozen import FrozenTrainer
 from conf.errors import UserError
 from conf.frozen import FrozenConfig
 from conf.resolve import resolve
 from conf.schema import EngineConfig, Gate
 from jobs.cli import main
-from jobs.training_run import FrozenReport
+from jobs.shared.training_run import FrozenReport
 from tests.actors.engine.tiny import config as engine_config
 from tests.actors.engine.tiny import requests, run, tiny_model
 from tests.actors.interop.sources import make_source

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from actors.training.corpus import TrainingSample
-from actors.training.data import Pair
-from actors.training.grounding import Places
-from actors.training.muon import Muon, orthogonalise
-from actors.training.trainer import Trainer
+from actors.training.scratch.data import Pair
+from actors.training.scratch.grounding import Places
+from actors.training.scratch.muon import Muon, orthogonalise
+from actors.training.scratch.trainer import Trainer
 from tests.actors.training.corpus import tiny_config, write_corpus
 
 RECORD = {

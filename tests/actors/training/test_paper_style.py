@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from actors.engine.engine import Engine
-from actors.engine.reference import generate
+from actors.engine.oracles.reference import generate
 from actors.engine.request import Request
-from actors.evaluation import caption_and_question_items, predict
 from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.training.corpus import LabelledCorpus
-from actors.training.trainer import Trainer
+from actors.training.evaluation import caption_and_question_items, predict
+from actors.training.scratch.trainer import Trainer
 from conf.schema import EngineConfig, Gate
 from conf.training import TrainConfig
 from tests.actors.engine.tiny import run
@@ -113,7 +113,7 @@ def test_evaluation_gives_the_words_too(
     codec = SimpleNamespace(encode_prompt=lambda text, most: seen.append(text) or checkpoint.codec.encode_prompt(text),
                             rules=checkpoint.codec.rules, decode=checkpoint.codec.decode)  # fmt: skip
     watched = replace(checkpoint, codec=codec)
-    monkeypatch.setattr("actors.evaluation.make_engine", lambda _, engine: Engine(checkpoint.model, engine))
+    monkeypatch.setattr("actors.training.evaluation.make_engine", lambda _, engine: Engine(checkpoint.model, engine))
     for field, has_words in (("sign.plates", True), ("nowhere", False)):
         seen.clear()
         assert len(predict(watched, settings, samples, items, field)) == 4

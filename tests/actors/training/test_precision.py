@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.training.trainer import Trainer
+from actors.training.scratch.trainer import Trainer
 from tests.actors.training.corpus import tiny_config, write_corpus
 
 

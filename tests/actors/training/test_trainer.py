@@ -15,10 +15,10 @@ import torch
 from actors.model.checkpoint import load_checkpoint
 from actors.model.model import PackedBatch
 from actors.training.corpus import LabelledCorpus
-from actors.training.data import Packer
-from actors.training.loss import exit_weights, multi_exit_loss
-from actors.training.optimizers import rate_share
-from actors.training.trainer import Trainer
+from actors.training.scratch.data import Packer
+from actors.training.scratch.loss import exit_weights, multi_exit_loss
+from actors.training.scratch.optimizers import rate_share
+from actors.training.scratch.trainer import Trainer
 from conf.errors import UserError
 from conf.model import weights_sha256
 from conf.training import LossConfig, OptimizerConfig

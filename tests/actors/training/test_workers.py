@@ -10,8 +10,8 @@ import torch
 from torch import distributed, multiprocessing
 
 from actors.model.checkpoint import load_checkpoint
-from actors.training.frozen import FrozenTrainer
-from actors.training.trainer import Trainer
+from actors.training.frozen.frozen import FrozenTrainer
+from actors.training.scratch.trainer import Trainer
 from actors.training.workers import Workers
 from conf.errors import UserError
 from conf.frozen import FrozenConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs.bench.chaos import audit, make_corpus, ray_workers
-from pipeline.publish import publish_shard
-from pipeline.storage import Storage
+from pipeline.output.publish import publish_shard
+from pipeline.output.storage import Storage
 from tests.pipeline.helpers import bad_row, good_row, index_of, stage
 
 EXPECTED = {"k0": "text 0.0", "k1": "text 1.0", "k2": None}

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jobs.bench.corpus import photos
+from jobs.bench.bench_shards import photos
 from jobs.bench.decoders import available, main
 
 

@@ -10,7 +10,7 @@ from conf.bench import BenchConfig, BenchModel
 from conf.errors import UserError
 from jobs.bench.engine.cells import Cell, plan
 from jobs.bench.engine.passes import Outcome, percentile
-from jobs.bench.engine.rows import row_of
+from jobs.bench.engine.result_rows import row_of
 from jobs.bench.engine.variants import FULL, VARIANTS
 
 SWEEP = {
@@ -70,7 +70,7 @@ def test_variants_at_full_depth_say_the_same_text(folder: Path, model: str, enco
 def test_scripted_variants_leave_where_the_script_says(folder: Path, distribution: str) -> None:
     from actors.model.checkpoint import load_checkpoint
     from jobs.bench.engine.places import checkpoint_of
-    from jobs.bench.engine.work import make_depths
+    from jobs.bench.engine.workload import make_depths
 
     config = make_config(folder, {"distributions": [distribution]})
     cell = plan(config)[0]
@@ -125,7 +125,7 @@ def test_consensus_and_lossless(folder: Path) -> None:
 
 def test_the_bench_end_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from jobs.bench.engine import bench
-    from jobs.bench.engine.render import render
+    from jobs.bench.engine.results_page import render
 
     variants = ["full", "compaction", "pool", "lossless"]
     config = make_config(folder, {"variants": variants})

@@ -21,10 +21,11 @@ from PIL import Image
 
 from conf.schema import JobConfig
 from conf.vqa import VqaConfig
-from pipeline.questions import Questions
-from pipeline.readers import folder_shards, manifest
-from pipeline.storage import Storage
-from pipeline.ticks import Tick, TickReader, load_ticks, plan_tick, tick_config
+from pipeline.output.storage import Storage
+from pipeline.source.questions import Questions
+from pipeline.source.readers import manifest
+from pipeline.source.readers.folders import folder_shards
+from pipeline.vqa.ticks import Tick, TickReader, load_ticks, plan_tick, tick_config
 from tests.pipeline.small_run import small_run
 
 ARCHIVE = Path(__file__).with_name("earlier.tar.xz")

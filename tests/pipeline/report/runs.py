@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.storage import Storage
+from pipeline.output.storage import Storage
 from pipeline.tables import ENGINE_STATS, errors_schema, results_schema
 
 NOUNS = ["dog", "cat", "tree", "house", "boat", "apple", "clock", "kite", "shark", "pumpkin"]
@@ -178,7 +178,7 @@ class FakeRun:
         return windows
 
     def record(self) -> dict[str, Any]:
-        """run.json, with the keys that pipeline.run_record writes."""
+        """run.json, with the keys that pipeline.output.run_record writes."""
         wall_s, ok = self.wall_s, len(self.rows)
         total = None if self.price_per_hour is None else self.price_per_hour * wall_s / 3600
         end = START + timedelta(seconds=wall_s)

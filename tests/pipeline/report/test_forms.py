@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline.report import formats
+from pipeline.report import number_formats as formats
 from pipeline.report.build import Report, build_report
 from pipeline.report.facts import Better, Fact, reconciliation, sections_of
 from pipeline.report.json_form import render_json

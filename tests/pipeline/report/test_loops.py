@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.report.loops import is_looping
+from pipeline.report.repeats import is_looping
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import pytest
 from conf.errors import UserError
 from conf.schema import JobConfig
 from jobs.bench.null_engine import null_info
-from pipeline.cluster import Fit
-from pipeline.ledger import Ledger
+from pipeline.ops.cluster import Fit
+from pipeline.output.ledger import Ledger
+from pipeline.output.run_record import RunRecord
+from pipeline.output.storage import Storage
 from pipeline.report.folder import RunFolder
 from pipeline.report.numbers import numbers_of
 from pipeline.report.picks import Tag
+from pipeline.report.report_schema import RunNumbers
 from pipeline.report.scan import scan_run
-from pipeline.report.schema import RunNumbers
-from pipeline.run_record import RunRecord
-from pipeline.storage import Storage
 from pipeline.tables import ENGINE_STATS, errors_schema, results_schema
 from tests.pipeline.report.runs import FakeRun
 

@@ -1,0 +1,120 @@
+"""Images without labels -> what the model itself says of them at full depth, the target of frozen training."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from actors.engine.drain import drain
+from actors.engine.engine import Engine
+from actors.engine.request import Completion, FinishReason, Request
+from actors.model.checkpoint import Checkpoint
+from actors.model.model import PackedBatch
+from actors.training.corpus import ImageCorpus
+from conf.schema import EngineConfig, GenerationConfig
+from pipeline.images.preprocess import Pixels, image_to_pixels
+
+Targets = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image and the prompt it gets."""
+
+    image: bytes
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Images with what full depth says of them, end tokens included."""
+
+    examples: Sequence[Example]
+    targets: Targets
+
+    def pack(self, checkpoint: Checkpoint, indices: Sequence[int], device: torch.device) -> PackedBatch:
+        """The batch of some of the images."""
+        return pack(checkpoint, [self.examples[i] for i in indices], [self.targets[i] for i in indices], device)
+
+    def batches(self, checkpoint: Checkpoint, size: int, device: torch.device) -> Iterator[PackedBatch]:
+        """All images in order, `size` at a time."""
+        for start in range(0, len(self.examples), size):
+            yield self.pack(checkpoint, range(start, min(start + size, len(self.examples))), device)
+
+    def num_tokens(self, indices: Sequence[int]) -> int:
+        return sum(len(self.targets[i]) for i in indices)
+
+
+def read_examples(corpus: ImageCorpus, prompts: Sequence[str], count: int, image_size: int) -> list[Example]:
+    """The first `count` images that can be read; UserError when there are none."""
+    examples: list[Example] = []
+    for shard in corpus.shards:
+        for raw in corpus.raw(shard):
+            assert raw.image is not None
+            if corpus.decode(shard, raw.sample.key, raw.image, image_size) is not None:
+                examples.append(Example(raw.image, prompts[len(examples) % len(prompts)]))
+            if len(examples) == count:
+                return examples
+    if not examples:
+        raise corpus.nothing("readable images")
+    return examples
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """SHA-256 of images and prompts in their order."""
+    whole = hashlib.sha256()
+    for example in examples:
+        for part in (example.image, example.prompt.encode()):
+            whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()
+
+
+def pixels_of(example: Example, image_size: int) -> np.ndarray:
+    """As the pipeline makes them."""
+    decoded = image_to_pixels(example.image, image_size=image_size)
+    assert isinstance(decoded, Pixels)
+    return decoded.pixels_HWC
+
+
+def engine_config(num_slots: int, max_new_tokens: int, **values: object) -> EngineConfig:
+    generation = GenerationConfig(max_new_tokens=max_new_tokens)
+    return EngineConfig.model_validate({"num_slots": num_slots, "generation": generation, **values})
+
+
+def decode(checkpoint: Checkpoint, examples: Sequence[Example], config: EngineConfig) -> list[Completion]:
+    """Return what the engine says of every example, in order."""
+    requests = (
+        Request(i, pixels_of(example, checkpoint.config.image_size), checkpoint.codec.encode_prompt(example.prompt))
+        for i, example in enumerate(examples)
+    )
+    return drain(Engine(checkpoint.model, config), requests, ahead=2 * config.num_slots)
+
+
+def own_targets(checkpoint: Checkpoint, examples: Sequence[Example], num_slots: int, max_new_tokens: int) -> Targets:
+    """Full-depth outputs, end tokens included where the model ended by itself."""
+    config = engine_config(num_slots, max_new_tokens).at_full_depth()
+    ending = {FinishReason.EOS: (checkpoint.config.eos_id,)}
+    return [(*c.token_ids, *ending.get(c.finish_reason, ())) for c in decode(checkpoint, examples, config)]
+
+
+def pack(checkpoint: Checkpoint, examples: Sequence[Example], targets: Targets, device: torch.device) -> PackedBatch:
+    """One prompt and one target per row; label -100 marks padding."""
+    config = checkpoint.config
+    prompts = [checkpoint.codec.encode_prompt(example.prompt) for example in examples]
+    prompt_ids, prompt_segments = _padded(prompts, config.pad_id), _padded([(1,) * len(p) for p in prompts], -1)
+    inputs = _padded([(config.start_id, *target[:-1]) for target in targets], config.pad_id)
+    labels, segments = _padded(targets, -100), _padded([(1,) * len(target) for target in targets], -1)
+    positions = np.arange(labels.shape[1])[None].repeat(len(targets), 0)
+    prompt_positions = np.arange(prompt_ids.shape[1])[None].repeat(len(prompts), 0)
+    pixels = np.stack([pixels_of(example, config.image_size) for example in examples])
+    arrays = (pixels, prompt_ids, prompt_positions, prompt_segments, inputs, labels, positions, segments)
+    return PackedBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
+    array = np.full((len(rows), max(1, *map(len, rows)) if rows else 1), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        array[i, : len(row)] = row
+    return array

@@ -1,0 +1,96 @@
+"""Training samples -> packed batches.
+
+Every image brings one caption and as many question-answer pairs as fit the token budgets, drawn anew each epoch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from actors.model.model import PackedBatch
+from actors.model.tokenizer import TextCodec
+from actors.training.corpus import TrainingSample, pixels_of
+from conf.model import ModelConfig
+from conf.training import DataConfig
+from pipeline.source.words_field import word_lines
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the model is asked of an image and what it should say, as text and as tokens."""
+
+    prompt_text: str
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+class Packer:
+    """Turns samples into `PackedBatch`es; the pairs an image brings depend only on (seed, epoch, key)."""
+
+    def __init__(self, codec: TextCodec, model: ModelConfig, data: DataConfig, seed: int) -> None:
+        self.codec, self.model, self.data, self.seed = codec, model, data, seed
+        self.packs_prompts = model.encoder.kind == "scenes"  # other encoders read one prompt per pass
+
+    def choose_pairs(self, sample: TrainingSample, epoch: int) -> list[Pair]:
+        """Return the pairs that fit the token budgets, one caption first."""
+        rng = np.random.default_rng((self.seed, epoch, *sample.key.encode()))
+        words = word_lines(sample.record, self.data.words_field) if self.codec.rules.words else ""
+        captions, questions = sample.record["captions"], sample.record["qa"]
+        caption = captions[rng.integers(len(captions))] if captions else None
+        texts = [(caption["prompt"], caption["text"])] if caption is not None else []
+        texts += [(questions[i]["question"], questions[i]["answer"]) for i in rng.permutation(len(questions))]
+        pairs: list[Pair] = []
+        prompt_room, target_room = self.data.prompt_tokens, self.data.target_tokens
+        for prompt_text, target_text in texts:
+            prompt = self.codec.encode_prompt(prompt_text + words, self.model.encoder.max_prompt_tokens)
+            target = self.codec.encode(target_text)[: self.model.decoder.max_positions - 1]
+            if len(prompt) <= prompt_room and len(target) + 1 <= target_room:
+                pairs.append(Pair(prompt_text, prompt, target))
+                prompt_room -= len(prompt)
+                target_room -= len(target) + 1
+        return pairs
+
+    def choose(self, samples: Sequence[TrainingSample], epoch: int) -> list[list[Pair]]:
+        """Return `choose_pairs` of every sample."""
+        return [self.choose_pairs(sample, epoch) for sample in samples]
+
+    def pack(
+        self, samples: Sequence[TrainingSample], pairs: Sequence[Sequence[Pair]], device: torch.device
+    ) -> PackedBatch:
+        """Return the batch of every sample with its pairs; label -100 marks padding."""
+        config = self.model
+        if not self.packs_prompts:
+            each = [(sample, [pair]) for sample, own in zip(samples, pairs, strict=True) for pair in own]
+            samples, pairs = [sample for sample, _ in each], [own for _, own in each]
+        prompts: list[list[tuple[int, int, int]]] = []  # (id, position, segment)
+        targets: list[list[tuple[int, int, int, int]]] = []  # (input id, label id, position, segment)
+        for sample_pairs in pairs:
+            prompt_row, target_row = [], []
+            for segment, pair in enumerate(sample_pairs, start=1):
+                prompt_row += [(token, i, segment) for i, token in enumerate(pair.prompt)]
+                steps = zip((config.start_id, *pair.target), (*pair.target, config.eos_id), strict=True)
+                target_row += [(token, label, i, segment) for i, (token, label) in enumerate(steps)]
+            prompts.append(prompt_row)
+            targets.append(target_row)
+        prompt_BQ3 = _pad(prompts, (config.pad_id, 0, -1), device)
+        target_BT4 = _pad(targets, (config.pad_id, -100, 0, -1), device)
+        pixels = np.stack([pixels_of(sample, config.image_size) for sample in samples])
+        images = torch.from_numpy(pixels).to(device)
+        return PackedBatch(images, *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1))
+
+
+def num_tokens(pairs: Sequence[Sequence[Pair]]) -> int:
+    """Target tokens of some samples, end tokens included."""
+    return sum(len(pair.target) + 1 for own in pairs for pair in own)
+
+
+def _pad(rows: Sequence[Sequence[tuple[int, ...]]], fill: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Right-pad rows of tuples to a multiple of 8 -> int64 [B, length, len(fill)]."""
+    length = -(-max(len(row) for row in rows) // 8) * 8
+    padded = np.empty((len(rows), length, len(fill)), dtype=np.int64)
+    padded[:] = fill
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded).to(device)

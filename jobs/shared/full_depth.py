@@ -1,0 +1,144 @@
+"""`deed report RUN --ab N`: some of a run's rows decoded again, as the run did it and at full depth, in this process.
+
+Both engines get the same pixels and prompts, read from the run's own source, and take turns after a warm-up, so that a
+machine that slows down slows both. What is measured is stored beside the run: every report of it shows it from then on.
+"""
+
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from conf.errors import UserError
+from conf.schema import EngineConfig, ModelSection, PromptConfig, Schedule
+from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
+from pipeline.report.work import Work, layers_run, work_of
+from pipeline.source.prompts import limit_of, make_prompts
+from pipeline.text import json_text
+
+if TYPE_CHECKING:
+    from actors.backend import Backend
+    from actors.engine.request import Completion, Request
+
+PASSES = 3  # timed, of each engine
+_COLUMNS = ("sample_id", "shard", "key", "prompt_index", "prompt", "text")
+
+
+def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[str, Any]:
+    """Measure, store and return the sample; UserError where the run cannot be decoded again as it was."""
+    from actors.backend import load_backend
+    from conf.checkpoint_info import read_checkpoint_info
+
+    folder = RunFolder(url)
+    record = folder.read_record() or {}
+    config = record.get("config")
+    if not config:
+        raise UserError(f"{url!r} has no run.json with its configuration yet; --ab needs a run that has ended")
+    engine, model = EngineConfig.from_record(config["engine"]), ModelSection.model_validate(config["model"])
+    if engine.schedule is Schedule.FULL:
+        raise UserError(f"{url!r} ran at full depth already: there is nothing to compare")
+    info = read_checkpoint_info(model.checkpoint)
+    if info.weights_sha256 != record.get("weights_sha256"):
+        raise UserError(f"checkpoint {model.checkpoint!r} no longer holds the weights that {url!r} was made with")
+    num_threads = model.num_threads or max(1, int(config["actors"]["num_cpus"]))
+    as_run = load_backend(model, engine, num_threads)
+    full = load_backend(model, engine.at_full_depth(), num_threads)
+    prompt = PromptConfig.model_validate(config["source"]["prompt"])
+    rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"], prompt)
+
+    _decode(as_run, requests[: engine.num_slots])  # warm-up, not counted
+    _decode(full, requests[: engine.num_slots])
+    timed: dict[bool, list[list[Completion]]] = {False: [], True: []}
+    for number in range(passes):
+        for is_full in (False, True) if number % 2 == 0 else (True, False):
+            timed[is_full].append(_decode(full if is_full else as_run, requests))
+    sample = _summary(rows, timed[False], timed[True], as_run, work_of(config["engine"]), info.model.decoder.num_layers)
+    sample |= {"measured_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"), "device": as_run.device}
+    folder.storage.write(FULL_DEPTH_SAMPLE, json_text(sample, indent=2).encode())
+    return sample
+
+
+def _sampled_requests(
+    folder: RunFolder, backend: "Backend", num_rows: int, preprocess: Mapping[str, Any], prompt: PromptConfig
+) -> tuple[list[dict[str, Any]], list["Request"]]:
+    """The sampled rows that are still in the source, and their requests."""
+    from actors.engine.request import Request
+    from jobs.shared.source_rows import read_samples
+    from pipeline.images.preprocess import Pixels, image_to_pixels
+    from pipeline.report.picks import Tag
+    from pipeline.report.scan import scan_run
+
+    scan = scan_run(folder, num_examples=0, num_sampled=num_rows)
+    picked = list(folder.rows(scan.results.picks[Tag.SAMPLE].picks, _COLUMNS).values())
+    limits = {name: preprocess[name] for name in ("max_pixels", "max_decode_bytes") if name in preprocess}
+    pixels, fields = {}, {}
+    for key, raw in read_samples(folder, {(row["shard"], row["key"]) for row in picked}):
+        decoded = image_to_pixels(raw.image or b"", image_size=backend.image_size, **limits)
+        if isinstance(decoded, Pixels):
+            pixels[key], fields[key] = decoded.pixels_HWC, raw.fields
+    rows = [row for row in picked if (row["shard"], row["key"]) in pixels]
+    if not rows:
+        raise UserError(f"none of the sampled rows of {folder.url!r} can be read from its source again")
+    if len(rows) < len(picked):
+        print(f"--ab: {len(picked) - len(rows)} of {len(picked)} rows are no longer in the source", file=sys.stderr)
+    requests = [
+        Request(
+            i,
+            pixels[row["shard"], row["key"]],
+            backend.encode_prompt(row["prompt"]),
+            max_new_tokens=_limit(prompt, row, fields[row["shard"], row["key"]]),
+            prefix_ids=backend.encode_prefix(row["prompt"]),
+        )
+        for i, row in enumerate(rows)
+    ]
+    return rows, requests
+
+
+def _limit(prompt: PromptConfig, row: Mapping[str, Any], fields: Mapping[str, Any]) -> int | None:
+    """The row's own limit of tokens, if its source gives any."""
+    if prompt.limit_field is None:
+        return None
+    own = make_prompts(prompt, fields)[row["prompt_index"]].own
+    return limit_of(prompt, {**fields, **own})
+
+
+def _decode(backend: "Backend", requests: Sequence["Request"]) -> list["Completion"]:
+    """Return the completions of the requests, in their order, all offered to a fresh engine at once."""
+    from actors.engine.drain import drain
+
+    return drain(backend.make_engine(), requests)
+
+
+def _summary(
+    rows: Sequence[dict[str, Any]],
+    early: Sequence[Sequence["Completion"]],
+    full: Sequence[Sequence["Completion"]],
+    backend: "Backend",
+    work: Work,
+    num_layers: int,
+) -> dict[str, Any]:
+    """Sums over the rows (device seconds: mean of the passes), and each row with both texts."""
+    texts = [
+        (backend.decode_tokens(a.token_ids), backend.decode_tokens(b.token_ids))
+        for a, b in zip(early[0], full[0], strict=True)
+    ]
+    pairs = [(a.token_ids, b.token_ids) for a, b in zip(early[0], full[0], strict=True)]
+    equal_tokens = sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False))
+    seconds = [[sum(completion.device_s for completion in run) for run in runs] for runs in (early, full)]
+    return {
+        "rows": len(rows),
+        "equal_texts": sum(a == b for a, b in texts),
+        "equal_published": sum(row["text"] == text for row, (text, _) in zip(rows, texts, strict=True)),
+        "equal_tokens": equal_tokens,
+        "tokens": sum(max(len(a), len(b)) for a, b in pairs),
+        "layers_computed": sum(layers_run(c.exit_layers, work, num_layers) or 0 for c in early[0]),
+        "layers_computed_full": sum(itertools.chain.from_iterable(c.exit_layers for c in full[0])),
+        "device_s": sum(seconds[0]) / len(seconds[0]),
+        "device_s_full": sum(seconds[1]) / len(seconds[1]),
+        "passes": [{"device_s": a, "device_s_full": b} for a, b in zip(*seconds, strict=True)],
+        "samples": [
+            {**{name: row[name] for name in ("sample_id", "prompt_index")}, "text": text, "text_full": text_full}
+            for row, (text, text_full) in zip(rows, texts, strict=True)
+        ],
+    }
