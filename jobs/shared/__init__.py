@@ -1,0 +1,1 @@
+"""What several commands need: arguments, logs, progress, a report's own rows."""

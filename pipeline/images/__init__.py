@@ -1,0 +1,1 @@
+"""Image bytes to RGB pixels, or an error that says why not."""

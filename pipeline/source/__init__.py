@@ -1,0 +1,1 @@
+"""Where rows come from: shards, their names and indexes, prompts, and patience with storage."""

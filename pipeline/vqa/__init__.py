@@ -1,0 +1,1 @@
+"""Questions on a schedule: ticks, and uncertain answers given again."""

@@ -1,0 +1,1 @@
+"""Beam search at full depth, an engine of its own."""

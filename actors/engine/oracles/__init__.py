@@ -1,0 +1,1 @@
+"""The slow twins that say what the engine must say."""

@@ -1,0 +1,1 @@
+"""Exits for a model that stays as it is."""

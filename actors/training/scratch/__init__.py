@@ -1,0 +1,1 @@
+"""Deep supervision from nothing: every weight trains."""

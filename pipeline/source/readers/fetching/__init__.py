@@ -1,0 +1,1 @@
+"""Images that a table names: from disks, object storage and web servers."""
