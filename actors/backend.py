@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from actors.engine.drain import EngineLike
-from conf.schema import EngineConfig, ModelSection
+from conf.engine import EngineConfig
+from conf.schema import ModelSection
 
 
 @dataclass(frozen=True)

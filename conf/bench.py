@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from conf.engine import EngineConfig
 from conf.model import Count
-from conf.schema import EngineConfig, Section
+from conf.section import Section
 
 
 class BenchModel(str, Enum):

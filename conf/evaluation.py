@@ -4,8 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from conf.engine import EngineConfig
 from conf.model import Count
-from conf.schema import EngineConfig, Section
+from conf.section import Section
 
 Threshold = Annotated[float, Field(ge=0)]
 Risk = Annotated[float, Field(ge=0, le=1)]

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from conf.errors import UserError
 from conf.json_file import read_json
-from conf.schema import Section
+from conf.section import Section
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

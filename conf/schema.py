@@ -10,20 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from conf.engine import CrossAttention as CrossAttention
-from conf.engine import EngineConfig as EngineConfig
-from conf.engine import Gate as Gate
-from conf.engine import GenerationConfig as GenerationConfig
-from conf.engine import KvPolicy as KvPolicy
-from conf.engine import Schedule as Schedule
-from conf.engine import Weights as Weights
-from conf.section import Section as Section
-from conf.source import FetchConfig as FetchConfig
-from conf.source import PromptConfig as PromptConfig
-from conf.source import RetryConfig as RetryConfig
-from conf.source import SourceConfig as SourceConfig
-from conf.source import SourceKind as SourceKind
-from conf.table import TableConfig as TableConfig
+from conf.engine import EngineConfig
+from conf.section import Section
+from conf.source import SourceConfig
 
 
 class PreprocessConfig(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from conf.model import Count
-from conf.schema import Section
+from conf.section import Section
 
 
 class TokenizerConfig(Section):

@@ -4,7 +4,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from conf.schema import JobConfig, PromptConfig, Schedule, Section, SourceKind
+from conf.engine import Schedule
+from conf.schema import JobConfig
+from conf.section import Section
+from conf.source import PromptConfig, SourceKind
 from conf.templates import parse_template
 
 

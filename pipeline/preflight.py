@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import PromptConfig, SourceConfig, SourceKind
+from conf.source import PromptConfig, SourceConfig, SourceKind
 from conf.templates import BRACES, field_place, parse_template
 from pipeline.source.plan import Shard
 from pipeline.source.prompts import kind_of

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from conf.schema import PromptConfig
+from conf.source import PromptConfig
 from pipeline.images.preprocess import ImageProblem, Pixels
 from pipeline.source.plan import Shard, given_id, sample_id
 from pipeline.source.prompts import NoPrompts, Prompt, PromptLimits, limit_of, make_prompts, usable

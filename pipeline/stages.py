@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from conf.schema import JobConfig, PromptConfig, RetryConfig
+from conf.schema import JobConfig
+from conf.source import PromptConfig, RetryConfig
 from pipeline.chunk import Chunk, from_ipc, to_ipc
 from pipeline.images.isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.images.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels

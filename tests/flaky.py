@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from pipeline.output import storage as storage_module
 
 NO_PATIENCE = RetryConfig(outage_s=0)

@@ -74,7 +74,7 @@ def decoder(hf, theirs):
 
 FAMILY = replace(t5.FAMILY, model_class="MT5ForConditionalGeneration", decoder=decoder)
 '''
-MT5_ENCODER = '''
+MT5_ENCODER = """
 from transformers import MT5Config
 from transformers.models.mt5.modeling_mt5 import MT5Stack
 
@@ -95,25 +95,25 @@ class Mt5Encoder(PretrainedEncoder):
     def encode(self, pixels_BXYC, prompt_ids_BQ, prompt_mask_BQ):
         states = self.stack(input_ids=prompt_ids_BQ, attention_mask=prompt_mask_BQ.long()).last_hidden_state
         return states, prompt_mask_BQ
-'''
-ENTROPY = '''
+"""
+ENTROPY = """
     if gate is Gate.ENTROPY:
         log_BV = logits_BV.log_softmax(-1)
         return logits_BV.argmax(-1), 1 + (log_BV.exp() * log_BV).sum(-1) / math.log(logits_BV.shape[-1])
-'''
-LINES = '''
+"""
+LINES = """
 def write(published, out, options):
     from pipeline.exports.options import Exported
     rows = list(published.all_rows(("sample_id", "text")))
     with open(out, "w", encoding="utf-8") as stream:
         stream.writelines(f"{row['sample_id']}: {row['text']}\\n" for row in rows)
     return Exported(len(rows))
-'''
-HELLO = '''
+"""
+HELLO = """
 def main(arguments):
     print("hello", *arguments)
     return 0
-'''
+"""
 
 
 TINY_MT5 = """
@@ -158,7 +158,9 @@ class House:
         return done.stdout
 
     def tests(self, path: str, chosen: str) -> str:
-        return self.run("-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", path, "-k", chosen)
+        return self.run(
+            "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", path, "-k", chosen
+        )
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,9 @@ def test_a_source_and_an_export(house: House, tmp_path: Path) -> None:
     house.insert("conf/source.py", '    MANIFEST = "manifest"', '    SQLITE = "sqlite"')
     house.insert("conf/source_kinds.py", '    "parquet":    (".parquet",),', '    "sqlite": (".sqlite",),')
     house.add("pipeline/source/readers/sqlite.py", SQLITE)
-    house.insert(readers, "    fields = field_names(source)", "    from pipeline.source.readers.sqlite import SqliteReader")
+    house.insert(
+        readers, "    fields = field_names(source)", "    from pipeline.source.readers.sqlite import SqliteReader"
+    )
     house.insert(
         readers,
         "    readers: dict[SourceKind, Callable[[], Reader]] = {",
@@ -181,7 +185,11 @@ def test_a_source_and_an_export(house: House, tmp_path: Path) -> None:
     house.insert("pipeline/exports/options.py", '    CSV = "csv"', '    LINES = "lines"')
     registry = "    exports: dict[Form, Export] = {"
     house.insert("pipeline/exports/__init__.py", registry, "        Form.LINES: lines.write,")
-    house.insert("pipeline/exports/__init__.py", "from pipeline.exports.rows import Published", "from pipeline.exports import lines")
+    house.insert(
+        "pipeline/exports/__init__.py",
+        "from pipeline.exports.rows import Published",
+        "from pipeline.exports import lines",
+    )
 
     with sqlite3.connect(tmp_path / "a.sqlite") as database:
         database.execute("CREATE TABLE images (key TEXT, image BLOB)")
@@ -193,7 +201,8 @@ def test_a_source_and_an_export(house: House, tmp_path: Path) -> None:
         "output": {"path": str(tmp_path / "out")},
     }
     run = (
-        "import json, sys; from conf.schema import JobConfig; from tests.pipeline.small_run import small_run, error_rows;"
+        "import json, sys; from conf.schema import JobConfig;"
+        "from tests.pipeline.small_run import small_run, error_rows;"
         "config = JobConfig.model_validate(json.loads(sys.argv[1])); small_run(config);"
         "print(json.dumps(error_rows(config.output.path)))"
     )

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from actors.engine.scheduler import Batch
+from conf.engine import CrossAttention
 from conf.model import DecoderConfig
-from conf.schema import CrossAttention
 
 RAGGED_GAIN = 1.75  # measured on CPUs: 17 positions a sequence were too few to project for, 30 enough (D 192, E 32)
 

@@ -18,8 +18,8 @@ from actors.engine.scheduler import Batch, EncodeBatch, Scheduler, SchedulerRule
 from actors.engine.stats import EngineStats, Meter, split_encoding
 from actors.model.model import MultiExitModel
 from actors.model.weights import with_weights
+from conf.engine import EngineConfig, Schedule
 from conf.resolve import Resolved, resolve
-from conf.schema import EngineConfig, Schedule
 
 
 class Engine:

@@ -11,12 +11,12 @@ from actors.engine.exit_judge import ExitJudge, Verdict
 from actors.engine.processors import Processors
 from actors.engine.request import ActiveSequence
 from actors.engine.runner import Runner
-from actors.engine.scheduler import Batch, Decision, EncodeBatch
+from actors.engine.scheduler import Batch, Emission, EncodeBatch
 from actors.engine.stats import Meter
 from actors.engine.visit_costs import measure_visit_costs
 from actors.model.model import MultiExitModel
+from conf.engine import KvPolicy
 from conf.resolve import Resolved
-from conf.schema import KvPolicy
 
 
 class Executor(Protocol):
@@ -34,7 +34,7 @@ class Executor(Protocol):
     def run(self, batch: Batch) -> Verdict:
         """Run the segment on all pending positions, and its gate on the current ones."""
 
-    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
+    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Emission:
         """Say the tokens of the rows that leave."""
 
     def retire(self, finished: Sequence[ActiveSequence]) -> None:
@@ -70,7 +70,7 @@ class EagerExecutor:
         with self._meter.gate:
             return self.judge.judge(batch, states)
 
-    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
+    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Emission:
         with self._meter.gate:
             decision = self.judge.emit(batch, verdict, leaves)
         if self.runner.kv is not KvPolicy.JIT:

@@ -12,12 +12,12 @@ from torch import Tensor
 from actors.engine.exit_policy import SHORTLIST_SIZE, Shortlist, needs_tokens, saturation, score
 from actors.engine.processors import Past, Processors
 from actors.engine.request import ActiveSequence
-from actors.engine.scheduler import Batch, Decision
+from actors.engine.scheduler import Batch, Emission
 from actors.engine.stats import Meter
 from actors.engine.visit import index_tensor
 from actors.model.model import MultiExitModel
+from conf.engine import Gate
 from conf.resolve import Resolved
-from conf.schema import Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,16 @@ class ExitJudge:
         return Verdict(states, confidence_B.tolist(), token_B.tolist(), shortlisted=narrow is not None)
 
     @torch.inference_mode()
-    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
+    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Emission:
         """Return the tokens of the rows that leave; where the gate did without the head it runs now, for them alone."""
         if verdict.token_ids is not None:
             if verdict.shortlisted and any(leaves):
                 self._check_shortlists(batch, verdict.states, verdict.token_ids, leaves)
-            return Decision(verdict.token_ids, verdict.confidences)
+            return Emission(verdict.token_ids, verdict.confidences)
         token_ids = [0] * len(leaves)
         for row, token_id in self._tokens(batch, verdict.states, leaves):
             token_ids[row] = token_id
-        return Decision(token_ids, verdict.confidences)
+        return Emission(token_ids, verdict.confidences)
 
     def _tokens(self, batch: Batch, states: ExitStates, leaves: list[bool]) -> list[tuple[int, int]]:
         """Return (row, token) of the rows that leave, chosen among the whole vocabulary."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from conf.engine import Gate
 from conf.errors import UserError
-from conf.schema import Gate
 
 SHORTLIST_SIZE = 32
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conf.schema import GenerationConfig
+from conf.engine import GenerationConfig
 
 
 @dataclass(frozen=True, slots=True)

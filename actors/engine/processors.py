@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from conf.engine import GenerationConfig
 from conf.errors import UserError
 from conf.model import ModelConfig
-from conf.schema import GenerationConfig
 
 
 @dataclass(frozen=True, slots=True)

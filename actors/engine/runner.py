@@ -15,12 +15,12 @@ from actors.engine.encoding import encode_requests
 from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.scheduler import Batch, EncodeBatch
-from actors.engine.visit import Part, Visit, index_tensor, plan_visit
+from actors.engine.visit import Visit, VisitPart, index_tensor, plan_visit
 from actors.model.blocks import DecoderLayer, additive, attend, attend_shared
 from actors.model.linear import filled_rows, is_packed
 from actors.model.model import MultiExitModel
+from conf.engine import KvPolicy
 from conf.resolve import Resolved
-from conf.schema import KvPolicy
 
 CONTEXT_MULTIPLE = 8  # encoder positions are read in multiples of it, which products are quicker at
 
@@ -29,7 +29,7 @@ CONTEXT_MULTIPLE = 8  # encoder positions are read in multiples of it, which pro
 class _Source:
     """What the rows of a part may attend to; masks are additive and in the model's dtype."""
 
-    part: Part
+    part: VisitPart
     self_RhQT: Tensor  # h: 1, or H with a relative position bias
     cross_RhqC: Tensor  # h and q: 1, or H and Q with a position bias
     context_RCD: Tensor | None  # encoder states, where cross-attention reads them and not their K/V
@@ -162,7 +162,7 @@ class Runner:
             )
         return sources
 
-    def _self_mask(self, part: Part) -> Tensor:
+    def _self_mask(self, part: VisitPart) -> Tensor:
         """Return [R, 1 or H, Q, T]: causal by position, plus the relative bias where the model has one."""
         shape_RQ, query_position_X = part.query_position_RQ.shape, part.query_position_RQ.flatten()
         mask_hXT = self._self_mask_hTT[:, :, : part.num_keys].index_select(1, query_position_X)

@@ -18,9 +18,9 @@ from actors.engine.loops import LoopRule
 from actors.engine.policy import QueuePolicy
 from actors.engine.request import ActiveSequence, FinishReason, Request
 from actors.engine.stats import Meter
+from conf.engine import KvPolicy, Schedule
 from conf.model import ModelConfig
 from conf.resolve import Decay, Resolved, threshold_at
-from conf.schema import KvPolicy, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Emission:
     """What the exit of a segment said, one entry per sequence of the batch; all plain Python values.
 
     The token of a row that stays is never read. Where full depth checks drafts, there is one entry per pending
@@ -203,7 +203,7 @@ class Scheduler:
             return math.inf
         return threshold_at(self.rules.thresholds[segment], sequence.step, self.rules.decay)
 
-    def commit(self, batch: Batch, decision: Decision, leaves: Sequence[bool]) -> list[ActiveSequence]:
+    def commit(self, batch: Batch, decision: Emission, leaves: Sequence[bool]) -> list[ActiveSequence]:
         """Record what was computed, move every row to its next place, return the sequences that finished."""
         finished, stats = [], self._meter.stats
         last = batch.segment == self.num_segments - 1
@@ -236,7 +236,7 @@ class Scheduler:
         unchecked = sequence.position + 1 - max(sequence.computed[-1], sequence.first_position)
         return ends or unchecked > self.rules.max_drafts or self._loops([*sequence.token_ids, token_id])
 
-    def _check_drafts(self, batch: Batch, said: Decision) -> Decision:
+    def _check_drafts(self, batch: Batch, said: Emission) -> Emission:
         """Return one of full depth's tokens per sequence, that of the first pending position it disagrees at.
 
         What was drafted after that position is taken back, and the sequence goes on from there.
@@ -254,7 +254,7 @@ class Scheduler:
             token_ids.append(said.token_ids[place + wrong])
             confidences.append(said.confidences[place + wrong])
             start += len(pending)
-        return Decision(token_ids, confidences)
+        return Emission(token_ids, confidences)
 
     def _take_back(self, sequence: ActiveSequence, position: int) -> None:
         """Make `position` the current one again; caches beyond it are written anew before anything reads them."""

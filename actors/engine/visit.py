@@ -28,7 +28,7 @@ OTHER_PART_PLACES = 2048  # of devices that compute much in the time a kernel ta
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class VisitPart:
     """Attention rows of some of the sequences; `slots` is a range read in place or their slots."""
 
     slots: slice | Tensor
@@ -59,7 +59,7 @@ class Visit:
     position_N: Tensor
     flat_N: Tensor  # slot * max_positions + position
     last_N: Tensor | None  # [B] packed row of every sequence's current token; None: the packed rows are just those
-    parts: tuple[Part, ...]
+    parts: tuple[VisitPart, ...]
     place_N: Tensor | None  # attention place of every packed row, counted through all parts
     num_context: int  # encoder positions that any of the sequences has
 
@@ -114,7 +114,7 @@ def plan_visit(
         in_place = len(slot_R) >= IN_PLACE_SHARE * span
         where = slice(first, first + span) if in_place else on_device(slot_R)
         if not ragged and (not in_place or span == len(slots)):
-            part = Part(where, None, position_N[:num_rows, None], num_keys)
+            part = VisitPart(where, None, position_N[:num_rows, None], num_keys)
             return Visit(num_rows, len(slots), slot_N, position_N, flat_N, None, (part,), None, num_context)
         row_R, width = slot_R - first if in_place else np.arange(len(slot_R)), int(length_R.max())
         # An absent slot repeats row 0, a short sequence its last row; what comes of them is never read.
@@ -124,7 +124,7 @@ def plan_visit(
         place_n[padded[row_R][real_RQ]] = num_places + (row_R[:, None] * width + np.arange(width))[real_RQ]
         num_places += padded.size
         padded_RQ = on_device(padded)
-        parts.append(Part(where, padded_RQ, position_N[padded_RQ], num_keys))
+        parts.append(VisitPart(where, padded_RQ, position_N[padded_RQ], num_keys))
     place_N = on_device(_filled(place_n, more))
     return Visit(num_rows, len(slots), slot_N, position_N, flat_N, last_N, tuple(parts), place_N, num_context)
 

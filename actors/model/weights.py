@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from actors.model.linear import CUDA_MULTIPLE, Bfloat16Linear, Int8Linear, PackedLinear, can_pack
 from actors.model.model import MultiExitModel
-from conf.schema import Weights
+from conf.engine import Weights
 
 _LEFT_ALONE = ("cross_kv_proj", "gates", "absolute_bias")
 

@@ -13,8 +13,8 @@ from actors.engine_factory import make_engine
 from actors.generation_texts import prefix_of
 from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
+from conf.engine import EngineConfig
 from conf.evaluation import LabelledConfig
-from conf.schema import EngineConfig
 from pipeline.source.plan import LeftOut
 from pipeline.source.words_field import word_lines
 

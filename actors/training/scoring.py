@@ -8,9 +8,9 @@ from actors.model.checkpoint import Checkpoint
 from actors.training.corpus import TrainingSample
 from actors.training.depth import agreement, computed_depth, mean_depth
 from actors.training.evaluation import Item, Prediction, predict
+from conf.engine import EngineConfig, Gate, Schedule
 from conf.model import ModelConfig
 from conf.resolve import exits_that_can_fire
-from conf.schema import EngineConfig, Gate, Schedule
 from pipeline.metrics import anls, bleu_4, cider_d, exact_match, object_names, rouge_l, set_f1
 
 Labelled = tuple[str, EngineConfig]

@@ -183,7 +183,7 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
     """Seconds per row of each stage over one shard, in this process, without Ray."""
     import pyarrow as pa
 
-    from conf.schema import PromptConfig
+    from conf.source import PromptConfig
     from pipeline.chunk import from_ipc
     from pipeline.output.publish import publish_shard
     from pipeline.output.staging import rows_table, stage_chunk

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from conf.engine import EngineConfig, Schedule
 from conf.errors import UserError
-from conf.schema import EngineConfig, ModelSection, PromptConfig, Schedule
+from conf.schema import ModelSection
+from conf.source import PromptConfig
 from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
 from pipeline.report.work import Work, layers_run, work_of
 from pipeline.source.prompts import limit_of, make_prompts

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from conf.errors import UserError
 from conf.load import explain
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from pipeline.output.output import Output
 from pipeline.report.folder import RunFolder
 from pipeline.report.quality import Kind, Reference

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator
 from typing import Any
 
 from conf.errors import UserError
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from pipeline.exports.file_names import flat, numbered, plain_path
 from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, as_users_mistake, json_bytes, whole_file

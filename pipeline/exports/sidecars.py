@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from conf.errors import UserError
-from conf.schema import SourceConfig, SourceKind
+from conf.source import SourceConfig, SourceKind
 from pipeline.exports.caption_files import EXISTING, Captions, LeftAlone, merged, read_text
 from pipeline.exports.options import Exported, Options, SidecarOptions
 from pipeline.exports.rows import Published, whole_local_file

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from conf.schema import RetryConfig, RetryErrors
+from conf.schema import RetryErrors
+from conf.source import RetryConfig
 from pipeline.output.output import Output
 from pipeline.output.publish import ERRORS, published_name, read_published, why_left
 from pipeline.output.staging import mark_reopened, remove_staging, rows_table, save_index, stage_chunk

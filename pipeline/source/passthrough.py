@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from pyarrow import types
 
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from pipeline.output.storage import Storage
 from pipeline.packing import pack
 from pipeline.source.plan import Shard

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.model import longest_prompt
-from conf.schema import JobConfig, PromptConfig, SourceConfig
+from conf.schema import JobConfig
+from conf.source import PromptConfig, SourceConfig
 from conf.templates import field_place, parse_template
 from pipeline.source.words_field import word_lines
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 
 Result = TypeVar("Result")
 

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from conf.errors import SourceAway, UserError
-from conf.schema import JobConfig, PromptConfig, RetryConfig, SourceConfig, SourceKind
+from conf.schema import JobConfig
+from conf.source import PromptConfig, RetryConfig, SourceConfig, SourceKind
 from conf.templates import field_place
 from conf.vqa import VqaConfig
 from pipeline.output.ending import FINISHED

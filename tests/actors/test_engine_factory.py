@@ -15,8 +15,9 @@ from actors.generation_texts import prefix_of, tokenized
 from actors.model.blocks import DecoderLayer
 from actors.model.checkpoint import save_checkpoint
 from actors.model.tokenizer import TextCodec, train_tokenizer
+from conf.engine import EngineConfig, GenerationConfig, Schedule
 from conf.errors import UserError
-from conf.schema import EngineConfig, GenerationConfig, JobConfig, ModelSection, Schedule
+from conf.schema import JobConfig, ModelSection
 from jobs.caption import with_checkpoint
 from tests.actors.engine.tiny import tiny_model
 

@@ -16,7 +16,7 @@ import pytest
 from actors import row_work
 from actors.backend import Backend
 from actors.captioner import Captioner
-from conf.schema import PromptConfig
+from conf.source import PromptConfig
 from pipeline import sample_rows
 from pipeline.images.isolated import image_to_pixels_or_die
 from pipeline.ops.crash_log import CrashLog

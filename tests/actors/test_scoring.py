@@ -10,7 +10,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from actors.engine.request import Completion, FinishReason
 from actors.training.evaluation import Item, Prediction
 from actors.training.scoring import dynamic_exits, points_lost, score
-from conf.schema import EngineConfig, Gate
+from conf.engine import EngineConfig, Gate
 from tests.actors.engine.tiny import tiny_model
 
 SAID = [

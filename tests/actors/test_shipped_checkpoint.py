@@ -14,9 +14,9 @@ from actors.engine.engine import Engine
 from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import Completion, Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
+from conf.engine import EngineConfig, Gate, Schedule
 from conf.model import read_model_config
 from conf.resolve import resolve
-from conf.schema import EngineConfig, Gate, Schedule
 from jobs.scenes.config import ScenesConfig
 from jobs.scenes.shards import make_scene
 from tests.actors.engine.tiny import run

@@ -8,12 +8,12 @@ import yaml
 from pydantic import BaseModel
 
 from conf.bench import BenchConfig, Sweep
-from conf.engine import EngineConfig, TuningConfig
+from conf.engine import EngineConfig, Gate, TuningConfig
 from conf.errors import UserError
 from conf.evaluation import CalibrateConfig, EvaluateConfig
 from conf.frozen import FrozenConfig
 from conf.load import load_config
-from conf.schema import Gate, JobConfig
+from conf.schema import JobConfig
 from conf.training import TrainConfig
 from conf.vqa import VqaConfig
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from conf.schema import PromptConfig
+from conf.source import PromptConfig
 from conf.templates import parse_template
 from conf.vqa import QuestionsConfig
 

@@ -14,7 +14,7 @@ import s3fs
 
 from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
-from conf.schema import RetryConfig, SourceConfig
+from conf.source import RetryConfig, SourceConfig
 from jobs.bench.faults import Faults
 from jobs.bench.s3 import BUCKET, Server, s3_server
 from pipeline.output.lease import Lease, LeaseLost, OutputBusy, claim_name, here

@@ -12,7 +12,8 @@ import pytest
 from actors.backend import Backend
 from actors.captioner import Captioner
 from actors.engine.request import Completion
-from conf.schema import JobConfig, Schedule
+from conf.engine import Schedule
+from conf.schema import JobConfig
 from conf.vqa import VqaConfig
 from jobs.vqa import run_ticks
 from pipeline.output.publish import read_counts

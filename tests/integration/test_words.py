@@ -14,7 +14,7 @@ from actors.model.model import MultiExitModel
 from actors.model.tokenizer import train_tokenizer
 from actors.training.scratch.paper_style import paper_style_config
 from actors.training.scratch.scratch import initialise
-from conf.schema import EngineConfig
+from conf.engine import EngineConfig
 from conf.training import ArchitectureConfig
 from jobs.cli import main
 from pipeline.images.preprocess import Pixels, image_to_pixels

@@ -13,7 +13,7 @@ import pytest
 
 from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from conf.vqa import QuestionsConfig, VqaConfig
 from pipeline import preflight
 from pipeline.ops.cluster import Fit

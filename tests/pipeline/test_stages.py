@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from conf.schema import PromptConfig, RetryConfig
+from conf.source import PromptConfig, RetryConfig
 from pipeline.chunk import from_ipc
 from pipeline.output.staging import load_index
 from pipeline.output.storage import Storage

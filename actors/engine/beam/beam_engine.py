@@ -20,8 +20,8 @@ from actors.engine.stats import EngineStats, Meter, split_encoding
 from actors.engine.visit import index_tensor
 from actors.model.model import MultiExitModel
 from actors.model.weights import with_weights
+from conf.engine import EngineConfig
 from conf.resolve import resolve
-from conf.schema import EngineConfig
 
 
 class BeamEngine:

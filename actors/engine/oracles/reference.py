@@ -14,8 +14,8 @@ from actors.engine.loops import LoopRule
 from actors.engine.processors import Past, Processors
 from actors.engine.request import FinishReason, Request
 from actors.model.model import MultiExitModel
+from conf.engine import Gate
 from conf.resolve import Decay, threshold_at
-from conf.schema import Gate
 
 
 @dataclass(frozen=True)

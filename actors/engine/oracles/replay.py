@@ -13,8 +13,8 @@ from actors.engine.oracles.reference import encode_one, given_ids, verdicts
 from actors.engine.processors import Processors
 from actors.engine.request import Completion, FinishReason, Request
 from actors.model.model import MultiExitModel
+from conf.engine import Gate, Schedule
 from conf.resolve import Decay, threshold_at
-from conf.schema import Gate, Schedule
 
 
 @dataclass(frozen=True)

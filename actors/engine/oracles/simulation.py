@@ -12,7 +12,7 @@ import numpy as np
 
 from actors.engine.costs import VisitCost
 from actors.engine.request import ActiveSequence, Completion, Request
-from actors.engine.scheduler import Batch, Decision, EncodeBatch, Scheduler, SchedulerRules
+from actors.engine.scheduler import Batch, Emission, EncodeBatch, Scheduler, SchedulerRules
 from actors.engine.stats import Meter
 
 Scripts = Sequence[
@@ -72,12 +72,12 @@ def simulate(
     return result
 
 
-def _say(batch: Batch, scripts: Scripts, eos_id: int) -> Decision:
+def _say(batch: Batch, scripts: Scripts, eos_id: int) -> Emission:
     def leaves_here(sequence: ActiveSequence) -> bool:
         return batch.segment == scripts[sequence.request.request_id][sequence.position]
 
     ends = [sequence.position == len(scripts[sequence.request.request_id]) - 1 for sequence in batch.sequences]
-    return Decision(
+    return Emission(
         [eos_id if end else eos_id + 1 for end in ends],
         [1.0 if leaves_here(sequence) else 0.0 for sequence in batch.sequences],
     )

@@ -16,8 +16,8 @@ from actors.training.depth import agreement, computed_depth, mean_depth
 from actors.training.frozen.distillation import features
 from actors.training.frozen.unlabelled import Corpus, decode, engine_config
 from actors.training.thresholds import Recording, record, thresholds_at_risk
+from conf.engine import Gate
 from conf.frozen import FrozenConfig
-from conf.schema import Gate
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from actors.training.frozen.distillation import distillation_losses, features, g
 from actors.training.frozen.unlabelled import Corpus, Targets, digest, own_targets, read_examples
 from actors.training.workers import Workers
 from conf.checkpoint_info import read_checkpoint_info
+from conf.engine import Gate
 from conf.errors import UserError
 from conf.frozen import FrozenConfig
-from conf.schema import Gate
 
 REPORT_EVERY = 10  # steps
 Report = Callable[[dict[str, Any]], None]

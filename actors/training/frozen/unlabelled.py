@@ -13,7 +13,7 @@ from actors.engine.request import Completion, FinishReason, Request
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import PackedBatch
 from actors.training.corpus import ImageCorpus
-from conf.schema import EngineConfig, GenerationConfig
+from conf.engine import EngineConfig, GenerationConfig
 from pipeline.images.preprocess import Pixels, image_to_pixels
 
 Targets = list[tuple[int, ...]]

@@ -13,7 +13,7 @@ full depth takes the time it was measured to take.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from conf.schema import Gate, KvPolicy
+from conf.engine import Gate, KvPolicy
 from jobs.bench.engine.scripts import Depths
 
 

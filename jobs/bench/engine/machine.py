@@ -19,7 +19,7 @@ from actors.model.blocks import DecoderLayer
 from actors.model.checkpoint import load_checkpoint
 from actors.model.weights import with_weights
 from conf.bench import BenchConfig, BenchModel, Distribution
-from conf.schema import Weights
+from conf.engine import Weights
 from jobs.bench.engine.bound import Costs, Rates, fit_line
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.models import make_model

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.bench import Distribution
-from conf.schema import EngineConfig, Gate, KvPolicy
+from conf.engine import EngineConfig, Gate, KvPolicy
 from jobs.bench.engine.bound import Costs, Time, Work, decode_bound, early_work, full_work
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.passes import Outcome, Pass

@@ -11,9 +11,9 @@ from actors.engine.request import Completion
 from actors.model.checkpoint import load_checkpoint
 from actors.model.model import MultiExitModel
 from conf.bench import BenchConfig, BenchModel
+from conf.engine import EngineConfig, Gate
 from conf.errors import UserError
 from conf.resolve import resolve
-from conf.schema import EngineConfig, Gate
 from jobs.bench.engine.cells import OWN_LIMIT, Cell
 from jobs.bench.engine.passes import Outcome, Pass, peak_memory_bytes, percentile
 from jobs.bench.engine.places import checkpoint_of

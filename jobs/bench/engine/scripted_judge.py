@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from actors.engine.exit_judge import ExitJudge, ExitStates, Verdict
-from actors.engine.scheduler import Batch, Decision
+from actors.engine.scheduler import Batch, Emission
 from jobs.bench.engine.scripts import Depths
 
 THRESHOLD = 0.5  # of every exit: scripted confidences are 0 or 1
@@ -23,5 +23,5 @@ class ScriptedJudge:
         ]
         return replace(verdict, confidences=confidences)
 
-    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Decision:
+    def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Emission:
         return self._judge.emit(batch, verdict, leaves)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from conf.schema import SourceConfig, SourceKind
+from conf.source import SourceConfig, SourceKind
 from conf.templates import parse_template
 from pipeline.source.readers.reader import FirstFields, RawSample, Reader, ReadFailure, read_patiently
 

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from conf.errors import UserError
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from pipeline.source.file_systems import is_local, resolve, unresolve
 from pipeline.source.left_out import sentence
 from pipeline.source.plan import (

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from conf.errors import UserError
-from conf.schema import FetchConfig, RetryConfig, TableConfig
+from conf.source import FetchConfig, RetryConfig
+from conf.table import TableConfig
 from pipeline.source.plan import ByteRange, Contents, Listing, Place, RowRange, Sample, Shard, Unit
 from pipeline.source.readers.fetching.fetch import fetch_all, with_image
 from pipeline.source.readers.fetching.uris import absolute, has_scheme

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from conf.errors import UserError
-from conf.schema import FetchConfig, RetryConfig
+from conf.source import FetchConfig, RetryConfig
 from pipeline.source.plan import Contents, Listing, RowRange, Sample, Shard, ShardProblem
 from pipeline.source.readers.fetching.fetch import fetch_all, with_image
 from pipeline.source.readers.fetching.uris import absolute

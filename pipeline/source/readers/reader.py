@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from pipeline.source.plan import MISSING_SHARD, UNREADABLE_SHARD, Contents, Listing, Sample, Shard, ShardProblem
 from pipeline.source.retrying import Tries, is_gone, is_passing, is_transient
 from pipeline.source.shard_index import ShardIndex

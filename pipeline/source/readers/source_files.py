@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from conf.errors import UserError
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from conf.source_kinds import kind_in_folder
 from pipeline.source.file_systems import is_local, resolve, unresolve
 from pipeline.source.plan import LeftOut, Listing, Shard, sum_left_out

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from pipeline.source.file_systems import is_local, resolve
 from pipeline.source.plan import Contents, Shard, ShardProblem
 from pipeline.source.readers.fetching.files import REQUEST_S, within

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from pipeline.source.plan import Contents, Listing, Part, Role, Sample, Shard, ShardProblem
 from pipeline.source.readers.byte_ranges import is_compressed, open_stream, read_ranges
 from pipeline.source.readers.file_kinds import is_image_name

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from actors.engine.engine import Engine
 from actors.engine.oracles.reference import generate
 from actors.engine.request import FinishReason
-from conf.schema import EngineConfig, Gate, Schedule
+from conf.engine import EngineConfig, Gate, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 from tests.effort import effort
 

@@ -12,8 +12,8 @@ from actors.engine.beam.beam_runner import sample_bytes
 from actors.engine.engine import Engine
 from actors.engine.oracles.reference import encode_one, teacher_forced
 from actors.engine.request import FinishReason
+from conf.engine import EngineConfig
 from conf.errors import UserError
-from conf.schema import EngineConfig
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
 
 

@@ -15,8 +15,8 @@ from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import FinishReason
 from actors.engine.stats import EngineStats
 from actors.model.model import MultiExitModel
+from conf.engine import CrossAttention, Gate, KvPolicy, Schedule
 from conf.errors import UserError
-from conf.schema import CrossAttention, Gate, KvPolicy, Schedule
 from pipeline.tables import ENGINE_STATS
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
 from tests.effort import effort

@@ -11,8 +11,8 @@ from actors.engine.oracles.reference import encode_one, generate, verdicts
 from actors.engine.oracles.replay import NOTHING, Replay, replay
 from actors.engine.request import Completion
 from actors.model.model import MultiExitModel
+from conf.engine import Gate, KvPolicy, Schedule
 from conf.resolve import resolve
-from conf.schema import Gate, KvPolicy, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 from tests.effort import effort
 

@@ -14,8 +14,9 @@ from actors.engine.engine import Engine
 from actors.engine.request import Completion
 from actors.engine.scheduler import Batch
 from actors.engine_thread import EngineThread, RequestFailure
+from conf.engine import CrossAttention, EngineConfig, Gate, GenerationConfig, Schedule
 from conf.errors import UserError
-from conf.schema import CrossAttention, EngineConfig, Gate, GenerationConfig, ModelSection, Schedule
+from conf.schema import ModelSection
 from jobs.shared.job_arguments import SHIPPED_CHECKPOINT
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 from tests.effort import effort

@@ -14,8 +14,8 @@ from actors.engine.oracles.reference import Trace, generate
 from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.processors import Processors
 from actors.engine.request import Completion, FinishReason, Request
+from conf.engine import EngineConfig, Gate, GenerationConfig, KvPolicy, Schedule
 from conf.model import GenerationDefaults
-from conf.schema import EngineConfig, Gate, GenerationConfig, KvPolicy, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 from tests.effort import effort
 

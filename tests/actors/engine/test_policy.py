@@ -10,8 +10,8 @@ from actors.engine.costs import VisitCost, costs_by_layers, fit
 from actors.engine.oracles.simulation import Scripts, Simulated, least_s, simulate
 from actors.engine.policy import QueuePolicy
 from actors.engine.scheduler import SchedulerRules
+from conf.engine import Schedule
 from conf.resolve import Decay, threshold_at
-from conf.schema import Schedule
 
 STEPS = 20
 EXITS = ((3, 12), (2, 12), (3, 6, 12))

@@ -10,9 +10,9 @@ from actors.engine.oracles.reference import generate
 from actors.engine.oracles.replay import replay
 from actors.engine.processors import BadWords, Past, Processors
 from actors.engine.request import FinishReason
+from conf.engine import Gate, GenerationConfig
 from conf.errors import UserError
 from conf.model import GenerationDefaults
-from conf.schema import Gate, GenerationConfig
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 
 EOS = 2

@@ -11,9 +11,9 @@ from actors.engine.kv_cache import slot_bytes
 from actors.engine.oracles.reference import generate
 from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import FinishReason
+from conf.engine import Gate, Schedule
 from conf.errors import UserError
 from conf.resolve import resolve
-from conf.schema import Gate, Schedule
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 
 MODEL = tiny_model()

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.engine.request import Completion, Request
-from actors.engine.scheduler import Batch, Decision, EncodeBatch, Scheduler, SchedulerRules
+from actors.engine.scheduler import Batch, Emission, EncodeBatch, Scheduler, SchedulerRules
 from actors.engine.slots import SlotAllocator
 from actors.engine.stats import Meter
-from conf.schema import Schedule
+from conf.engine import Schedule
 
 EOS = 2
 PIXELS = np.zeros((1, 1, 3), np.uint8)
@@ -45,7 +45,7 @@ def drive(scheduler: Scheduler, depths: dict[int, list[int]]) -> tuple[dict[int,
             assert list(sequence.pending(batch.segment))[-1] == step
             tokens.append(EOS if step == len(script) - 1 else 5)
             confidences.append(1.0 if batch.segment == script[step] else 0.0)
-        decision = Decision(tokens, confidences)
+        decision = Emission(tokens, confidences)
         for sequence in scheduler.commit(batch, decision, scheduler.exits(batch, confidences)):
             done[sequence.request.request_id] = sequence.completion(0.0)
     scheduler.check_integrity()
@@ -82,7 +82,7 @@ def test_a_segment_runs_exactly_the_positions_some_later_step_needs(scripts: lis
     ran: dict[tuple[int, int], list[int]] = {}
     original = scheduler.commit
 
-    def recording(batch: Batch, decision: Decision, leaves: list[bool]) -> list[object]:
+    def recording(batch: Batch, decision: Emission, leaves: list[bool]) -> list[object]:
         for sequence in batch.sequences:
             ran.setdefault((sequence.request.request_id, batch.segment), []).extend(sequence.pending(batch.segment))
         return original(batch, decision, leaves)  # type: ignore[return-value]
@@ -122,7 +122,7 @@ def test_encoding_may_take_its_time(scripts: list[list[int]], delays: list[int],
             at = [(scripts[s.request.request_id], s.position) for s in batch.sequences]
             tokens = [EOS if step == len(script) - 1 else 5 for script, step in at]
             confidences = [float(batch.segment == script[step]) for script, step in at]
-            finished = scheduler.commit(batch, Decision(tokens, confidences), scheduler.exits(batch, confidences))
+            finished = scheduler.commit(batch, Emission(tokens, confidences), scheduler.exits(batch, confidences))
             done |= {sequence.request.request_id: sequence.completion(0.0) for sequence in finished}
         scheduler.check_integrity()
     for request_id, script in enumerate(scripts):

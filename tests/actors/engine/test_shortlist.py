@@ -9,7 +9,7 @@ from actors.engine.oracles.reference import encode_one, verdicts
 from actors.engine.processors import Processors
 from actors.engine.request import Completion, FinishReason
 from actors.model.model import MultiExitModel
-from conf.schema import Gate
+from conf.engine import Gate
 from tests.actors.engine.tiny import config, requests, run, tiny_model
 
 EXITS, THRESHOLDS = (1, 2, 4, 5), (0.5, 0.05, 0.1)

@@ -6,8 +6,8 @@ import torch
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
 from actors.model.model import MultiExitModel
+from conf.engine import EngineConfig
 from conf.model import DecoderConfig, ModelConfig, RelativeBias, ScenesEncoderConfig
-from conf.schema import EngineConfig
 
 VARIANTS = {
     "pre_rms": {},

@@ -8,7 +8,7 @@ import pytest
 
 from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.request import FinishReason
-from conf.schema import EngineConfig
+from conf.engine import EngineConfig
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import (
     CASES,

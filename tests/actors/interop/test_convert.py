@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from actors.engine.engine import Engine
 from actors.model.checkpoint import load_checkpoint
 from conf.checkpoint_info import read_checkpoint_info
+from conf.engine import EngineConfig
 from conf.model import read_model_config
-from conf.schema import EngineConfig
 from jobs.cli import main
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import CASES, STEPS, make_requests, make_source, their_outputs

@@ -13,8 +13,8 @@ from actors.engine.oracles.reference import encode_one, generate, teacher_forced
 from actors.engine.processors import Processors
 from actors.engine.request import FinishReason
 from actors.model.model import MultiExitModel
+from conf.engine import EngineConfig, Schedule
 from conf.model import GenerationDefaults
-from conf.schema import EngineConfig, Schedule
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import (
     CASES,

@@ -19,7 +19,7 @@ from actors.model.linear import (
     weight_rows,
 )
 from actors.model.weights import with_weights
-from conf.schema import Gate, Weights
+from conf.engine import Gate, Weights
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
 
 KINDS = {Weights.BF16: Bfloat16Linear, Weights.INT8: Int8Linear}

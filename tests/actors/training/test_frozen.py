@@ -16,10 +16,10 @@ from actors.model.checkpoint import load_checkpoint
 from actors.model.model import MultiExitModel
 from actors.training.frozen.agreement import measure
 from actors.training.frozen.frozen import FrozenTrainer
+from conf.engine import EngineConfig, Gate
 from conf.errors import UserError
 from conf.frozen import FrozenConfig
 from conf.resolve import resolve
-from conf.schema import EngineConfig, Gate
 from jobs.cli import main
 from jobs.shared.training_run import FrozenReport
 from tests.actors.engine.tiny import config as engine_config

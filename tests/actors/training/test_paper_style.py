@@ -16,7 +16,7 @@ from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.training.corpus import LabelledCorpus
 from actors.training.evaluation import caption_and_question_items, predict
 from actors.training.scratch.trainer import Trainer
-from conf.schema import EngineConfig, Gate
+from conf.engine import EngineConfig, Gate
 from conf.training import TrainConfig
 from tests.actors.engine.tiny import run
 from tests.actors.training.corpus import tiny_config, write_corpus

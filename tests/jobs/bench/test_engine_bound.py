@@ -3,7 +3,7 @@
 import pytest
 
 from conf.bench import Distribution
-from conf.schema import Gate, KvPolicy
+from conf.engine import Gate, KvPolicy
 from jobs.bench.engine.bound import Costs, Time, decode_bound, early_work, fit_line, full_work, scaled, time_of
 from jobs.bench.engine.scripts import depth_shares, script_depths
 

@@ -16,7 +16,7 @@ import pyarrow.json as arrow_json
 import pytest
 
 from conf.errors import UserError
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from jobs import cli
 from pipeline.exports import Exported, Form, Options, Published, export
 from pipeline.output.ledger import RUN_NAME, save_plan

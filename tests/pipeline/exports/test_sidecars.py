@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conf.errors import UserError
-from conf.schema import SourceConfig, SourceKind
+from conf.source import SourceConfig, SourceKind
 from jobs import cli
 from pipeline.exports import Existing, Exported, Form, Options, Published, SidecarOptions, export
 from pipeline.output import incarnation

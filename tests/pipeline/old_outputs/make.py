@@ -1,8 +1,9 @@
 """Outputs that an earlier version has begun and not finished, as `earlier.tar.xz` beside this file.
 
-    PYTHONPATH=<a checkout of 09ebe14> python tests/pipeline/old_outputs/make.py
+    PYTHONPATH=<a checkout of that version> python tests/pipeline/old_outputs/make.py
 
-makes it anew by the code of that checkout. In what is stored the folder of it all is called as in `ROOT`.
+made it, by the code of 09ebe14 and with this script as it was in d69b3f1, when modules had their earlier names.
+In what is stored the folder of it all is called as in `ROOT`.
 """
 
 import io

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from conf.schema import RetryConfig, RetryErrors
+from conf.schema import RetryErrors
+from conf.source import RetryConfig
 from pipeline.output import second_chance
 from pipeline.output.ledger import Ledger
 from pipeline.output.publish import ERRORS, RESULTS, publish_shard

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conf.schema import PromptConfig, RetryErrors, SourceConfig, SourceKind
+from conf.schema import RetryErrors
+from conf.source import PromptConfig, SourceConfig, SourceKind
 from pipeline.chunk import from_ipc
 from pipeline.output.publish import publish_shard
 from pipeline.output.second_chance import open_again

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conf.errors import UserError
-from conf.schema import PromptConfig
+from conf.source import PromptConfig
 from conf.vqa import QuestionsConfig
 from pipeline.output.storage import Storage
 from pipeline.source.prompts import NoPrompts, PromptLimits, make_prompts

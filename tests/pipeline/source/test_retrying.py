@@ -12,7 +12,7 @@ import pytest
 import requests
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from pipeline.source.retrying import Exhausted, Patient, Unavailable, is_transient, retry
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from conf.schema import PromptConfig, SourceConfig
+from conf.source import PromptConfig, SourceConfig
 from pipeline.source.prompts import make_prompts
 from pipeline.source.readers import field_names
 from pipeline.source.words_field import word_lines

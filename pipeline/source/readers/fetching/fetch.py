@@ -11,7 +11,7 @@ from typing import Any
 
 import fsspec
 
-from conf.schema import FetchConfig, RetryConfig
+from conf.source import FetchConfig, RetryConfig
 from pipeline.source.plan import Sample, Shard
 from pipeline.source.readers.fetching.files import NotAFile, TooLarge, read_file, read_plain, within
 from pipeline.source.readers.fetching.uris import BadUri, data_of, is_web, local_path, scheme_of, shown

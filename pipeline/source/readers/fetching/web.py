@@ -22,7 +22,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from fsspec.asyn import get_loop, sync
 
-from conf.schema import FetchConfig
+from conf.source import FetchConfig
 from pipeline.source.readers.fetching.robots import forbidden_by
 from pipeline.source.readers.fetching.uris import BadUri, host_of, is_web, scheme_of, shown
 from pipeline.source.retrying import Unavailable

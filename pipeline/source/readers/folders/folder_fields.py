@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from pipeline.source.file_systems import resolve
 from pipeline.source.plan import ByteRange, LeftOut, Part, Place, Sample, Shard
 from pipeline.source.readers.file_kinds import suffix_of

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import fsspec
 
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from pipeline.source.file_systems import is_local
 from pipeline.source.plan import LeftOut, sum_left_out
 from pipeline.source.readers.fetching.files import cat

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.errors import UserError
-from conf.schema import RetryConfig
+from conf.source import RetryConfig
 from conf.table import TableConfig
 from pipeline.source.file_systems import resolve
 from pipeline.source.plan import ByteRange, Place, RowRange

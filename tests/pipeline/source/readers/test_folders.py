@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from conf.errors import UserError
-from conf.schema import SourceConfig, SourceKind
+from conf.source import SourceConfig, SourceKind
 from pipeline.source.plan import LeftOut, Listing, Shard
 from pipeline.source.readers import RawSample, make_reader
 from pipeline.source.readers.folders import folder_shards

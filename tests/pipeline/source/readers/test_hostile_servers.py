@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conf.schema import FetchConfig, RetryConfig
+from conf.source import FetchConfig, RetryConfig
 from pipeline.source.readers.fetching.fetch import fetch_all
 from pipeline.source.readers.fetching.robots import forbidden_by
 from pipeline.source.readers.fetching.web import FetchProblem

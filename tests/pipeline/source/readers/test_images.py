@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import UserError
-from conf.schema import FetchConfig, SourceConfig, SourceKind
+from conf.source import FetchConfig, SourceConfig, SourceKind
 from pipeline.source.readers import make_reader
 from pipeline.source.readers.folders import folder_fields, folder_shards
 from pipeline.source.readers.images import ImageFolderReader

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from pipeline.source.readers import make_reader
 from pipeline.source.readers.tables.json_values import MAX_JSON_BYTES, BadJson, parse_json
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from pipeline.source.plan import Contents, Shard
 from pipeline.source.readers import make_reader
 from pipeline.source.readers.keys import group_by_key

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from conf.errors import UserError
-from conf.schema import FetchConfig, RetryConfig
+from conf.source import FetchConfig, RetryConfig
 from pipeline.source.plan import Contents
 from pipeline.source.readers import RawSample, manifest
 from pipeline.source.readers.fetching.fetch import fetch_all

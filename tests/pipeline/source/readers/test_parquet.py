@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import UserError
-from conf.schema import FetchConfig, SourceConfig
+from conf.source import FetchConfig, SourceConfig
 from pipeline.source.plan import Shard, given_id
 from pipeline.source.readers import ReadFailure, field_names, make_reader
 from pipeline.source.readers.parquet import ParquetReader

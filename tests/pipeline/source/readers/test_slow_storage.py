@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import UserError
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from pipeline.source.readers import RawSample, ReadFailure, make_reader
 from pipeline.source.readers.fetching import files
 from pipeline.source.readers.fetching.files import open_file

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from conf.errors import UserError
-from conf.schema import SourceConfig, SourceKind
+from conf.source import SourceConfig, SourceKind
 from pipeline.source.readers import make_reader
 from pipeline.source.readers.source_files import find_files
 from pipeline.source.retrying import ONE_TRY

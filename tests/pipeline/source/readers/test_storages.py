@@ -16,7 +16,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from conf.errors import UserError
-from conf.schema import FetchConfig, RetryConfig, SourceConfig
+from conf.source import FetchConfig, RetryConfig, SourceConfig
 from pipeline.source.readers import make_reader
 from pipeline.source.readers.fetching.fetch import fetch_all
 from pipeline.source.readers.fetching.web import FetchProblem

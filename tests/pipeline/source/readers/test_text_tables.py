@@ -14,7 +14,7 @@ import zstandard
 
 from conf.errors import UserError
 from conf.load import load_config
-from conf.schema import SourceConfig
+from conf.source import SourceConfig
 from conf.table import TableConfig
 from jobs.shared.job_arguments import kind_of
 from pipeline.source.readers import RawSample, make_reader, manifest

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import UserError
-from conf.schema import RetryConfig, SourceConfig
+from conf.source import RetryConfig, SourceConfig
 from pipeline.output.ledger import PLAN_NAME, check_plan, known_shards, save_plan
 from pipeline.output.storage import Storage
 from pipeline.source.plan import Listing, Shard

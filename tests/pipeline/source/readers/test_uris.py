@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.schema import FetchConfig, RetryConfig
+from conf.source import FetchConfig, RetryConfig
 from pipeline.source.readers.fetching.fetch import fetch_all
 from pipeline.source.readers.fetching.uris import absolute, local_path, scheme_of, shown
 from pipeline.source.readers.fetching.web import FetchProblem
