@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -241,3 +242,10 @@ def test_a_command(house: House) -> None:
     house.insert("jobs/cli.py", "COMMANDS = {", '    "hello": ("jobs.hello:main", "say hello"),')
     assert house.run("-m", "jobs.cli", "hello", "there") == "hello there\n"
     assert "hello" in house.run("-m", "jobs.cli", "help")
+
+
+def test_every_file_that_the_page_names_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:conf|pipeline|actors|jobs|tests)/[\w/.]*)`", page))
+    assert len(paths) > 30
+    assert not [path for path in sorted(paths) if not (ROOT / path).exists()]
