@@ -75,7 +75,7 @@ class IndexShard:
             for span in self.reader.spans(shard, index, todo):
                 pieces = [whole.slice(c * index.chunk_rows, index.chunk_rows) for c in span]
                 row = {
-                    "shard": _without_members(shard).to_json(),
+                    "shard": replace(shard, members=(), beside=()).to_json(),
                     "chunks": span,
                     "num_chunks": index.num_chunks,
                     "index": to_ipc(pa.concat_tables(pieces)),
@@ -203,7 +203,3 @@ class PrepareChunk:
 def _take(raw_samples: Iterator[RawSample], samples: Sequence[Sample]) -> Iterator[RawSample]:
     """The next ones, which are those of these samples."""
     return itertools.islice(raw_samples, len(samples))
-
-
-def _without_members(shard: Shard) -> Shard:
-    return replace(shard, members=(), beside=())

@@ -11,7 +11,9 @@ from actors.training.evaluation import Item, Prediction, predict
 from conf.engine import EngineConfig, Gate, Schedule
 from conf.model import ModelConfig
 from conf.resolve import exits_that_can_fire
-from pipeline.metrics import anls, bleu_4, cider_d, exact_match, object_names, rouge_l, set_f1
+from pipeline.metrics.answers import anls, exact_match
+from pipeline.metrics.captions import bleu_4, cider_d, rouge_l
+from pipeline.metrics.objects import object_names, set_f1
 
 Labelled = tuple[str, EngineConfig]
 

@@ -116,11 +116,6 @@ class DriverMeter:
         self._then(progress)
 
 
-def exported_name(name: str) -> str:
-    """As Prometheus sees it."""
-    return f"ray_{name}_total" if METRICS[name][0] == "counter" else f"ray_{name}"
-
-
 def _ray_runs() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())

@@ -180,7 +180,7 @@ class RunRecord:
             },
             "energy": _total_energy([note.get("energy") for note in invocations]),
             "hardware": _hardware(self._fit),
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+            "versions": {"python": platform.python_version(), **{name: version_or_none(name) for name in _PACKAGES}},
             "command": sys.argv,
         }
 
@@ -229,14 +229,15 @@ def _hardware(fit: Fit) -> dict[str, Any]:
     return {
         "cluster_cpus": fit.cluster_cpus,
         "cluster_gpus": fit.cluster_gpus,
-        "driver_cpu": _cpu_model(),
+        "driver_cpu": cpu_model(),
         "driver_cores": os.cpu_count(),
         "driver_memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "platform": platform.platform(),
     }
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
+    """Return the name of this machine's CPU; None where the system does not tell."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
             return next((line.partition(":")[2].strip() for line in stream if line.startswith("model name")), None)
@@ -244,7 +245,8 @@ def _cpu_model() -> str | None:
         return None
 
 
-def _version(package: str) -> str | None:
+def version_or_none(package: str) -> str | None:
+    """Return the version of an installed package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

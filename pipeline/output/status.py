@@ -54,10 +54,6 @@ class RunStatus:
     actor_s: float  # the same times the actors of each
     command: list[str] = field(default_factory=list)  # the last that ended, as typed
 
-    @property
-    def rows_done(self) -> int:
-        return self.rows_ok + self.rows_error + self.samples_staged
-
 
 def read_status(url: str) -> RunStatus:
     """The status of the output at `url`; UserError if no run was ever begun there."""

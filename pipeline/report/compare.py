@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.metrics import wilson_interval
+from pipeline.metrics.intervals import wilson_interval
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from pipeline.metrics import (
-    anls,
-    bleu_4,
-    cider_d,
-    exact_match,
-    object_names,
-    object_scores,
-    relaxed_accuracy,
-    rouge_l,
-    vqa_accuracy,
-    wilson_interval,
-)
+from pipeline.metrics.answers import anls, exact_match, relaxed_accuracy, vqa_accuracy
+from pipeline.metrics.captions import bleu_4, cider_d, rouge_l
+from pipeline.metrics.intervals import wilson_interval
+from pipeline.metrics.objects import object_names, object_scores
 
 
 class Kind(str, Enum):

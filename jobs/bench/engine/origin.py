@@ -3,8 +3,9 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from pipeline.output.run_record import cpu_model, version_or_none
 
 
 def origin(command: str, num_threads: int, seed: int, dtype: str) -> dict[str, Any]:
@@ -13,17 +14,10 @@ def origin(command: str, num_threads: int, seed: int, dtype: str) -> dict[str, A
         "command": command,
         "commit": commit(),
         "hardware": hardware(num_threads),
-        "versions": {name: version_of(name) for name in ("torch", "transformers", "ctranslate2")},
+        "versions": {name: version_or_none(name) for name in ("torch", "transformers", "ctranslate2")},
         "seed": seed,
         "dtype": dtype,
     }
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def hardware(num_threads: int) -> dict[str, Any]:
@@ -34,14 +28,6 @@ def hardware(num_threads: int) -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "platform": platform.platform(),
     }
-
-
-def cpu_model() -> str | None:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            return next((line.partition(":")[2].strip() for line in stream if line.startswith("model name")), None)
-    except OSError:
-        return None
 
 
 def commit() -> str | None:

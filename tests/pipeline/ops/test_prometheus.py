@@ -10,10 +10,13 @@ import pytest
 from actors.engine.stats import EngineStats
 from conf.schema import CostConfig
 from pipeline.driver import Progress
-from pipeline.ops.prometheus import METRICS, DriverMeter, EngineMeter, Series, exported_name
+from pipeline.ops.prometheus import METRICS, DriverMeter, EngineMeter, Series
 
 DASHBOARD = Path(__file__).parents[3] / "conf" / "grafana" / "deed.json"
-EXPORTED = {exported_name(name): {"run", *tags} for name, (_, tags, _) in METRICS.items()}
+EXPORTED = {
+    f"ray_{name}_total" if kind == "counter" else f"ray_{name}": {"run", *tags}
+    for name, (kind, tags, _) in METRICS.items()
+}
 
 
 class Recorder:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.metrics import wilson_interval
+from pipeline.metrics.intervals import wilson_interval
 from pipeline.report.build import Report, SampleKey, build_report
 from pipeline.report.compare import SharedRow, compare_rows, recorded_comparison
 from pipeline.report.folder import RunFolder

@@ -12,7 +12,7 @@ _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview"
 
 def forbidden_by(headers: Iterable[str], user_agent: str) -> str | None:
     """The first directive that forbids the use to this user agent; None if all allow it."""
-    own = product_of(user_agent)
+    own = re.split(r"[/\s(]", user_agent.strip(), maxsplit=1)[0].lower()  # `deed-pipeline/0.1 (+mailto:...)`
     for header in headers:
         meant = True
         for item in header.lower().split(","):
@@ -24,8 +24,3 @@ def forbidden_by(headers: Iterable[str], user_agent: str) -> str | None:
             if meant and directive in FORBIDDING:
                 return directive
     return None
-
-
-def product_of(user_agent: str) -> str:
-    """`deed-pipeline/0.1 (+mailto:...)` -> deed-pipeline."""
-    return re.split(r"[/\s(]", user_agent.strip(), maxsplit=1)[0].lower()

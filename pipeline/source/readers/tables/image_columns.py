@@ -47,7 +47,8 @@ def images_per_row(table: pq.ParquetFile, group: int, column: str) -> list[int]:
 
     Of lists of structs only the paths are read, where there are paths; of others all that they hold.
     """
-    leaves = [path for path in _leaves(table) if f"{path}.".startswith(f"{column}.")]
+    paths = (table.schema.column(n).path for n in range(len(table.schema)))
+    leaves = [path for path in paths if f"{path}.".startswith(f"{column}.")]
     leaf = next((path for path in leaves if path.endswith(".path")), leaves[0])
     counts: list[int] = []
     try:
@@ -58,10 +59,6 @@ def images_per_row(table: pq.ParquetFile, group: int, column: str) -> list[int]:
             raise
         return [0] * table.metadata.row_group(group).num_rows
     return counts
-
-
-def _leaves(table: pq.ParquetFile) -> list[str]:
-    return [table.schema.column(n).path for n in range(len(table.schema))]
 
 
 def _plain(column: pa.DataType) -> pa.DataType:

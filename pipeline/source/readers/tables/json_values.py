@@ -24,7 +24,7 @@ def parse_json(data: bytes, max_bytes: int = MAX_JSON_BYTES) -> Any:
     if len(data) > max_bytes:
         raise BadJson(f"{len(data)} bytes of JSON are more than the {max_bytes} that one row may have")
     try:
-        value = json.loads(data, parse_constant=_null)
+        value = json.loads(data, parse_constant=lambda _: None)
     except RecursionError:
         raise BadJson(f"nested more than {_MAX_DEPTH} deep") from None
     except ValueError as error:  # also of bytes that are no text, and of numbers with thousands of digits
@@ -32,10 +32,6 @@ def parse_json(data: bytes, max_bytes: int = MAX_JSON_BYTES) -> Any:
     if data.count(b"[") + data.count(b"{") > _MAX_DEPTH and _is_deep(value):
         raise BadJson(f"nested more than {_MAX_DEPTH} deep")
     return value
-
-
-def _null(_: str) -> None:
-    return None
 
 
 def _is_deep(value: Any) -> bool:

@@ -63,16 +63,11 @@ def open_text(url: str, table: TableConfig) -> Iterator[TextStream]:
         encoding = table.encoding
         if encoding == "auto":
             encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
-        if _like_ascii(encoding):
+        if '\r\n"'.encode(encoding) == b'\r\n"':  # line breaks and quotes are found by their bytes
             yield TextStream(head, encoding, compression is not None or not raw.seekable(), stream)
             return
         recoded = _Recoded(head, stream, encoding)
         yield TextStream(read_up_to(recoded, HEAD_BYTES), "utf-8", True, recoded)  # type: ignore[arg-type]
-
-
-def _like_ascii(encoding: str) -> bool:
-    """Whether line breaks and quotes are found by their bytes."""
-    return '\r\n"'.encode(encoding) == b'\r\n"'
 
 
 class _Recoded:
