@@ -32,7 +32,7 @@ def read_checkpoint_info(path: str) -> CheckpointInfo:
 
 
 def _check_files(path: Path) -> None:
-    """Raise UserError if weights or tokenizer are cut or no such file: actors would say it later and less clearly."""
+    """Raise UserError if weights or tokenizer are cut or unreadable: actors would say so later and less clearly."""
     weights = path / WEIGHTS_FILE
     try:
         with open(weights, "rb") as stream:

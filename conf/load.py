@@ -91,7 +91,7 @@ def _apply(values: dict[str, Any], override: str, schema: type[BaseModel] | None
 
 
 def _is_text(schema: type[BaseModel], names: Sequence[str]) -> bool:
-    """Whether a key's value is a text, or a text or nothing."""
+    """Return whether a key's value is a text, or a text or nothing."""
     field = schema.model_fields.get(names[0].strip())
     if field is None:
         return False

@@ -34,7 +34,7 @@ class Chunk:
         return {"shard": self.shard, "chunk": self.index, "num_chunks": self.num_chunks}
 
     def to_table(self) -> pa.Table:
-        """One row of CHUNK_SCHEMA; the pixels are not copied."""
+        """Return one row of CHUNK_SCHEMA; the pixels are not copied."""
         columns = {name: [value] for name, value in {**self.place, "rows": to_ipc(self.rows)}.items()}
         offsets = pa.py_buffer(np.array([0, self.pixels_NHWC.nbytes], np.int64))
         pixels = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(self.pixels_NHWC)])
@@ -42,7 +42,7 @@ class Chunk:
 
     @classmethod
     def from_table(cls, table: pa.Table, image_size: int) -> "Chunk":
-        """The chunk of a table of one row; the pixels are a view of it."""
+        """Return the chunk of a table of one row; the pixels are a view of it."""
         shard, index, num_chunks = (table[name][0].as_py() for name in ("shard", "chunk", "num_chunks"))
         pixels = np.frombuffer(table["pixels"][0].as_buffer(), np.uint8).reshape(-1, image_size, image_size, 3)
         return cls(shard, index, num_chunks, from_ipc(table["rows"][0].as_buffer()), pixels)

@@ -127,7 +127,7 @@ class Driver:
         self._reported_s = -_REPORT_S
 
     def finish(self, run_pass: RunPass) -> None:
-        """Passes over the unfinished shards, so many at a time, until there are none."""
+        """Pass over the unfinished shards, a few at a time, until there are none."""
         self._publish_complete(wait=True)  # what a killed run had staged
         idle_passes = 0
         while not self._ledger.finished:
@@ -153,7 +153,7 @@ class Driver:
         self._on_progress(self._progress())
 
     def _next_shards(self) -> list[Shard]:
-        """The first that are unfinished."""
+        """Return the first that are unfinished."""
         unfinished = (shard for shard in self._shards if shard.name in self._ledger.open)
         return list(itertools.islice(unfinished, MOST_SHARDS_A_PASS))
 
@@ -217,7 +217,7 @@ class Driver:
             )
 
     def _report(self) -> None:
-        """A few times a second: progress, a sign of life, and whether the output is still ours."""
+        """A few times a second, show progress, give a sign of life and check that the output is still ours."""
         if time.monotonic() - self._reported_s >= _REPORT_S:
             self._reported_s = time.monotonic()
             self._on_progress(self._progress())
@@ -225,7 +225,7 @@ class Driver:
             self._check_lease()
 
     def _fraction(self) -> float:
-        """Share of the source, by bytes, that is staged or published."""
+        """Return the share of the source, by bytes, that is staged or published."""
         done = self._weight_published
         for name in self._ledger.started:
             book = self._ledger.open[name]

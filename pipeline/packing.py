@@ -30,7 +30,7 @@ class Blocks:
             self._pack()
 
     def table(self, *, sort: bool) -> pa.Table:
-        """All rows: in the order they came, or in that of the source."""
+        """Return all rows: in the order they came, or in that of the source."""
         self._pack()
         whole = pa.concat_tables(self._packed)
         return whole.sort_by(IN_ORDER) if sort else whole
@@ -41,7 +41,7 @@ class Blocks:
 
 
 def pack(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, stage: str) -> pa.Table:
-    """A table of the rows, in order; what a row does not have is null.
+    """Return a table of the rows, in order; what a row does not have is null.
 
     A row that cannot be stored as it is becomes an errors row of `stage` with everything of it that can.
     """

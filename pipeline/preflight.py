@@ -51,7 +51,7 @@ class _Found:
 
 
 def check_fields(reader: Reader, source: SourceConfig, shards: Sequence[Shard]) -> None:
-    """UserError for a field that no row of the source has; one sentence, with the names that are like it."""
+    """Raise UserError for a field that no row of the source has; one sentence, with the names that are like it."""
     prompt = source.prompt
     uses = [*_uses_beside_prompts(source), *_uses_of_template("source.prompt.template", prompt.template)]
     if source.kind is SourceKind.MANIFEST:
@@ -202,7 +202,7 @@ def _look(reader: Reader, shards: Sequence[Shard], asked: set[str], most_rows: i
 
 
 def _spread(shards: Sequence[Shard]) -> list[Shard]:
-    """The first, the last, and some between."""
+    """Return the first, the last, and some between."""
     if len(shards) <= _MOST_SHARDS:
         return list(shards)
     return [shards[n * (len(shards) - 1) // (_MOST_SHARDS - 1)] for n in range(_MOST_SHARDS)]

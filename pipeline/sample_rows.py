@@ -26,7 +26,7 @@ class Images:
         self._count = 0
 
     def add(self, pixels_HWC: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
-        """Its index."""
+        """Return its index."""
         self._pixels_NHWC[self._count] = pixels_HWC
         self._count += 1
         return self._count - 1
@@ -138,7 +138,7 @@ PROMPT_STEPS: Steps = (("read", name_prompt), ("read", limit))  # for each promp
 def rows_of_sample(
     wanted: Wanted, shard: Shard, raw: RawSample, images: Images, decode: Decode
 ) -> Iterator[dict[str, Any]]:
-    """The sample's rows: one for each prompt, or one that says why there are none. Never raises for a sample."""
+    """Yield the sample's rows: one for each prompt, or one that says why there are none. Never raises for a sample."""
     identity = sample_id(shard.name, raw.sample.key)
     shared = {"row": raw.sample.row, "key": raw.sample.key, "sample_id": identity, "num_prompts": 1}
     draft = Draft(shard, raw, images, decode, shared)

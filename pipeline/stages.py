@@ -45,7 +45,7 @@ TASK_SCHEMA = pa.schema(  # one shard, or some of its chunks, still to be done
 
 
 def shard_task(shard: Shard, staged: Sequence[int]) -> dict[str, Any]:
-    """A shard as an input row; `staged` are the chunks that need no work."""
+    """Return a shard as an input row; `staged` are the chunks that need no work."""
     return {"shard": shard.to_json(), "staged": json.dumps(sorted(staged))}
 
 
@@ -201,5 +201,5 @@ class PrepareChunk:
 
 
 def _take(raw_samples: Iterator[RawSample], samples: Sequence[Sample]) -> Iterator[RawSample]:
-    """The next ones, which are those of these samples."""
+    """Return the next ones, which are those of these samples."""
     return itertools.islice(raw_samples, len(samples))

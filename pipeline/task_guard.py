@@ -24,7 +24,7 @@ class TaskGuard:
         self._deaths: dict[int, int] = dict(zip(chunks, deaths, strict=True))
 
     def reads_in_one_go(self, chunk: int) -> bool:
-        """Whether the samples of this chunk are read together with those of others."""
+        """Return whether the samples of this chunk are read together with those of others."""
         return self._deaths[chunk] < ORDINARY_ATTEMPTS
 
     def begin(self, chunk: int, num_samples: int) -> Attempt:
@@ -34,7 +34,7 @@ class TaskGuard:
         return attempt
 
     def samples(self, chunk: int, attempt: Attempt, samples: Sequence[Sample], read: Read) -> Iterator[RawSample]:
-        """The chunk's samples, one after the other; what is done with one is done when the next is asked for."""
+        """Yield the chunk's samples, one after the other; what is done with one is done when the next is asked for."""
         if not attempt.alone:
             yield from read(samples)
             return

@@ -17,26 +17,26 @@ _ESCAPE = re.compile(r"\\(?:\\|u([dD][89a-fA-F][0-9a-fA-F]{2}))")
 
 
 def storable(text: str) -> str:
-    """The text itself where UTF-8 can hold it, else its escaped form; each form stands for one text only."""
+    """Return the text itself where UTF-8 can hold it, else its escaped form; each form stands for one text only."""
     if is_utf8(text) and _LOOKS_ESCAPED.search(text) is None:
         return text
     return _SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", text.replace("\\", "\\\\"))
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold the text: it has no lone surrogate."""
+    """Return whether UTF-8 can hold the text: it has no lone surrogate."""
     return _SURROGATE.search(text) is None
 
 
 def original(text: str) -> str:
-    """The inverse of `storable`."""
+    """Return the inverse of `storable`."""
     if _LOOKS_ESCAPED.search(text) is None:
         return text
     return _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)) if match.group(1) else "\\", text)
 
 
 def storable_value(value: Any) -> Any:
-    """A JSON-like value with every text in it, keys of objects included, as `storable` gives it."""
+    """Return a JSON-like value with every text in it, keys of objects included, as `storable` gives it."""
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, dict):
@@ -57,7 +57,7 @@ def encodable(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """A JSON-like value with null for NaN and infinities, which JSON does not have."""
+    """Return a JSON-like value with null for NaN and infinities, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -11,7 +11,7 @@ _seen: set[tuple[str, str]] = set()  # in this process
 
 
 def describe_unexpected(step: str, error: Exception) -> str:
-    """One line for the row's message. The first time in a process, the traceback goes to the log."""
+    """Return one line for the row's message. The first time in a process, the traceback goes to the log."""
     kind = type(error).__name__
     if (step, kind) not in _seen:
         _seen.add((step, kind))
@@ -20,5 +20,5 @@ def describe_unexpected(step: str, error: Exception) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, short and storable."""
+    """Return what an exception says, short and storable."""
     return storable(" ".join(str(error).split())[:_MOST_CHARACTERS])

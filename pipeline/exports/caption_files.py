@@ -61,7 +61,7 @@ class Captions:
 
 
 def merged(current: str | None, piece: str, before: Written, options: SidecarOptions) -> str:
-    """What a file with this content is to hold; LeftAlone if it is somebody else's and to be kept."""
+    """Return what a file with this content is to hold; LeftAlone if it is somebody else's and to be kept."""
     if current is None or options.existing is Existing.OVERWRITE:
         return piece
     untouched = _hash(current) in before.hashes
@@ -82,7 +82,7 @@ def merged(current: str | None, piece: str, before: Written, options: SidecarOpt
 
 
 def read_text(path: str) -> str | None:
-    """The file's text, bytes that are not UTF-8 as lone surrogates; None if there is no file."""
+    """Return the file's text, bytes that are not UTF-8 as lone surrogates; None if there is no file."""
     try:
         with open(path, "rb") as stream:
             data = stream.read()

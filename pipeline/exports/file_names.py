@@ -23,7 +23,7 @@ def inside(name: str) -> str:
 
 
 def member_name(key: str) -> str:
-    """The key as the name of an archive's member: the bytes it had in the source, unless they lead out of it."""
+    """Return the key as the name of an archive's member: the bytes it had in the source, unless they lead out of it."""
     raw = original(key)
     try:
         raw.encode("utf-8", "surrogateescape")
@@ -43,7 +43,7 @@ def plain_path(key: str) -> str:
 
 
 def flat(path: str) -> str:
-    """The path as the name of one file."""
+    """Return the path as the name of one file."""
     return _shortened(path.replace("/", "__"), path)
 
 

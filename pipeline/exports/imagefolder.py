@@ -56,7 +56,7 @@ def write(published: Published, out: str, options: Options) -> Exported:
 
 
 def _images(reader: Reader, shard: Shard, keys: Container[str]) -> Iterator[tuple[str, bytes | str]]:
-    """Key and image of each sample, or the reason why the image cannot be read: a short fixed word."""
+    """Yield the key and image of each sample, or the reason why the image cannot be read: a short fixed word."""
     samples = [sample for sample in reader.index(shard).samples if sample.key in keys]
     done = 0
     try:

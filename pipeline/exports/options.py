@@ -40,7 +40,7 @@ class SidecarOptions:
     join: str = ", "  # between several captions of an image, and between them and what was there
 
     def piece(self, texts: Sequence[str]) -> str:
-        """What is written for an image: one line. Nothing if the model said nothing."""
+        """Return what is written for an image: one line. Nothing if the model said nothing."""
         lines = (" ".join(text.splitlines()).strip() for text in texts)
         said = self.join.join(line for line in lines if line)
         return f"{self.prefix}{said}{self.suffix}" if said else ""

@@ -35,7 +35,7 @@ class Published:
         self.columns: tuple[str, ...] = tuple(self._schema().names)
 
     def source(self) -> dict[str, Any]:
-        """The configuration of the run's source."""
+        """Return the configuration of the run's source."""
         try:
             source: dict[str, Any] = (self.output.record() or {})["config"]["source"]
             return source
@@ -52,7 +52,7 @@ class Published:
             raise UserError(f"the results have no column {unknown[0]!r}, only {', '.join(self.columns)}")
 
     def rows(self, shard: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """One shard's rows, in input order."""
+        """Yield one shard's rows, in input order."""
         fs, root = resolve(self.storage.url)
         with fs.open(f"{root}/{published_name(RESULTS, shard)}", "rb") as stream:
             for batch in pq.ParquetFile(stream).iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):

@@ -36,7 +36,7 @@ _NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, 
 
 
 def check(source: SourceConfig, options: SidecarOptions, out: str | None) -> None:
-    """UserError where captions of this source's images could not be written; before a run is begun."""
+    """Raise UserError where captions of this source's images could not be written; before a run is begun."""
     suffix = options.extension
     if not suffix.startswith(".") or "/" in suffix or "\0" in suffix or suffix[1:].lower() in IMAGE_SUFFIXES | {""}:
         raise UserError(f"{suffix!r} is no suffix of caption files; .txt and .caption are usual")
@@ -56,7 +56,7 @@ def check(source: SourceConfig, options: SidecarOptions, out: str | None) -> Non
 
 
 def write(published: Published, out: str | None, options: Options) -> Exported:
-    """One caption file for each image with a result. `out`: a folder for them instead of the images' own."""
+    """Write one caption file for each image with a result. `out`: a folder for them instead of the images' own."""
     source, sidecars = SourceConfig.model_validate(published.source()), options.sidecars
     check(source, sidecars, out)
     places = _Places(published, source, out, sidecars.extension)
@@ -200,7 +200,7 @@ class _Writer:
         captions.save(self._storage)
 
     def _content(self, path: str, place: _Place, captions: Captions) -> str | None:
-        """What the file is to hold, None if it does; LeftAlone with the reason if it is not to be touched."""
+        """Return what the file is to hold, None if it does; LeftAlone with the reason if it is not to be touched."""
         if path == place.image:
             raise LeftAlone("images_named_like_a_caption")
         hashed = hashlib.sha256(os.fsencode(path)).digest()[:16]

@@ -50,7 +50,7 @@ def _transform(profile: bytes) -> tuple[str, Transform] | None:
 
 
 def _changes_nothing(transform: Transform, mode: str) -> bool:
-    """Whether sample colours stay what they are: names and versions of sRGB are many."""
+    """Return whether sample colours stay what they are: names and versions of sRGB are many."""
     if mode == "CMYK":
         return False
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)
@@ -65,7 +65,7 @@ def _changes_nothing(transform: Transform, mode: str) -> bool:
 
 
 def apply(found: tuple[str, Transform], image: Image.Image) -> Image.Image:
-    """An image, RGB or of the transform's own mode, in sRGB."""
+    """Return an image, RGB or of the transform's own mode, in sRGB."""
     mode, transform = found
     converted = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), transform)
     assert converted is not None

@@ -43,7 +43,7 @@ def _coefficients(frame: bytes) -> int:
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a WebP's canvas, which Pillow allocates when it opens the file."""
+    """Return the width and height of a WebP's canvas, which Pillow allocates when it opens the file."""
     head = data[:30]
     if len(head) < 30:
         return None
@@ -96,7 +96,7 @@ def _rank(entry: bytes) -> tuple[int, int]:
 
 
 def jp2_profile(data: bytes) -> bytes | None:
-    """The ICC profile of a JPEG 2000 file, which Pillow does not hand out."""
+    """Return the ICC profile of a JPEG 2000 file, which Pillow does not hand out."""
     header = _box(data, b"jp2h")
     colour = None if header is None else _box(header, b"colr")
     return colour[3:] if colour is not None and colour[:1] == b"\x02" else None

@@ -42,7 +42,7 @@ def decoding_bytes(image: Image.Image, result_px: int, coefficient_bytes: int = 
 
 
 def canvas_bytes(form: str, width: int, height: int) -> int:
-    """The same, of a format that must be asked before it is opened."""
+    """Return the same, of a format that must be asked before it is opened."""
     return (
         _WORKING_BYTES + width * height * (_OTHER_PIXEL_BYTES + _RGB_BYTES + _DECODER_BYTES[form]) + height * _ROW_BYTES
     )

@@ -1,4 +1,4 @@
-"""What to call data that are no image, and which images need a decoder of their own.
+"""What to call data that are not an image, and which images need a decoder of their own.
 
 A message must not show what a file holds: manifests may name any file that the machine can read. A kind is safe to say.
 """
@@ -51,7 +51,7 @@ def is_heif(data: bytes) -> bool:
 
 
 def describe(data: bytes) -> str:
-    """What the data seem to be, in words that show nothing of them."""
+    """Return what the data seem to be, in words that show nothing of them."""
     for magic, name in _MAGIC:
         if data.startswith(magic):
             return name

@@ -1,7 +1,7 @@
 """Bytes -> an opened Pillow image that may be decoded: of a wanted format, and within the limits of pixels and memory.
 
-Nothing is decoded here. JPEGs are told to decode at the smallest scale that is large enough, so the limits are of what
-is decoded and not of what the header says.
+Nothing is decoded here. JPEGs are told to decode at the smallest scale that is large enough, so the limits are on what
+is decoded and not on what the header says.
 """
 
 import io

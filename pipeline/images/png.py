@@ -1,4 +1,4 @@
-"""A PNG without what is no part of its picture.
+"""A PNG reduced to what belongs to its picture.
 
 Pillow reads texts and profiles first and gives the picture up when one is longer than it likes, or damaged. They are
 taken out before it sees the file, and so are the other frames of an animation.
@@ -48,7 +48,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _tells_orientation(kind: bytes, data: bytes, start: int, end: int) -> bool:
-    """Whether a chunk may say which way is up, and is whole and small."""
+    """Return whether a chunk may say which way is up, and is whole and small."""
     if kind == b"eXIf":
         return end - start <= _MAX_EXIF_BYTES and _is_whole(data, start, end)
     if kind not in _TEXTS or end - start > _MAX_TEXT_BYTES:
@@ -63,7 +63,7 @@ def _is_whole(data: bytes, start: int, end: int) -> bool:
 
 
 def _unpacked_size(kind: bytes, content: bytes) -> int:
-    """Bytes of a zTXt or iTXt when unpacked, at most one more than may be."""
+    """Return the size in bytes of a zTXt or iTXt when unpacked, at most one more than is allowed."""
     _, _, rest = content.partition(b"\0")
     if kind == b"iTXt":
         if rest[:1] == b"\0":

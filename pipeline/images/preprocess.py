@@ -88,7 +88,7 @@ def image_to_pixels(
 def decode_upright(
     data: bytes, shrink: Callable[[Image.Image], Image.Image], *, result_px: int, limits: Limits = DEFAULT_LIMITS
 ) -> Upright | ImageProblem:
-    """An image in sRGB, the right way up, as `shrink` makes it small (to about `result_px` pixels a side)."""
+    """Return an image in sRGB, the right way up, as `shrink` makes it small (to about `result_px` pixels a side)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not matter here
@@ -128,7 +128,7 @@ def _squeezed(image: Image.Image, image_size: int) -> Image.Image:
 
 
 def _without_content(error: Exception) -> str:
-    """A decoder's message up to where it may begin to quote the file."""
+    """Return a decoder's message up to where it may begin to quote the file."""
     return re.split(r"[:'\"(<]", " ".join(str(error).split()), maxsplit=1)[0].strip() or "the data are damaged"
 
 
@@ -168,7 +168,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _grey_scale(image: Image.Image) -> float:
-    """What makes 8 bits of a deep grey: 65535 -> 255; float TIFFs come as 0..1 or as 0..255."""
+    """Return what makes 8 bits of a deep grey: 65535 -> 255; float TIFFs come as 0..1 or as 0..255."""
     if image.mode != "F":
         return 1 / 257.0
     rows = max(1, _STRIP_PIXELS // image.width)

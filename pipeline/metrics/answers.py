@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> bool:
-    """Whether the prediction is one of the references, apart from case and spacing."""
+    """Return whether the prediction is one of the references, apart from case and spacing."""
     return _plain(prediction) in {_plain(reference) for reference in references}
 
 
@@ -72,7 +72,7 @@ _CONTRACTED = """
 
 
 def _misspelt(word: str) -> Iterable[str]:
-    """The word without some of its apostrophes, in every combination."""
+    """Yield the word without some of its apostrophes, in every combination."""
     pieces = word.split("'")
     for mask in range(1, 1 << (len(pieces) - 1)):
         marks = ["" if mask >> i & 1 else "'" for i in range(len(pieces) - 1)]

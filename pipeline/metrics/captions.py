@@ -18,7 +18,7 @@ _DROPPED = frozenset("'`\"()[]{}.?!,:;-\u2026\u201c\u201d\u2018\u2013\u2014")  #
 
 
 def tokenize(text: str) -> list[str]:
-    """Words of a caption as the caption scores count them."""
+    """Return the words of a caption as the caption scores count them."""
     found = _TOKEN.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
     return [token for token in found if token not in _DROPPED]
 

@@ -4,7 +4,7 @@ import math
 
 
 def wilson_interval(successes: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval that holds the true share with 95 % confidence (z = 1.96); (0, 1) for an empty sample."""
+    """Return the interval that holds the true share with 95 % confidence (z = 1.96); (0, 1) for an empty sample."""
     if total == 0:
         return 0.0, 1.0
     share, z2 = successes / total, z * z

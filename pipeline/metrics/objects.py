@@ -58,7 +58,7 @@ def object_names(names: Iterable[str]) -> ObjectNames:
 
 
 def _plurals(noun: str) -> list[str]:
-    """Every plural the noun may have; recognising one form too many does no harm."""
+    """Return every plural the noun may have; recognising one form too many does no harm."""
     plurals = [noun + "s", noun + "es"]
     if noun.endswith("y"):
         plurals.append(noun[:-1] + "ies")

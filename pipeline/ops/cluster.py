@@ -112,7 +112,7 @@ def _is_from_afar(error: BaseException) -> bool:
 
 
 def _explanation_in(trace: str) -> Explained | None:
-    """The first that a traceback tells of: what came after was raised from it."""
+    """Return the first that a traceback tells of: what came after was raised from it."""
     kinds, todo = {}, [Explained]
     while todo:
         kind = todo.pop()
@@ -135,7 +135,7 @@ def check_outlives_job(url: str) -> None:
 
 
 def fit_cluster(config: JobConfig) -> Fit:
-    """How many actors to start; UserError if they, and one preprocessing task beside them, can never all run."""
+    """Return how many actors to start; UserError if they, and one preprocessing task beside them, can never all run."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -145,7 +145,7 @@ def fit_cluster(config: JobConfig) -> Fit:
 
 
 def fit_resources(config: JobConfig, cpus: float, gpus: float) -> Fit:
-    """The same for given resources. GPU actors reserve CPUs too: without this check Ray would wait for ever."""
+    """Return the same for given resources. GPU actors reserve CPUs too: without this check Ray would wait for ever."""
     actors, task_cpus = config.actors, config.preprocess.num_cpus
     actor_gpus = actors.num_gpus
     if actors.num_actors == "auto" and actor_gpus == 0 and gpus > 0 and config.model.device != "cpu":
@@ -174,12 +174,12 @@ def fit_resources(config: JobConfig, cpus: float, gpus: float) -> Fit:
 
 
 def actors_on_gpus(actor_gpus: float, gpus: float) -> int:
-    """How many fit when no actor is spread over parts of several GPUs, which Ray never does."""
+    """Return how many fit when no actor is spread over parts of several GPUs, which Ray never does."""
     return int(gpus) * math.floor(1 / actor_gpus + 1e-9) if actor_gpus <= 1 else math.floor(gpus / actor_gpus)
 
 
 def check_placement(actors: ActorsConfig, nodes: Sequence[tuple[Mapping[str, float], Mapping[str, str]]]) -> None:
-    """UserError if no node, given as (resources, labels), is one the actors may run on: they would wait for ever.
+    """Raise UserError if no node, given as (resources, labels), is one the actors may run on: they would wait for ever.
 
     Where the pool may grow (actors.max_actors), such a node may still come.
     """

@@ -48,7 +48,7 @@ class CrashLog:
         self._cases: dict[tuple[str, int], _Case] = {}
 
     def begin(self, shard: str, chunk: int, num_rows: int) -> Attempt:
-        """A worker is about to run a chunk of so many rows."""
+        """Note that a worker is about to run a chunk of this many rows."""
         case = self._cases.setdefault((shard, chunk), _Case())
         case.attempts += 1
         note_attempt(f"chunk {chunk} of {shard}", case.attempts)
@@ -66,16 +66,16 @@ class CrashLog:
         return Attempt(case.attempts, pieces, alone=True, condemned=tuple(sorted(case.condemned)))
 
     def attempts(self, shard: str, chunks: Sequence[int]) -> list[int]:
-        """How often each of these chunks was begun without coming to its end."""
+        """Return how often each of these chunks was begun without coming to its end."""
         cases = [self._cases.get((shard, chunk)) for chunk in chunks]
         return [0 if case is None else case.attempts for case in cases]
 
     def enter(self, shard: str, chunk: int, piece: Piece) -> None:
-        """This piece, and nothing else, is about to run in its worker."""
+        """Note that this piece, and nothing else, is about to run in its worker."""
         self._cases.setdefault((shard, chunk), _Case()).running = (piece[0], piece[1])
 
     def leave(self, shard: str, chunk: int) -> None:
-        """The piece that was running survived."""
+        """Note that the piece that was running survived."""
         case = self._cases.setdefault((shard, chunk), _Case())  # new if the log itself has died since
         if case.running in case.suspects:
             case.suspects.remove(case.running)

@@ -68,7 +68,7 @@ def repeats_of(prepared: pa.Table, positions: Sequence[int]) -> dict[int, int]:
 
 
 def as_copy(columns: Mapping[str, Any], sample_id: str) -> dict[str, Any]:
-    """The columns a row gets from another one's outcome; a failure is everybody's own."""
+    """Return the columns a row gets from another one's outcome; a failure is everybody's own."""
     if columns.get("stage") is not None:
         return dict(columns)
     copied = {name: columns.get(name) for name in ANSWER}
@@ -76,7 +76,7 @@ def as_copy(columns: Mapping[str, Any], sample_id: str) -> dict[str, Any]:
 
 
 def answers_of(rows: Sequence[dict[str, Any]]) -> dict[Key, Answer]:
-    """What is to be remembered of a finished chunk: the rows the engine has answered."""
+    """Return what is to be remembered of a finished chunk: the rows the engine has answered."""
     return {
         key: Answer(as_copy(row, row["sample_id"]))
         for row in rows

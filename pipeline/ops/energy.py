@@ -37,7 +37,7 @@ class EnergyMeter:
         return f"{' and '.join(parts)} of the machine, with all that ran on it" if parts else None
 
     def read_wh(self) -> float | None:
-        """Watt-hours since the start; None where nothing is counted or a counter can no longer be read."""
+        """Return the watt-hours since the start; None where nothing is counted or a counter can no longer be read."""
         for path, last in self._packages.items():
             now, wraps_at = _read(path / "energy_uj"), _read(path / "max_energy_range_uj")
             if now is None or (now < last and wraps_at is None):
@@ -53,7 +53,7 @@ class EnergyMeter:
 
 
 def packages(rapl: Path) -> list[Path]:
-    """The zones of whole CPU packages; their parts, and what a package also counts, are left out."""
+    """Return the zones of whole CPU packages; their parts, and what a package also counts, are left out."""
     try:
         return sorted(path for path in rapl.iterdir() if re.fullmatch(r"intel-rapl:\d+", path.name))
     except OSError:

@@ -45,12 +45,12 @@ class Series:
         self._made: dict[str, Any] = {}
 
     def add(self, name: str, value: float, **tags: str) -> None:
-        """To a counter; nothing is no step."""
+        """Add to a counter; adding 0 does nothing."""
         if value > 0 and (metric := self._metric(name)) is not None:
             metric.inc(value, tags={"run": self._run, **tags})
 
     def set(self, name: str, value: float | None, **tags: str) -> None:
-        """A gauge; what is unknown is not set."""
+        """Set a gauge; what is unknown is not set."""
         if value is not None and (metric := self._metric(name)) is not None:
             metric.set(value, tags={"run": self._run, **tags})
 

@@ -11,7 +11,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def noted_if_slow(what: str, limit_s: float = SLOW_S, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Logs what took longer than `limit_s`, whether it ended well or not."""
+    """Log what took longer than `limit_s`, whether it ended well or not."""
     start_s = clock()
     try:
         yield
@@ -29,7 +29,7 @@ class HowFar:
         self._said_s = clock()
 
     def is_due(self, done: int) -> bool:
-        """Whether a minute has passed since it was last said; if so, it is said."""
+        """Return whether a minute has passed since it was last said; if so, it is said."""
         if self._clock() - self._said_s < SLOW_S:
             return False
         self._said_s = self._clock()
@@ -38,6 +38,6 @@ class HowFar:
 
 
 def note_attempt(what: str, attempt: int) -> None:
-    """Logs that something is done again, because a worker died at it or was lost; the first time is no news."""
+    """Log that something is done again, because a worker died at it or was lost; the first time is no news."""
     if attempt > 1:
         _LOG.warning("%s is run again, attempt %d", what, attempt)

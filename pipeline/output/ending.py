@@ -44,7 +44,7 @@ def ending(
 
 
 def nothing_succeeded_message(failed: int, frequent: Mapping[str, int]) -> str:
-    """What it means that no row has succeeded, and what to do."""
+    """Return what it means that no row has succeeded, and what to do."""
     what = "the only row failed" if failed == 1 else f"all {failed:,} rows failed"
     kinds = ", ".join(f"{count} x {kind}" for kind, count in list(frequent.items())[:5])
     return (
@@ -53,7 +53,7 @@ def nothing_succeeded_message(failed: int, frequent: Mapping[str, int]) -> str:
 
 
 def missing_message(num_missing: int) -> str:
-    """What it means that shards are missing, and what to do."""
+    """Return what it means that shards are missing, and what to do."""
     what = (
         "a shard that was planned is gone" if num_missing == 1 else f"{num_missing} shards that were planned are gone"
     )

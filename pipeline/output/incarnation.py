@@ -18,7 +18,7 @@ class Superseded(OutputLost):
 
 
 def current(storage: Storage) -> Storage:
-    """The storage with the incarnation of the output there; "" if no run was begun."""
+    """Return the storage with the incarnation of the output there; "" if no run was begun."""
     return storage.of_incarnation(_read(storage))
 
 
@@ -30,7 +30,7 @@ def renew(storage: Storage) -> Storage:
 
 
 def check(storage: Storage) -> None:
-    """Superseded if this is no longer the output's incarnation."""
+    """Raise Superseded if this is no longer the output's incarnation."""
     now = _read(storage)
     if not now and storage.incarnation:
         raise Superseded(

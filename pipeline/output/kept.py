@@ -20,7 +20,7 @@ class PublishedRows:
     errors: pa.Table
 
     def gone(self, index: ShardIndex) -> set[str]:
-        """Keys of published rows that a new listing of the shard does not name."""
+        """Return the keys of published rows that a new listing of the shard does not name."""
         keys: set[str] = {*self.results["key"].to_pylist(), *self.errors["key"].to_pylist()}
         return keys.difference(sample.key for sample in index.samples)
 
@@ -60,7 +60,7 @@ def _places(table: pa.Table, first: int) -> dict[str, _Places]:
 
 
 def _better(new: _Places, old: _Places) -> list[int]:
-    """One row for each prompt: an answer before an error, what is new before what is old."""
+    """Return one row for each prompt: an answer before an error, what is new before what is old."""
     if not old.answered:
         return [*new.answered.values(), *new.failed.values()]
     failed = old.failed if None in new.failed else new.failed  # failed as a whole: its prompts are those of before

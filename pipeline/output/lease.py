@@ -122,7 +122,7 @@ class Lease:
             self.storage.remove([FORMER_NAME])
 
     def check(self) -> None:
-        """LeaseLost if the heartbeat has found another run's claim; asks nobody."""
+        """Raise LeaseLost if the heartbeat has found another run's claim; asks nobody."""
         if self._lost.is_set():
             self._fence()
 
@@ -136,7 +136,7 @@ class Lease:
         return _highest(self._free) == self._number and self._free.read(claim_name(self._number)) == content
 
     def _wait_until_free(self) -> Holder | None:
-        """The claim that ours comes after."""
+        """Return the claim that ours comes after."""
         first = holder = find_holder(self._free)
         if holder is None or holder.released:
             return holder

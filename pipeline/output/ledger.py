@@ -80,7 +80,7 @@ def known_shards(storage: Storage) -> dict[str, Shard]:
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a shard, by its row of the plan."""
+    """Return the fields of a shard, from its row of the plan."""
     fields = {name: value for name, value in row.items() if name != "files" and value is not None}
     for name in {"members", "beside"} & fields.keys():
         fields[name] = list(map(original, fields[name]))
@@ -94,7 +94,7 @@ def with_planned(known: Mapping[str, Shard], shards: Sequence[Shard]) -> tuple[S
 
 
 def check_plan(known: Mapping[str, Shard], listing: Listing) -> None:
-    """UserError if a shard of this output has been replaced by another file of the same name since.
+    """Raise UserError if a shard of this output has been replaced by another file of the same name since.
 
     It has if its size is another, or what storage says of its content (an ETag) under the same URL. Another time alone
     is what a copy has: it is said, and the shard taken for the same. So is a photograph of a folder that was replaced:

@@ -40,20 +40,20 @@ class Output:
         return self.storage.exists(CONFIG_NAME)
 
     def planned(self) -> dict[str, Shard]:
-        """The shards it was begun with, by name; nothing where it was not."""
+        """Return the shards it was begun with, by name; nothing where it was not."""
         return known_shards(self.storage)
 
     def shards(self, reader: Reader) -> dict[str, Shard]:
-        """Those of its source as it is now, and those planned that the source has no longer, by name."""
+        """Return those of its source as it is now, and those planned that the source has no longer, by name."""
         planned = self.planned()
         return {shard.name: shard for shard in with_planned(planned, reader.shards(planned.values()).shards)}
 
     def published(self) -> set[str]:
-        """Names of the shards whose rows are there."""
+        """Return the names of the shards whose rows are there."""
         return published_shards(self.storage)
 
     def reopened(self) -> set[str]:
-        """Those of them that are being worked on once more (pipeline.output.second_chance)."""
+        """Return those of them that are being worked on once more (pipeline.output.second_chance)."""
         return {name for name, staged in staged_shards(self.storage).items() if staged.reopened}
 
     def staged_samples(self, but: Collection[str]) -> dict[str, dict[int, int]]:
@@ -65,7 +65,7 @@ class Output:
         }
 
     def counts(self, shard_names: Iterable[str]) -> dict[str, Counts]:
-        """Of these published shards."""
+        """Return the counts of these published shards."""
         names = sorted(shard_names)
         with ThreadPoolExecutor(_THREADS) as pool:
             return dict(zip(names, pool.map(lambda name: read_counts(self.storage, name), names), strict=True))
@@ -83,18 +83,18 @@ class Output:
         return load_listing(self.storage)
 
     def record(self) -> dict[str, Any] | None:
-        """What is in run.json; None before the first invocation has ended, and where it is damaged."""
+        """Return what is in run.json; None before the first invocation has ended, and where it is damaged."""
         content = self.storage.read_json(RUN_NAME)
         return content if isinstance(content, dict) else None
 
     def invocations(self) -> list[dict[str, Any]]:
-        """The note of each start of the command, as run_record writes it, the oldest first."""
+        """Return the note of each start of the command, as run_record writes it, the oldest first."""
         names = [name for name in self.storage.names(INVOCATIONS) if name.endswith(".json") and name[0] != "."]
         notes = [self.storage.read_json(f"{INVOCATIONS}/{name}") for name in names]
         return sorted(notes, key=lambda note: str(note["start_utc"]))
 
 
 def invocation_s(note: Mapping[str, Any]) -> float:
-    """How long one start of the command lasted, up to its last sign of life."""
+    """Return how long one start of the command lasted, up to its last sign of life."""
     start, end = (datetime.fromisoformat(note[name]) for name in ("start_utc", "last_seen_utc"))
     return (end - start).total_seconds()

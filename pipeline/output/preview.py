@@ -68,7 +68,7 @@ class Preview:
 def preview(
     config: JobConfig, info: CheckpointInfo, fit: Fit, *, count_all: bool = False, like: str | None = None
 ) -> Preview:
-    """The run's preview; UserError for whatever the run itself would refuse before it starts.
+    """Return the run's preview; UserError for whatever the run itself would refuse before it starts.
 
     `count_all` opens every shard to count its samples. `like`: the output of another run, for speed and sample sizes.
     """
@@ -115,7 +115,7 @@ def preview(
 
 
 def measured_speed(output: str) -> Speed | None:
-    """Samples per second and actor of the run in an output; None if it has done nothing yet."""
+    """Return the samples per second and actor of the run in an output; None if it has done nothing yet."""
     there = Output.at(Storage(output))
     published = there.published()
     if not published:
@@ -168,7 +168,7 @@ def _sizes_of_run(output: str) -> tuple[int, int] | None:
 
 
 def _estimate(shards: Sequence[Shard], counts: Mapping[str, int], sizes: tuple[int, int] | None) -> float | None:
-    """Samples of all shards; exact if all were counted."""
+    """Return the number of samples of all shards; exact if all were counted."""
     unknown_bytes = sum(shard.weight for shard in shards if shard.name not in counts)
     known = sum(counts.values())
     if all(shard.name in counts for shard in shards):

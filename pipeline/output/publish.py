@@ -90,13 +90,13 @@ def published_name(folder: str, shard_name: str) -> str:
 
 
 def table_names(storage: Storage, folder: str) -> list[str]:
-    """What the tables in a folder are called, without their suffix, sorted; what killed writers left is none."""
+    """Return what the tables in a folder are called, without their suffix, sorted; what killed writers left is none."""
     names = storage.names(folder)
     return [name.removesuffix(".parquet") for name in names if name.endswith(".parquet") and not is_temporary(name)]
 
 
 def published_shards(storage: Storage) -> set[str]:
-    """Names of the shards that are published, those that are open again among them."""
+    """Return the names of the shards that are published, those that are open again among them."""
     return set(table_names(storage, RESULTS))
 
 
@@ -149,7 +149,7 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Passthrough = 
 
 
 def _audited_chunks(storage: Storage, shard_name: str, index: ShardIndex) -> tuple[list[pa.Table], list[int]]:
-    """The staged chunks that are as they should be, and the numbers of the others."""
+    """Return the staged chunks that are as they should be, and the numbers of the others."""
     good: list[pa.Table] = []
     redo: list[int] = []
     for chunk_index in range(index.num_chunks):
@@ -204,7 +204,7 @@ def audit_chunk(index: ShardIndex, chunk_index: int, chunk: pa.Table) -> list[st
 
 
 def read_published(storage: Storage, shard_name: str) -> PublishedRows:
-    """The rows of a shard as it is published."""
+    """Return the rows of a shard as it is published."""
     results, errors = (storage.read_table(published_name(folder, shard_name)) for folder in (RESULTS, ERRORS))
     return PublishedRows(results, errors.filter(pc.is_valid(errors["key"])))
 
@@ -228,7 +228,7 @@ def replace_results(storage: Storage, name: str, before: pa.Table, after: pa.Tab
 
 
 def read_counts(storage: Storage, shard_name: str) -> Counts:
-    """Counts of a shard published earlier, from its file's metadata."""
+    """Return the counts of a shard published earlier, from its file's metadata."""
     metadata = storage.read_metadata(published_name(RESULTS, shard_name))
     return Counts.from_json(metadata[b"deed.counts"])
 

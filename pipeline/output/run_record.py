@@ -105,7 +105,7 @@ class RunRecord:
         self._storage.write_json(RUN_NAME, content, indent=2)
 
     def touch(self) -> None:
-        """A sign of life, every ten seconds at most."""
+        """Give a sign of life, every ten seconds at most."""
         if time.time() - self._touched_s >= _TOUCH_S:
             self._touched_s = time.time()
             self._save_invocation(ended=False)
@@ -206,7 +206,7 @@ def read_engine_stats(storage: Storage) -> dict[str, Any]:
 
 
 def _measured(energy: EnergyMeter | None) -> dict[str, Any] | None:
-    """Watt-hours so far, and by what they were counted; None if they were not."""
+    """Return the watt-hours so far, and by what they were counted; None if they were not."""
     wh = None if energy is None else energy.read_wh()
     return None if energy is None or wh is None else {"wh": wh, "source": energy.source}
 

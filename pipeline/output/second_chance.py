@@ -45,7 +45,7 @@ _TRANSIENT = frozenset(
 
 
 def is_transient(error_type: str) -> bool:
-    """Whether `output.retry_errors=transient` tries such a row again."""
+    """Return whether `output.retry_errors=transient` tries such a row again."""
     return error_type in _TRANSIENT
 
 

@@ -49,7 +49,7 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
 
 
 def content_settings(config: JobConfig, info: CheckpointInfo) -> dict[str, Any]:
-    """Every setting that can change the content of a results row, by its dotted name.
+    """Return every setting that can change the content of a results row, by its dotted name.
 
     `config` with the checkpoint's exits and thresholds filled in (conf.resolve).
     """
@@ -67,7 +67,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 
 def check_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
-    """UserError if the output was begun with settings that would have given other rows; writes nothing.
+    """Raise UserError if the output was begun with settings that would have given other rows; writes nothing.
 
     A field that did not exist then counts as having had its default.
     """

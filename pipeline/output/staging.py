@@ -32,7 +32,7 @@ class Staged:
 
 
 def staging(storage: Storage) -> str:
-    """The folder of what is staged in this incarnation of the output (pipeline.output.incarnation)."""
+    """Return the folder of what is staged in this incarnation of the output (pipeline.output.incarnation)."""
     return f"{STAGING}/{storage.incarnation}" if storage.incarnation else STAGING
 
 
@@ -50,7 +50,7 @@ def reopened_name(storage: Storage, shard_name: str) -> str:
 
 
 def staged_shards(storage: Storage) -> dict[str, Staged]:
-    """Every shard of which something is staged, by name."""
+    """Return every shard of which something is staged, by name."""
     found: dict[str, Staged] = {}
     for path in storage.walk(staging(storage)):
         shard_name, _, file_name = path.rpartition("/")
@@ -66,7 +66,7 @@ def save_index(storage: Storage, shard_name: str, index: ShardIndex) -> None:
 
 
 def load_index(storage: Storage, shard_name: str) -> ShardIndex | None:
-    """The index saved when the shard was first listed; None if there is none or it cannot be read."""
+    """Return the index saved when the shard was first listed; None if there is none or it cannot be read."""
     try:
         return ShardIndex.from_table(storage.read_table(index_name(storage, shard_name)))
     except UserError:  # the storage cannot be used
@@ -76,7 +76,7 @@ def load_index(storage: Storage, shard_name: str) -> ShardIndex | None:
 
 
 def load_indexes(storage: Storage, shard_names: Iterable[str]) -> dict[str, ShardIndex]:
-    """Those that are there and can be read."""
+    """Return those that are there and can be read."""
     names = list(shard_names)
     with ThreadPoolExecutor(_THREADS) as pool:
         found = zip(names, pool.map(lambda name: load_index(storage, name), names), strict=True)
@@ -94,7 +94,7 @@ def stage_chunk(storage: Storage, shard_name: str, chunk_index: int, rows: pa.Ta
 
 
 def read_chunk(storage: Storage, shard_name: str, chunk_index: int) -> pa.Table | None:
-    """None if there is none or it is damaged."""
+    """Return the staged table; None if there is none or it is damaged."""
     try:
         return storage.read_table(chunk_name(storage, shard_name, chunk_index))
     except (FileNotFoundError, pa.ArrowException):

@@ -56,7 +56,7 @@ class RunStatus:
 
 
 def read_status(url: str) -> RunStatus:
-    """The status of the output at `url`; UserError if no run was ever begun there."""
+    """Return the status of the output at `url`; UserError if no run was ever begun there."""
     output = Output.at(Storage(url))
     storage = output.storage
     if not output.is_begun:
@@ -94,7 +94,7 @@ def read_status(url: str) -> RunStatus:
 
 
 def next_step(status: RunStatus) -> str:
-    """What to do now, in one sentence."""
+    """Return what to do now, in one sentence."""
     same = "the same command" + ("" if status.on_existing == "resume" else " with output.on_existing=resume")
     if status.state == RUNNING:
         return f"wait; stopping it and running {same} again continues where it was"

@@ -51,7 +51,7 @@ _FAILURES = {
 class Storage:
     """Files below one directory or URL, by relative name. Travels to workers; opens its filesystem where it is used.
 
-    `incarnation` is no part of any name here; it travels along for those who stage chunks (incarnation.py). A
+    `incarnation` is not part of any name here; it travels along for those who stage chunks (incarnation.py). A
     `permit` (lease.py) is asked before every change and raises where none may be made any more; locally between
     writing a temporary file and its rename, so that whoever takes the output over, and then removes the temporary
     files, has nothing more to fear from a writer that was asleep. Changes raise OutputFailed where the storage takes
@@ -71,7 +71,7 @@ class Storage:
         return other
 
     def permitted_by(self, permit: Permit | None) -> "Storage":
-        """The same files, changed only while `permit` lets us; None: always."""
+        """Return the same files, changed only while `permit` lets us; None: always."""
         other = copy.copy(self)
         other._permit = permit
         return other
@@ -139,7 +139,7 @@ class Storage:
             self._permit()
 
     def read(self, name: str) -> bytes:
-        """The whole file; FileNotFoundError when there is none. Never served from a listing cache."""
+        """Return the whole file; FileNotFoundError when there is none. Never served from a listing cache."""
         try:
             return self._retry(lambda: bytes(self._fs.cat_file(self.path(name))))
         except NotADirectoryError as error:
@@ -149,7 +149,7 @@ class Storage:
         self.write(name, json_text({**content, KEY: VERSION}, indent=indent).encode())
 
     def read_json(self, name: str) -> Any:
-        """What a JSON file holds; None when there is none or it is damaged, but never because the storage fails.
+        """Return what a JSON file holds; None when there is none or it is damaged, but never because the storage fails.
 
         UserError if a newer version has written it.
         """
@@ -213,7 +213,7 @@ class Storage:
         return sorted(name for name in self.walk(folder) if "/" not in name)
 
     def walk(self, folder: str) -> list[str]:
-        """Every file below a folder, relative to it, sorted; temporary files of a killed writer included."""
+        """Return every file below a folder, relative to it, sorted; temporary files of a killed writer included."""
         self._fs.invalidate_cache()
         prefix = self.path(folder).rstrip("/") + "/"
         find = _find_locally if self.is_local else self._fs.find
@@ -277,7 +277,7 @@ def _find_locally(folder: str) -> list[str]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file is what a killed writer left behind."""
+    """Return whether a file is what a killed writer left behind."""
     return name.rsplit("/", 1)[-1].startswith(_TEMPORARY)
 
 

@@ -42,7 +42,7 @@ def latency_chart(latency: Quantiles, title: str) -> Markup:
 
 
 def depth_by_position_chart(points: Sequence[tuple[int, float, int]], num_layers: int, title: str) -> Markup:
-    """A line over token positions, from no layers to full depth."""
+    """Return a line over token positions, from no layers to full depth."""
     if len(points) < 2:
         return Markup("")
     last = points[-1][0]
@@ -66,7 +66,7 @@ def timeline_chart(timeline: Sequence[tuple[float, float]], title: str) -> Marku
 
 
 def stacked_bar(parts: Sequence[tuple[str, float]], title: str) -> Markup:
-    """One bar of parts; colours follow the order, names and numbers belong into a table beside it."""
+    """Return one bar of parts; colours follow the order, names and numbers belong into a table beside it."""
     whole = sum(value for _, value in parts)
     if not whole:
         return Markup("")
@@ -81,7 +81,7 @@ def stacked_bar(parts: Sequence[tuple[str, float]], title: str) -> Markup:
 
 
 def profile(shades: Sequence[int | None], heights: Sequence[float]) -> Markup:
-    """The depth of each token of one text as small columns; decoration, so hidden from screen readers."""
+    """Return the depth of each token of one text as small columns; decoration, so hidden from screen readers."""
     width = 100 / max(1, len(heights))
     columns = Markup("").join(
         _rect(f"shade-{shade}", i * width, width * 0.85, 100 * height)
@@ -146,6 +146,6 @@ def _log_ticks(low: float, high: float) -> list[Tick]:
 
 
 def _round_steps(last: int) -> list[int]:
-    """Positions to label: the first, and every 5th, 10th, 20th, .. after it."""
+    """Return the positions to label: the first, and every 5th, 10th, 20th, .. after it."""
     step = next((s for s in (1, 2, 5, 10, 20, 50) if last / s <= 8), 100)
     return [0, *range(step - 1 if step > 1 else 1, last + 1, step)]

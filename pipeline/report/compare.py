@@ -46,7 +46,7 @@ def compare_rows(other: str, pairs: Sequence[tuple[SharedRow, SharedRow]]) -> Co
 
 
 def recorded_comparison(sample: Mapping[str, Any] | None) -> Comparison | None:
-    """A sample of the run decoded both ways (`deed report RUN --ab N`), as full_depth_sample.json holds it.
+    """Return a sample of the run decoded both ways (`deed report RUN --ab N`), as full_depth_sample.json holds it.
 
     Its keys: rows, equal_texts (rows of equal text), layers_computed, layers_computed_full, device_s, device_s_full.
     """

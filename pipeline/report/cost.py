@@ -68,7 +68,7 @@ def device_time_of(*, allocated_s: float | None, attributed_s: float, engine: En
 
 
 def _parts(engine: EngineScan, idle_s: float | None) -> dict[str, float]:
-    """Where the time went, in the order of the work; busy time is one part if its own parts overlap."""
+    """Return where the time went, in the order of the work; busy time is one part if its own parts overlap."""
     if engine.busy_s is None:
         return {}
     kinds = {"encode": engine.encode_s, "decode": engine.decode_s, "gate": engine.gate_s, "host": engine.host_s}

@@ -118,7 +118,7 @@ def _cost(run: RunNumbers) -> Iterator[Fact]:
 
 
 def reconciliation(run: RunNumbers) -> str:
-    """The line that shows whether device time adds up."""
+    """Return the line that shows whether device time adds up."""
     time = run.device_time
     if time.allocated_s is None or time.idle_s is None or time.gap is None:
         return "Device time cannot be reconciled: " + (

@@ -44,7 +44,7 @@ class RunFolder:
         return record
 
     def read_full_depth_sample(self) -> dict[str, Any] | None:
-        """What `deed report RUN --ab N` measured; None if nobody has."""
+        """Return what `deed report RUN --ab N` measured; None if nobody has."""
         sample = self._read_json(FULL_DEPTH_SAMPLE)
         return sample if isinstance(sample, dict) else None
 
@@ -61,7 +61,7 @@ class RunFolder:
         return [published_name(folder, name) for name in table_names(self.storage, folder)]
 
     def batches(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows of one table file; UserError in one sentence if it cannot be read."""
+        """Yield the rows of one table file; UserError in one sentence if it cannot be read."""
         try:
             with self._fs.open(self.storage.path(name), "rb") as stream:
                 file = pq.ParquetFile(stream)
@@ -73,7 +73,7 @@ class RunFolder:
             raise UserError(f"{self.storage.path(name)!r} is not a readable Parquet file: {error}") from None
 
     def rows(self, picks: Sequence[Pick], columns: Sequence[str] | None = None) -> dict[Pick, dict[str, Any]]:
-        """The picked rows as dicts."""
+        """Return the picked rows as dicts."""
         by_file: dict[str, list[Pick]] = {}
         for pick in picks:
             by_file.setdefault(pick.file, []).append(pick)

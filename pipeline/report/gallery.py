@@ -93,7 +93,7 @@ def result_item(row: Mapping[str, Any], num_layers: int, tags: Iterable[Tag] = (
 
 
 def find_items(folder: RunFolder, wanted: Sequence[GalleryItem], num_layers: int) -> dict[RowKey, GalleryItem]:
-    """The same rows in another run of the same source; those it does not have are left out."""
+    """Return the same rows in another run of the same source; those it does not have are left out."""
     keys = {item.key for item in wanted}
     files = {f"results/{item.shard}.parquet" for item in wanted} & set(folder.results)
     found: dict[RowKey, GalleryItem] = {}
@@ -155,7 +155,7 @@ def _error_item(row: Mapping[str, Any]) -> GalleryItem:
 
 
 def _round_robin(lists: Sequence[Sequence[Pick]], limit: int, key: Any = None) -> list[Pick]:
-    """The first of each list, then the second of each, .. without repeats."""
+    """Return the first of each list, then the second of each, .. without repeats."""
     picks: dict[Any, Pick] = {}
     for pick in itertools.chain.from_iterable(itertools.zip_longest(*lists)):
         if pick is not None and len(picks) < limit:

@@ -171,7 +171,7 @@ def _segments(scan: RunScan, record: Mapping[str, Any]) -> tuple[Segment, ...]:
 
 
 def _reachable_exits(record: Mapping[str, Any]) -> list[int]:
-    """Layers a token could leave at."""
+    """Return the layers a token could leave at."""
     config = _get(record, "config", "engine") or {}
     exits, thresholds = config.get("exits") or [], config.get("thresholds")
     if config.get("schedule") == "full":
@@ -227,7 +227,7 @@ def _errors(scan: RunScan, rows_read: int) -> tuple[ErrorKind, ...]:
 
 
 def _get(record: Mapping[str, Any], *path: str) -> Any:
-    """A nested value; None where anything on the way is missing."""
+    """Return a nested value; None where anything on the way is missing."""
     value: Any = record
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None

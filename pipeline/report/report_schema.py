@@ -145,5 +145,5 @@ class RunNumbers:
 
 
 def is_full_depth(run: RunNumbers) -> bool:
-    """Whether the run was told never to leave early."""
+    """Return whether the run was told never to leave early."""
     return (run.identity.config.get("engine") or {}).get("schedule") == "full"

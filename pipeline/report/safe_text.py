@@ -14,7 +14,7 @@ def visible(text: str, longest: int = LONGEST) -> str:
 
 
 def visible_piece(text: str, longest: int = LONGEST) -> str:
-    """The same for a piece of a text, whose outer spaces matter."""
+    """Return the same for a piece of a text, whose outer spaces matter."""
     return "".join(" " if char in "\n\r\t" else _visible(char) for char in text[:longest])
 
 
@@ -26,7 +26,7 @@ def _visible(char: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """A value inside Markdown, table cells included: it is shown as it is, calls nobody and links nowhere."""
+    """Return a value inside Markdown, table cells included: it is shown as it is, calls nobody and links nowhere."""
     escaped = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", visible(text))
     for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("@", "&#64;"), ("://", "&#58;//")):
         escaped = escaped.replace(char, entity)

@@ -47,7 +47,7 @@ def scan_run(folder: RunFolder, *, num_examples: int = 24, num_sampled: int = 20
 
 
 def _merged(folder: RunFolder, names: Sequence[str], columns: Sequence[str], empty: Callable[[], Scan]) -> Scan:
-    """The sums over some files."""
+    """Return the sums over some files."""
 
     def scan_file(name: str) -> Scan:
         scan, first_row = empty(), 0
@@ -63,7 +63,7 @@ def _merged(folder: RunFolder, names: Sequence[str], columns: Sequence[str], emp
 
 
 def _windows(folder: RunFolder, name: str) -> pa.Table:
-    """Windows of one file; columns that did not exist when it was written are null."""
+    """Return the windows of one file; columns that did not exist when it was written are null."""
     table = pa.Table.from_batches(list(folder.batches(name)) or [pa.RecordBatch.from_pylist([], ENGINE_STATS)])
     for field in ENGINE_STATS:
         if field.name not in table.column_names:

@@ -48,7 +48,7 @@ def _compared(label: str, facts: list[Fact | None]) -> ComparedFact:
 
 
 def _change(base: float, fact: Fact) -> tuple[str, float]:
-    """The change as text, and its sign; "=" where there is none worth telling."""
+    """Return the change as text, and its sign; "=" where there is none worth telling."""
     assert fact.value is not None
     difference = fact.value - base
     if abs(difference) <= (_SAME if fact.is_share else _SAME * abs(base)):

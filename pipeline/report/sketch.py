@@ -13,7 +13,7 @@ _NUM_BINS = math.ceil(math.log(_HIGH / _LOW) / _STEP)
 
 
 def floats(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A column's numbers as float64, null as NaN."""
+    """Return a column's numbers as float64, null as NaN."""
     values = pc.cast(column, pa.float64())
     return np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy())
 
@@ -64,7 +64,7 @@ class Sketch:
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
     def quantile(self, share: float) -> float | None:
-        """The value below which `share` of the values lie; None of none."""
+        """Return the value below which `share` of the values lie; None of none."""
         count = self.count
         if not count:
             return None

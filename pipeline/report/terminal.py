@@ -114,7 +114,7 @@ def _depth_bars(run: RunNumbers, ascii_only: bool) -> Table:
 
 
 def bar(fraction: float, width: int = _BAR_WIDTH, *, ascii_only: bool = False) -> str:
-    """A bar of eighths of a character; anything above nothing is visible."""
+    """Return a bar of eighths of a character; anything above nothing is visible."""
     eighths = round(fraction * width * 8) or (1 if fraction > 0 else 0)
     if ascii_only:
         return "#" * (-(-eighths // 8))

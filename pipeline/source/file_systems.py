@@ -8,7 +8,7 @@ from conf.errors import UserError
 
 
 def resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a path or URL and the path within it; an unusable URL is a user's error."""
+    """Return the filesystem of a path or URL and the path within it; an unusable URL is a user's error."""
     try:
         if "://" not in path:  # whatever else is in it: `::` and `%` are parts of a name
             return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
@@ -23,5 +23,5 @@ def is_local(fs: fsspec.AbstractFileSystem) -> bool:
 
 
 def unresolve(fs: fsspec.AbstractFileSystem, inner: str) -> str:
-    """The inverse of `resolve`: local paths stay plain and absolute, everything else gets its protocol back."""
+    """Return the inverse of `resolve`: local paths stay plain and absolute, everything else gets its protocol back."""
     return inner if is_local(fs) else str(fs.unstrip_protocol(inner))

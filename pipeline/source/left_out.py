@@ -15,7 +15,7 @@ def save_listing(storage: Storage, parts: Sequence[LeftOut]) -> None:
 
 
 def load_listing(storage: Storage) -> tuple[LeftOut, ...]:
-    """What the latest listing of this output's source left out; nothing where that was never noted."""
+    """Return what the latest listing of this output's source left out; nothing where that was never noted."""
     try:
         return from_dicts(json.loads(storage.read(LISTING_NAME)))
     except (FileNotFoundError, ValueError):
@@ -40,6 +40,6 @@ def in_words(part: LeftOut) -> str:
 
 
 def sentence(parts: Iterable[LeftOut], what: str = "no input rows") -> str:
-    """All of them in one line; empty if there is nothing to say."""
+    """Return all of them in one line; empty if there is nothing to say."""
     said = "; ".join(map(in_words, parts))
     return f"left out, {what}: {said}" if said else ""

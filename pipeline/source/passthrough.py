@@ -57,7 +57,7 @@ def _load(storage: Storage) -> pa.Schema | None:
 
 
 def _spread(shards: Sequence[Shard]) -> list[Shard]:
-    """The first, the last, and some between: those whose types stand for all."""
+    """Return the first, the last, and some between: those whose types stand for all."""
     if len(shards) <= _MOST_LOOKED_AT:
         return list(shards)
     return [shards[n * (len(shards) - 1) // (_MOST_LOOKED_AT - 1)] for n in range(_MOST_LOOKED_AT)]
@@ -73,7 +73,7 @@ def without_items(known: Mapping[str, pa.DataType], list_field: str | None) -> d
 
 
 def prepared_table(rows: Sequence[dict[str, Any]], passthrough: Passthrough) -> pa.Table:
-    """Rows whose source columns hold values of any kind -> the table that goes to the engine.
+    """Return the rows whose source columns hold values of any kind -> the table that goes to the engine.
 
     No value can make this fail: a row with one that its column cannot hold is turned into an errors row.
     """

@@ -117,7 +117,7 @@ class Shard:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "Shard":
-        """The shard of which JSON or the plan holds these fields; those that it lacks have their defaults."""
+        """Return the shard of which JSON or the plan holds these fields; those that it lacks have their defaults."""
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
@@ -174,7 +174,7 @@ class LeftOut:
 
 
 def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
-    """One entry for each reason, the most frequent first."""
+    """Return one entry for each reason, the most frequent first."""
     counts: dict[str, int] = {}
     examples: dict[str, tuple[str, ...]] = {}
     for part in parts:

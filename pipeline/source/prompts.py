@@ -24,7 +24,7 @@ class PromptLimits:
 
     @classmethod
     def of(cls, config: JobConfig, max_prompt_tokens: int) -> "PromptLimits":
-        """For the model that reads so many tokens of a prompt."""
+        """For a model that reads this many tokens of a prompt."""
         return cls(longest_prompt(max_prompt_tokens), config.source.max_prompts)
 
 
@@ -50,7 +50,7 @@ class NoPrompts(LookupError):
 
 
 def make_prompts(config: PromptConfig, fields: Mapping[str, Any], limits: PromptLimits = USUAL_LIMITS) -> list[Prompt]:
-    """The prompts of a sample, in order; NoPrompts says why there are none."""
+    """Return the prompts of a sample, in order; NoPrompts says why there are none."""
     try:
         words = "" if config.words_field is None else word_lines(fields, config.words_field)
     except LookupError as error:
@@ -70,7 +70,7 @@ def make_prompts(config: PromptConfig, fields: Mapping[str, Any], limits: Prompt
 
 
 def item_template(config: PromptConfig) -> str:
-    """What is filled for each item of list_field: the item itself where the template names no field."""
+    """Return what is filled for each item of list_field: the item itself where the template names no field."""
     assert config.list_field is not None
     return config.template if parse_template(config.template).names else field_place(config.list_field)
 
@@ -84,7 +84,7 @@ def prompt_of_item(
     limits: PromptLimits,
     words: str = "",
 ) -> Prompt:
-    """The prompt of one item of a list: an object has fields of its own, anything else is one, `called` so."""
+    """Return the prompt of one item of a list: an object has fields of its own, anything else is one, `called` so."""
     if item is None:
         return Prompt(template, {}, "no_prompt", f"an item of field {list_field!r} is null")
     own = item if isinstance(item, Mapping) else {called: item}
@@ -98,7 +98,7 @@ def fill(
     own: Mapping[str, Any] | None = None,
     words: str = "",
 ) -> Prompt:
-    """The template with the fields in it. What is too long is not put together."""
+    """Return the template with the fields in it. What is too long is not put together."""
     parsed, own = parse_template(template), own or {}
     values: dict[str, str] = {}
     for name in parsed.names:
@@ -116,7 +116,7 @@ def fill(
 
 
 def kind_of(value: Any) -> str | None:
-    """What a value is that cannot stand in a prompt; None for texts, numbers and the like."""
+    """Return what a value is that cannot stand in a prompt; None for texts, numbers and the like."""
     if isinstance(value, Mapping):
         keys = ", ".join(str(key) for key in list(value)[:5])
         return f"an object ({keys})" if keys else "an object"
@@ -147,7 +147,7 @@ def limit_of(config: PromptConfig, fields: Mapping[str, Any]) -> int | None:
 def _too_long(
     template: str, values: Mapping[str, str], words: str, length: int, limits: PromptLimits, own: Mapping[str, Any]
 ) -> Prompt:
-    """Its beginning, and a hash of what it would have been made of, so that it is known again."""
+    """Return its beginning, and a hash of what it would have been made of, so that it is known again."""
     digest = hashlib.sha256()
     for part in (template, *values.values(), words):
         digest.update(part.encode("utf-8", "surrogatepass"))
@@ -159,5 +159,5 @@ def _too_long(
 
 
 def usable(prompts: Sequence[Prompt]) -> bool:
-    """Whether any of them can be asked."""
+    """Return whether any of them can be asked."""
     return any(prompt.error_type is None for prompt in prompts)

@@ -58,7 +58,7 @@ class Questions:
         return tuple(dict.fromkeys(n for n in (*named, self.field) if n is not None and n != QUESTION))
 
     def prompts(self, fields: Mapping[str, Any], limits: PromptLimits = USUAL_LIMITS) -> list[Prompt]:
-        """The prompts of one sample, each once; NoPrompts where it has none."""
+        """Return the prompts of one sample, each once; NoPrompts where it has none."""
         found = None if self.field is None else fields.get(self.field)
         items = found if isinstance(found, list) else [] if found is None else [found]
         if not items and not self.ask:

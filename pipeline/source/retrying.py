@@ -77,7 +77,7 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 def is_gone(error: BaseException | None) -> bool:
-    """Whether a file is not there, and not one whose storage did not answer or refused to."""
+    """Return whether a file is not there, and not one whose storage did not answer or refused to."""
     if not isinstance(error, FileNotFoundError):
         return False
     cause = error.__cause__
@@ -87,14 +87,14 @@ def is_gone(error: BaseException | None) -> bool:
 
 
 def said_by(error: Exception) -> Exception:
-    """What a web client's "file not found" hides, or the error itself."""
+    """Return what a web client's "file not found" hides, or the error itself."""
     hidden = error.__cause__
     is_wrapped = isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and not is_gone(error)
     return hidden if is_wrapped else error  # type: ignore[return-value]
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether a call failed, however often it was tried, for a reason that may pass."""
+    """Return whether a call failed, however often it was tried, for a reason that may pass."""
     return isinstance(error, Exhausted) or is_transient(error)
 
 
@@ -156,7 +156,7 @@ def retry(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """The call's result. The last error itself when it is final, Exhausted when it stayed transient to the end.
+    """Return the call's result. The last error itself when it is final, Exhausted when it stayed transient to the end.
 
     `what` is for the log. It is tried for as long as an outage may last, or `attempts` times.
     """
@@ -199,7 +199,7 @@ class SharedPatience:
         self._since_s: float | None = None  # when what failed first after the last success was begun
 
     def left(self) -> RetryConfig | None:
-        """How patiently to ask now; None: not at all."""
+        """Return how patiently to ask now; None: not at all."""
         away_s = self.away_s
         if away_s > 2 * self._patience.outage_s:
             return None
@@ -217,6 +217,6 @@ class SharedPatience:
 
 
 def backoff_s(failures: int, longest_wait_s: float) -> float:
-    """How long to wait after so many failures in a row."""
+    """Return how long to wait after so many failures in a row."""
     wait_s: float = min(longest_wait_s, _FIRST_WAIT_S * 2.0 ** (failures - 1))
     return wait_s * random.uniform(0.75, 1.25)

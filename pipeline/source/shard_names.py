@@ -52,6 +52,6 @@ def _short_name(url: str, depth: int) -> str:
 
 
 def _hashed(name: str, whole: str | None = None) -> str:
-    """The name with a hash behind it: of itself, or of what it stands for."""
+    """Return the name with a hash behind it: of itself, or of what it stands for."""
     mark = hashlib.sha256((whole or name).encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{name[: _LONGEST_NAME - len(mark) - 1]}-{mark}"

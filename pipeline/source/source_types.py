@@ -20,7 +20,7 @@ TEXT = pa.string()
 
 
 def plain_type(source: pa.DataType) -> pa.DataType:
-    """The type that a column of this source type gets; text where Parquet or Python cannot hold its values."""
+    """Return the type that a column of this source type gets; text where Parquet or Python cannot hold its values."""
     if isinstance(source, pa.BaseExtensionType):
         return plain_type(source.storage_type)
     if types.is_dictionary(source) or types.is_run_end_encoded(source):
@@ -84,7 +84,7 @@ def _common_type(found: Sequence[pa.DataType]) -> pa.DataType:
 
 
 def python_values(column: pa.Array) -> list[Any]:
-    """The column's values as Python has them. One that Python cannot hold is text, and costs no other value.
+    """Return the column's values as Python has them. One that Python cannot hold is text, and costs no other value.
 
     Text that is not UTF-8 becomes a string with lone surrogates, like a file name (pipeline.text).
     """
@@ -111,7 +111,7 @@ def _python_value(scalar: pa.Scalar) -> Any:
 
 
 def column_of(values: Sequence[Any], column_type: pa.DataType) -> tuple[pa.Array, dict[int, str]]:
-    """The values as a column, and what is wrong with those it cannot hold without loss, which are null in it."""
+    """Return the values as a column, and what is wrong with those it cannot hold without loss, which are null in it."""
     if column_type != TEXT:
         try:
             whole = pa.array(values, column_type)
@@ -131,7 +131,7 @@ def column_of(values: Sequence[Any], column_type: pa.DataType) -> tuple[pa.Array
 
 
 def _held(value: Any, column_type: pa.DataType) -> Any:
-    """The value as it goes into the column; an error of any kind if it would not come out again."""
+    """Return the value as it goes into the column; an error of any kind if it would not come out again."""
     if value is None or column_type == TEXT:
         return None if value is None else to_text(value)
     if not _same(value, pa.array([value], column_type)[0].as_py()):

@@ -24,10 +24,10 @@ def version_of(info: Mapping[str, Any]) -> str:
 
 
 def differ(then: str, now: str) -> bool:
-    """Whether the file has been written since; versions of different kinds say nothing about each other."""
+    """Return whether the file has been written since; versions of different kinds say nothing about each other."""
     return then != now and "" not in (then, now) and then.partition(":")[0] == now.partition(":")[0]
 
 
 def differ_in_content(then: str, now: str) -> bool:
-    """Whether something else is in the file; a copy of it may have another time and the same content."""
+    """Return whether something else is in the file; a copy of it may have another time and the same content."""
     return differ(then, now) and now.startswith("content:")

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def word_lines(fields: Mapping[str, Any], path: str) -> str:
-    """The lines, each after a line break, of the words at a dotted path; empty when the sample has none there.
+    """Return the lines, each after a line break, of the words at a dotted path; empty when the sample has none there.
 
     LookupError for words that are not as described above.
     """

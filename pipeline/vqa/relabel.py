@@ -62,12 +62,12 @@ def uncertain(root: Storage, tick: Tick, shard_name: str, limit: float) -> set[P
 
 
 def uncertain_shards(root: Storage, tick: Tick, limit: float) -> tuple[str, ...]:
-    """Those with at least one."""
+    """Return those with at least one."""
     return tuple(e.shard.name for e in tick.shards if uncertain(root, tick, e.shard.name, limit))
 
 
 def relabel_config(config: VqaConfig, tick: Tick) -> JobConfig:
-    """The job at full depth."""
+    """Return the job at full depth."""
     job = tick_config(config, tick)
     path = f"{config.output.path.rstrip('/')}/{tick.folder}/{RELABEL}"
     output = job.output.model_copy(update={"path": path})

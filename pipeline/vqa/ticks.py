@@ -76,7 +76,7 @@ class Tick:
 
 
 def load_ticks(root: Storage) -> list[Tick]:
-    """Every tick that was planned, oldest first."""
+    """Return every tick that was planned, oldest first."""
     names = [name for name in root.walk(TICKS) if name.count("/") == 1 and name.endswith(f"/{TICK_NAME}")]
     return [_tick_of(root, f"{TICKS}/{name}") for name in names]
 
@@ -92,7 +92,7 @@ def _tick_of(root: Storage, name: str) -> Tick:
 
 
 def plan_tick(config: VqaConfig, questions: Questions, ticks: Sequence[Tick]) -> Tick | None:
-    """The next tick: shards, files or questions that are new. None: nothing is."""
+    """Return the next tick: shards, files or questions that are new. None: nothing is."""
     number = ticks[-1].number + 1 if ticks else 1
     known = {entry.shard.url: entry.container for tick in ticks for entry in tick.shards}
     containers = [replace(entry.shard, name=entry.container) for tick in ticks for entry in tick.shards]
@@ -146,13 +146,13 @@ def _due_files(
 
 
 def base_source(config: JobConfig, questions: Questions) -> SourceConfig:
-    """The source as its own reader sees it: every field that is needed is named."""
+    """Return the source as its own reader sees it: every field that is needed is named."""
     needed = (*config.source.passthrough, *questions.columns)
     return config.source.model_copy(update={"prompt": PromptConfig(), "passthrough": needed})
 
 
 def tick_config(config: VqaConfig, tick: Tick) -> JobConfig:
-    """The job of one tick: prompts and identities are those its reader adds to the samples."""
+    """Return the job of one tick: prompts and identities are those its reader adds to the samples."""
     values = {name: getattr(config, name) for name in JobConfig.model_fields}
     prompt = PromptConfig(template=field_place(_PROMPT), list_field=_ASK)  # part of what tells a tick's settings
     path = f"{config.output.path.rstrip('/')}/{tick.folder}"
@@ -270,7 +270,7 @@ def answered(root: Storage, earlier: Sequence[str]) -> tuple[set[tuple[str, str]
 
 
 def with_prompts(sample: Sample, row: int, numbers: Sequence[int]) -> Sample:
-    """The sample as row `row` of its tick, to be asked only these of its prompts."""
+    """Return the sample as row `row` of its tick, to be asked only these of its prompts."""
     return replace(sample, row=row, asked=Asked(tuple(numbers), sample.row))
 
 
@@ -281,5 +281,5 @@ def _chosen(sample: Sample, num_prompts: int) -> Sequence[int]:
 
 
 def _original(sample: Sample) -> Sample:
-    """The sample as the source's own reader knows it."""
+    """Return the sample as the source's own reader knows it."""
     return sample if sample.asked is None else replace(sample, row=sample.asked.row, asked=None)

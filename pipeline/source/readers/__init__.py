@@ -10,7 +10,7 @@ __all__ = ["FirstFields", "RawSample", "ReadFailure", "Reader", "field_names", "
 
 
 def make_reader(source: SourceConfig) -> Reader:
-    """The reader of a source's kind."""
+    """Return the reader of a source's kind."""
     from pipeline.source.readers.images import ImageFolderReader
     from pipeline.source.readers.manifest import ManifestReader
     from pipeline.source.readers.parquet import ParquetReader
@@ -31,7 +31,7 @@ def make_reader(source: SourceConfig) -> Reader:
 
 
 def field_names(source: SourceConfig) -> tuple[str, ...]:
-    """The fields needed beside the image, "*" for all; what is not named here is never fetched."""
+    """Return the fields needed beside the image, "*" for all; what is not named here is never fetched."""
     prompt = source.prompt
     asked = parse_template(prompt.template).names
     words = () if prompt.words_field is None else (prompt.words_field.partition(".")[0], "image_size")

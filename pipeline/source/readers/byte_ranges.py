@@ -36,7 +36,7 @@ class _Forward:
 
 
 def open_stream(url: str) -> Any:
-    """The content from its beginning, decompressed; can be sought in where it is not compressed."""
+    """Return the content from its beginning, decompressed; can be sought in where it is not compressed."""
     fs, inner = resolve(url)
     raw = open_file(fs, inner)
     try:
@@ -48,7 +48,7 @@ def open_stream(url: str) -> Any:
 
 
 def is_compressed(shard: Shard) -> bool:
-    """Whether the shard can only be read from its beginning."""
+    """Return whether the shard can only be read from its beginning."""
     return _is_compressed(shard.url, shard.weight)
 
 
@@ -60,7 +60,7 @@ def _is_compressed(url: str, size_bytes: int) -> bool:
 
 
 def read_ranges(shard: Shard, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
-    """The bytes of each range; they must ascend, and may be the same. No more is held than one request."""
+    """Yield the bytes of each range; they must ascend, and may be the same. No more is held than one request."""
     if not ranges:
         return
     read = _from_beginning if is_compressed(shard) else _in_ranges

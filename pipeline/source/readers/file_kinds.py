@@ -61,7 +61,7 @@ def suffix_of(name: str) -> str:
 
 
 def is_image_name(name: str) -> bool | None:
-    """Whether a file is an image by its suffix; None where the suffix says nothing."""
+    """Return whether a file is an image by its suffix; None where the suffix says nothing."""
     suffix = suffix_of(name)
     if suffix in IMAGE_SUFFIXES:
         return True
@@ -69,5 +69,5 @@ def is_image_name(name: str) -> bool | None:
 
 
 def image_format(beginning: bytes) -> str | None:
-    """The format whose files begin like this, by SNIFF_BYTES of them or more; None: no known one."""
+    """Return the format whose files begin like this, by SNIFF_BYTES of them or more; None: no known one."""
     return next((name for name, pattern in _BEGINNINGS.items() if pattern.match(beginning)), None)

@@ -87,7 +87,7 @@ class ImageFolderReader:
         return replace(shard, beside=tuple(filter(self._wants, files.beside.of(shard.members))))
 
     def _list(self, path: str, planned: set[str]) -> tuple[str, FolderFiles | None]:
-        """A folder's URL and its files; None where a folder that an earlier run has planned is gone."""
+        """Return a folder's URL and its files; None where a folder that an earlier run has planned is gone."""
         fs, inner = resolve(path)
         root = inner.rstrip("/")
         url, shown = unresolve(fs, root or "/"), storable(path)

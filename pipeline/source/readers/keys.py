@@ -84,7 +84,7 @@ def group_by_key(members: Sequence[Member], image_suffix: Sequence[str] = ()) ->
 
 
 def _entry_of(member: Member) -> _Entry | str:
-    """A member under its key, or why it is left out."""
+    """Return a member under its key, or why it is left out."""
     if member.kind is Kind.AFTER_END:
         return "bytes_after_the_end"
     if is_hidden(member.name):
@@ -101,13 +101,13 @@ def _entry_of(member: Member) -> _Entry | str:
 
 
 def wants_head(name: str) -> bool:
-    """Whether the name of a member leaves open if it is an image."""
+    """Return whether the name of a member leaves open if it is an image."""
     base = name.rpartition("/")[2]
     return _named_an_image(base.rpartition(".")[2].lower() if "." in base else "") is None
 
 
 def is_image_suffix(suffix: str, image_suffix: Sequence[str] = ()) -> bool:
-    """Whether what follows a key's dot is the suffix of an image, or one that the user takes for one."""
+    """Return whether what follows a key's dot is the suffix of an image, or one that the user takes for one."""
     return bool(_named_an_image(suffix.rpartition(".")[2])) or _rank(suffix, image_suffix) is not None
 
 
@@ -180,7 +180,7 @@ def _with_role(part: Part, role: Role) -> Part:
 
 
 def image_part(sample: Sample) -> Part | None:
-    """The sample's image."""
+    """Return the sample's image."""
     images = [part for part in sample.parts if part.role is Role.IMAGE or _looks_wanted(part)]
     return min(images, key=lambda part: part.name.count("."), default=None)  # of older listings, which had them all
 

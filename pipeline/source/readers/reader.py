@@ -61,13 +61,13 @@ def read_failures(what: str = "") -> Iterator[None]:
 
 
 def unreadable(shard: Shard, error: Exception) -> ShardProblem:
-    """What is wrong with a shard that cannot be listed."""
+    """Return what is wrong with a shard that cannot be listed."""
     error_type = MISSING_SHARD if is_gone(error) else UNREADABLE_SHARD
     return ShardProblem(error_type, f"{shard.name} ({shard.url}): {type(error).__name__}: {error}", is_passing(error))
 
 
 def not_recorded(shard: Shard) -> ShardProblem:
-    """A shard that is gone, of a plan that an older version made."""
+    """Return a shard that is gone, of a plan that an older version made."""
     return ShardProblem(
         MISSING_SHARD, f"{shard.name} ({shard.url}) is gone, and which files were in it is not recorded"
     )
@@ -77,7 +77,7 @@ class Reader(Protocol):
     """How one kind of source is listed, indexed and read. Readers travel to workers: they hold configuration only."""
 
     def shards(self, known: Collection[Shard]) -> Listing:
-        """Every shard of the source, sorted; a source that is not there is a UserError.
+        """Return every shard of the source, sorted; a source that is not there is a UserError.
 
         `known`: the shards that earlier runs under this output have named; those names are kept.
         """
@@ -94,10 +94,10 @@ class Reader(Protocol):
         together where they share what has to be read (a compressed archive, a row group)."""
 
     def index(self, shard: Shard) -> Contents:
-        """All samples of the shard in input order. Never raises for bad data: that is a ShardProblem."""
+        """Return all samples of the shard in input order. Never raises for bad data: that is a ShardProblem."""
 
     def with_patience(self, patience: RetryConfig) -> "Reader":
-        """The same reader, waiting for its storage as long as that."""
+        """Return the same reader, waiting for its storage as long as that."""
 
     def read(self, shard: Shard, samples: Sequence[Sample]) -> Iterator[RawSample]:
         """The given samples, in the given order, each exactly once. Bad data is a RawSample with an error, only a

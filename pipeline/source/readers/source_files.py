@@ -1,4 +1,4 @@
-"""Paths, globs, brace ranges and folders -> the files they stand for; a name that exists is no pattern."""
+"""Paths, globs, brace ranges and folders -> the files they stand for; a name that exists is not read as a pattern."""
 
 import glob
 import itertools
@@ -65,7 +65,7 @@ def find_files(paths: Sequence[str], patience: RetryConfig, kind: str, known: It
 
 
 def list_shards(paths: Sequence[str], patience: RetryConfig, kind: str, known: Iterable[Shard]) -> Listing:
-    """A shard for every file; those of `known` keep their names."""
+    """Return a shard for every file; those of `known` keep their names."""
     known = list(known)
     found = find_files(paths, patience, kind, known)
     names = name_shards([file.url for file in found.files], {shard.url: shard.name for shard in known})
@@ -94,7 +94,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def cannot_list(path: str, error: Exception) -> UserError:
-    """What to say of a path that is there, or may be, and yet cannot be listed."""
+    """Return what to say of a path that is there, or may be, and yet cannot be listed."""
     shown = repr(storable(path))
     if isinstance(error, PermissionError):
         return UserError(f"not allowed to read {shown}: {storable(error.strerror or str(error))}")

@@ -133,7 +133,7 @@ def iter_members(stream: IO[bytes], wants_head: Callable[[str], bool] = lambda _
 
 
 def _after_end(stream: IO[bytes]) -> tuple[bytes, int]:
-    """The first block behind an end marker that is not all zeros, and the bytes before it; none: b""."""
+    """Return the first block behind an end marker that is not all zeros, and the bytes before it; none: b""."""
     for size in range(0, _MOST_PADDING_BYTES, _BLOCK):
         try:
             block = read_up_to(stream, _BLOCK)
@@ -157,7 +157,7 @@ def _is_header(block: bytes) -> bool:
 
 
 def _skip_sparse_map(stream: IO[bytes], header: bytes, position: int) -> int:
-    """How many bytes of the map of an old GNU sparse file follow its header."""
+    """Return how many bytes of the map of an old GNU sparse file follow its header."""
     more, size = header[482], 0
     while more:
         block = read_exactly(stream, _BLOCK, position + size)

@@ -31,7 +31,7 @@ class ShardChanged(ReadFailure):
 
 
 def check_unchanged(shard: Shard) -> None:
-    """ShardChanged if the shard was replaced since it was listed; storage's own errors if it cannot be asked."""
+    """Raise ShardChanged if the shard was replaced since it was listed; storage's own errors if it cannot be asked."""
     if not shard.version:
         return
     size, version = _now(shard.url)
@@ -57,7 +57,7 @@ def _now(url: str) -> tuple[int | None, str]:
 
 
 def unless_changed(shard: Shard, contents: Contents, patience: RetryConfig) -> Contents:
-    """What was listed of a shard, if it is still the shard that was planned."""
+    """Return what was listed of a shard, if it is still the shard that was planned."""
     try:
         retry(lambda: check_unchanged(shard), f"looking at {shard.url}", patience)
     except ShardChanged as error:
@@ -68,7 +68,7 @@ def unless_changed(shard: Shard, contents: Contents, patience: RetryConfig) -> C
 
 
 def unless_replaced(items: Iterable[Item], shard: Shard) -> Iterator[Item]:
-    """The items; where getting them fails because the shard was replaced, that is what is said."""
+    """Yield the items; where getting them fails because the shard was replaced, that is what is said."""
     try:
         yield from items
     except ReadFailure:

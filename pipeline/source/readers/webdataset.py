@@ -115,7 +115,7 @@ class WebDatasetReader:
                 yield self._checked(shard, sample, data)
 
     def _needed_parts(self, sample: Sample) -> list[Part]:
-        """The image and the members with fields that are asked for, unless something about one is wrong."""
+        """Return the image and the members with fields that are asked for, unless something about one is wrong."""
         image = image_part(sample)
         return [
             part
@@ -132,7 +132,7 @@ class WebDatasetReader:
         return suffix == "json" or suffix in self.fields
 
     def _problem(self, part: Part, is_image: bool) -> tuple[str, str] | None:
-        """Why a member is not read."""
+        """Return why a member is not read."""
         if part.role in _LOST:
             return part.role.value, _LOST[part.role]
         size = part.byte_range.size

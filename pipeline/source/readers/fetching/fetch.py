@@ -40,7 +40,7 @@ def fetch_all(uris: Iterable[str], config: FetchConfig, patience: RetryConfig) -
 
 
 def with_image(shard: Shard, sample: Sample, fields: dict[str, Any], image: bytes | FetchProblem) -> RawSample:
-    """The sample with what was fetched for it."""
+    """Return the sample with what was fetched for it."""
     if not isinstance(image, FetchProblem):
         return RawSample(sample, image, fields)
     message = f"{shard.name}/{sample.key}: {image.message}"

@@ -46,7 +46,7 @@ def read_file(fs: fsspec.AbstractFileSystem, path: str, max_bytes: int, timeout_
 
 
 def read_plain(path: str, max_bytes: int) -> bytes:
-    """The bytes of a file on this machine, TooLarge or NotAFile."""
+    """Return the bytes of a file on this machine, TooLarge or NotAFile."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise NotAFile("no regular file")
@@ -71,7 +71,7 @@ def cat(fs: fsspec.AbstractFileSystem, path: str, timeout_s: float | None = None
 
 
 def open_file(fs: fsspec.AbstractFileSystem, path: str) -> IO[bytes]:
-    """The file, read in requests that may take REQUEST_S each; over it: Unavailable.
+    """Return the file, read in requests that may take REQUEST_S each; over it: Unavailable.
 
     It can be sought in, unless a web server gives no byte ranges: then it is a stream.
     """

@@ -11,7 +11,7 @@ _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview"
 
 
 def forbidden_by(headers: Iterable[str], user_agent: str) -> str | None:
-    """The first directive that forbids the use to this user agent; None if all allow it."""
+    """Return the first directive that forbids the use to this user agent; None if all allow it."""
     own = re.split(r"[/\s(]", user_agent.strip(), maxsplit=1)[0].lower()  # `deed-pipeline/0.1 (+mailto:...)`
     for header in headers:
         meant = True

@@ -36,7 +36,7 @@ def is_web(uri: str) -> bool:
 
 
 def absolute(uri: str, base_url: str) -> str:
-    """A URI as it is; a path without a scheme is one beside the file `base_url`, on the same storage."""
+    """Return a URI as it is; a path without a scheme is one beside the file `base_url`, on the same storage."""
     uri = _JAVAS_FILE.sub("file://", uri)
     if has_scheme(uri):
         return uri
@@ -56,7 +56,7 @@ def shown(uri: str) -> str:
 
 
 def local_path(uri: str) -> str:
-    """The file that a path or a file:// URI names.
+    """Return the file that a path or a file:// URI names.
 
     Percent-escapes of file:// are undone, those of a plain path are letters like others; a name in the escaped form of
     our own tables is the one it stands for. Where only the other reading exists, that is meant.
@@ -96,7 +96,7 @@ def data_of(uri: str, max_bytes: int) -> bytes | None:
 
 
 def host_of(url: str) -> str:
-    """Host and port; BadUri where there is no host."""
+    """Return the host and port; BadUri where there is no host."""
     try:
         place = urlsplit(url)
         host, port = place.hostname, place.port

@@ -183,7 +183,7 @@ class _Body:
         return self._encoding not in ("", "identity")
 
     def add(self, block: bytes) -> bool:
-        """Whether it is still not too large."""
+        """Return whether it is still not too large."""
         while block and self._bytes.tell() <= self._max_bytes:
             if self._unpacker is None:
                 self._bytes.write(block)

@@ -36,7 +36,7 @@ def is_metadata(name: str) -> bool:
 
 
 def metadata_urls(shard: Shard) -> list[str]:
-    """The metadata files that speak of the shard's images."""
+    """Return the metadata files that speak of the shard's images."""
     return [f"{shard.url.rstrip('/')}/{name}" for name in shard.beside if is_metadata(name)]
 
 

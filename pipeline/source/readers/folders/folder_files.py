@@ -117,7 +117,7 @@ def list_folder(fs: fsspec.AbstractFileSystem, root: str, url: str, patience: Re
 
 
 def _reason(file: Found, outputs: tuple[str, ...]) -> str | None:
-    """Why a file is no input by what is known without looking into it."""
+    """Return why a file is no input by what is known without looking into it."""
     if is_hidden(file.name):
         return "hidden_files"
     if file.problem is not None:

@@ -98,7 +98,7 @@ def _shard_of(name: str, url: str, files: Sequence[tuple[str, int]]) -> Shard:
 
 
 def changed_files(files: FolderFiles, known: Iterable[Shard]) -> list[LeftOut]:
-    """The folder's files that are there and have another size than when they were planned."""
+    """Return the folder's files that are there and have another size than when they were planned."""
     changed = [
         member
         for shard in known
@@ -110,7 +110,7 @@ def changed_files(files: FolderFiles, known: Iterable[Shard]) -> list[LeftOut]:
 
 
 def _as_before(own: Sequence[Shard], container: str, files: FolderFiles) -> list[Shard]:
-    """The shards as an older version cut them, if these are still the same; nothing otherwise."""
+    """Return the shards as an older version cut them, if these are still the same; nothing otherwise."""
     sizes = {shard.name: shard.weight for shard in own if shard.weight}
     found = (file for file in files.found if file.problem is None and not file.by_link)
     former = sorted((f.name, f.size) for f in found if f.name.rsplit(".", 1)[-1].lower() in _FORMER_SUFFIXES)

@@ -31,7 +31,7 @@ class Found:
 
 
 def walk(fs: fsspec.AbstractFileSystem, root: str) -> list[Found]:
-    """All of them, in no order. OSErrors are about the folder itself: FileNotFoundError, PermissionError, ..."""
+    """Return all of them, in no order. OSErrors are about the folder itself: FileNotFoundError, PermissionError, ..."""
     if is_local(fs):
         return list(_walk_here(root))
     files = fs.find(root, detail=True)

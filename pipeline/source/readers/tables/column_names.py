@@ -14,13 +14,13 @@ _DELIMITERS = ";\t|,"
 
 
 def not_among(setting: str, name: str, url: str, names: Sequence[str]) -> str:
-    """The sentence, without advice."""
+    """Return the sentence, without advice."""
     has = f"which has {names_in_words(names)}" if names else "which is empty"
     return f"{setting}={name!r} is no column of {storable(url)!r}, {has}"
 
 
 def doubled(setting: str, name: str, url: str) -> str:
-    """The same for a name that does not say which column is meant."""
+    """Return the same for a name that does not say which column is meant."""
     return f"{setting} names {name!r}, and two columns of {storable(url)!r} are called so"
 
 
@@ -38,7 +38,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def why_no_column(name: str, names: Sequence[str], table: TableConfig | Literal[False]) -> str:
-    """What to do about it, by what the first line of a text table (False: of another) looks like, or nothing."""
+    """Return what to do about it, by what the first line of a text table (False: of another) looks like, or nothing."""
     if not table or table.columns is not None or not names:
         return did_you_mean(name, names)
     halves = [set(names[0][n::2]) == {"\0"} for n in (0, 1)]

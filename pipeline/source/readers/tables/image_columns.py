@@ -14,12 +14,12 @@ _TEXT = (types.is_string, types.is_large_string, types.is_string_view)
 
 
 def holds_lists(column: pa.DataType) -> bool:
-    """Whether each row has a list of images."""
+    """Return whether each row has a list of images."""
     return any(belongs(_plain(column)) for belongs in _LISTS)
 
 
 def why_no_images(column: pa.DataType) -> str | None:
-    """What a column holds in place of images; None: images, or nothing but null."""
+    """Return what a column holds in place of images; None: images, or nothing but null."""
     plain = _plain(column)
     one = _plain(plain.value_type) if holds_lists(plain) else plain
     if types.is_null(one) or any(belongs(one) for belongs in _BYTES):
@@ -43,7 +43,7 @@ def advice_on_images(schema: pa.Schema) -> str:
 
 
 def images_per_row(table: pq.ParquetFile, group: int, column: str) -> list[int]:
-    """How long the list of each row of a row group is, 0 for null; all 0 where the group is damaged.
+    """Return how long the list of each row of a row group is, 0 for null; all 0 where the group is damaged.
 
     Of lists of structs only the paths are read, where there are paths; of others all that they hold.
     """

@@ -50,7 +50,7 @@ def _children(value: Any) -> Any:
 
 
 def in_words(value: Any) -> str:
-    """What kind of value it is, in the words of those who write JSON and tables."""
+    """Return what kind of value it is, in the words of those who write JSON and tables."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):

@@ -27,7 +27,7 @@ class _Line:
 
 
 def line_places(stream: Blocks, position: int, newline: bytes = b"\n") -> Iterator[ByteRange]:
-    """Every line that holds something; `position` is where the stream stands."""
+    """Yield every line that holds something; `position` is where the stream stands."""
     for line in _lines(stream, newline, quoted=False):
         if not line.blank:
             yield ByteRange(position, line.size)
@@ -78,7 +78,7 @@ def _lines(stream: Blocks, newline: bytes, *, quoted: bool) -> Iterator[_Line]:
 
 
 def element_places(stream: Blocks, position: int) -> Iterator[ByteRange]:
-    """The elements of a JSON array, of whatever kind; the stream stands behind the bracket or a comma.
+    """Yield the elements of a JSON array, of whatever kind; the stream stands behind the bracket or a comma.
 
     An array that is cut ends with a part of an element; what follows its end is one more place. Neither will parse.
     """

@@ -53,7 +53,7 @@ def text_table(url: str, table: TableConfig = _USUAL) -> TextTable | None:
 
 
 def places(url: str, first: int = 0, end: int | None = None, table: TableConfig = _USUAL) -> Iterator[Place]:
-    """Where the records are, in order; of text files those that begin at `first` or later and before `end`."""
+    """Yield where the records are, in order; of text files those that begin at `first` or later and before `end`."""
     text = text_table(url, table)
     if text is not None:
         yield from text.places(first, end)
@@ -66,7 +66,7 @@ def places(url: str, first: int = 0, end: int | None = None, table: TableConfig 
 def read_records(
     url: str, where: Sequence[Place], columns: Sequence[str] | None = None, table: TableConfig = _USUAL
 ) -> Iterator[Any]:
-    """The record (a dict) or BadRecord at each place; places must ascend. Of Parquet, only `columns` are read."""
+    """Yield the record (a dict) or BadRecord at each place; places must ascend. Of Parquet, only `columns` are read."""
     text = text_table(url, table)
     if text is not None:
         yield from text.read([place for place in where if isinstance(place, ByteRange)])
@@ -75,7 +75,7 @@ def read_records(
 
 
 def column_names(url: str, table: TableConfig = _USUAL) -> list[str] | None:
-    """The columns of a CSV or Parquet file; None for JSON, whose records are all their own."""
+    """Return the columns of a CSV or Parquet file; None for JSON, whose records are all their own."""
     text = text_table(url, table)
     if text is not None:
         return text.names()
@@ -84,7 +84,7 @@ def column_names(url: str, table: TableConfig = _USUAL) -> list[str] | None:
 
 
 def open_parquet(url: str) -> pq.ParquetFile:
-    """A Parquet file read in pieces: neither the file nor a row group is held as a whole."""
+    """Return a Parquet file read in pieces: neither the file nor a row group is held as a whole."""
     fs, inner = resolve(url)
     return pq.ParquetFile(open_file(fs, inner), pre_buffer=False, buffer_size=1 << 20)
 
@@ -116,7 +116,7 @@ def _is_parquet(url: str, table: TableConfig) -> bool:
 def read_parquet_rows(
     url: str, rows: Sequence[int], columns: Sequence[str] | None
 ) -> Iterator[dict[str, Any] | BadRecord]:
-    """The given rows, which must ascend; only the row groups they are in are touched, each once.
+    """Yield the given rows, which must ascend; only the row groups they are in are touched, each once.
 
     A damaged row group costs the rows from the damage to its end, which are DamagedRow; no other group.
     """
@@ -162,7 +162,7 @@ def _rows_of_group(
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether it is what is in the file that cannot be read, and not the file: Arrow says both by an OSError."""
+    """Return whether it is what is in the file that cannot be read, and not the file: Arrow says both by an OSError."""
     if isinstance(error, pa.ArrowException | UnicodeDecodeError):
         return True
     return type(error) is OSError and error.errno is None and error.__cause__ is None

@@ -39,7 +39,7 @@ class TextTable:
         return self.form in ("csv", "tsv")
 
     def places(self, first: int = 0, end: int | None = None) -> Iterator[ByteRange]:
-        """Where the records are, in order: those that begin at `first` or later and before `end`."""
+        """Yield where the records are, in order: those that begin at `first` or later and before `end`."""
         with self._open() as (stream, form):
             skips_header = self._has_header and not first
             if first:
@@ -52,7 +52,7 @@ class TextTable:
                 skips_header = False
 
     def read(self, places: Sequence[ByteRange]) -> Iterator[dict[str, Any] | BadRecord]:
-        """The record at each place; places must ascend."""
+        """Yield the record at each place; places must ascend."""
         with self._open() as (stream, form):
             names = self._names(stream, form) if self.has_cells else None
             for place in places:
@@ -67,7 +67,7 @@ class TextTable:
                 yield self._parse(data.removeprefix(BOM) if place.begin == 0 else data, stream.encoding, names)
 
     def names(self) -> list[str] | None:
-        """The columns; None where each record has its own."""
+        """Return the columns; None where each record has its own."""
         if self.form == "txt":
             return list(self.table.columns or ())
         if not self.has_cells:
