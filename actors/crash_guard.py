@@ -1,4 +1,4 @@
-"""Everything an actor does for the rows of a chunk, such that a row which kills the process is found (crash_log)."""
+"""Runs the rows of a chunk in an actor, such that a row which kills the process is found (crash_log)."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -20,14 +20,14 @@ class CrashGuard:
         num_rows: int,
         work: Callable[[Sequence[int], bool], Awaitable[None]],
     ) -> Attempt:
-        """Do `work` for rows 0..num_rows-1 but the condemned ones, which the attempt that is given back names.
+        """Do `work` for rows 0..num_rows-1 except the condemned ones, which the returned attempt names.
 
         `work` gets numbers of rows, and whether they run alone. Rows of a chunk that has killed processes before are
         run in the pieces that the log asks for, with nothing else in this process.
         """
         attempt: Attempt = await self._log.begin.remote(shard, chunk, num_rows)
         condemned = frozenset(attempt.condemned)
-        async with self._room.alone() if attempt.alone else self._room.together():
+        async with self._room.enter(alone=attempt.alone):
             for first, end in attempt.pieces:
                 if attempt.alone:
                     await self._log.enter.remote(shard, chunk, (first, end))
@@ -37,5 +37,5 @@ class CrashGuard:
         return attempt
 
     async def done(self, shard: str, chunk: int) -> None:
-        """The chunk is committed."""
+        """Tell the log that the chunk is committed."""
         await self._log.done.remote(shard, chunk)

@@ -14,27 +14,15 @@ class Room:
         self._wanting_alone = 0
 
     @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
+    async def enter(self, *, alone: bool) -> AsyncIterator[None]:
         async with self._changed:
-            await self._changed.wait_for(lambda: self._wanting_alone == 0)
+            self._wanting_alone += alone
+            await self._changed.wait_for(lambda: (self._inside if alone else self._wanting_alone) == 0)
             self._inside += 1
         try:
             yield
         finally:
             async with self._changed:
                 self._inside -= 1
-                self._changed.notify_all()
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        async with self._changed:
-            self._wanting_alone += 1
-            await self._changed.wait_for(lambda: self._inside == 0)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._inside -= 1
-                self._wanting_alone -= 1
+                self._wanting_alone -= alone
                 self._changed.notify_all()

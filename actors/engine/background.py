@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from actors.engine.batch import EncodeBatch
 from actors.engine.executor import Executor
-from actors.engine.scheduler import EncodeBatch
 
 
 class BackgroundEncoder:

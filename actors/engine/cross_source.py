@@ -11,7 +11,7 @@ memory layer by layer for a single product each, while the states are the same f
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from actors.engine.scheduler import Batch
+from actors.engine.batch import Batch
 from conf.engine import CrossAttention
 from conf.model import DecoderConfig
 

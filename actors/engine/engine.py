@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 
 from actors.engine.background import BackgroundEncoder
+from actors.engine.batch import Batch, EncodeBatch
 from actors.engine.cross_source import CrossSource
 from actors.engine.executor import EagerExecutor
 from actors.engine.kv_cache import fitting_slots, slot_bytes
 from actors.engine.limits import check_request
 from actors.engine.request import ActiveSequence, Completion, Request
-from actors.engine.scheduler import Batch, EncodeBatch, Scheduler, SchedulerRules
+from actors.engine.scheduler import Scheduler, SchedulerRules
 from actors.engine.stats import EngineStats, Meter, split_encoding
 from actors.model.model import MultiExitModel
 from actors.model.weights import with_weights
@@ -43,7 +44,7 @@ class Engine:
 
     def _measure_visits(self, limit_s: float) -> None:
         self.scheduler.policy.set_costs(self.executor.visit_costs(self.scheduler.max_rows, limit_s))
-        self.meter.restart()  # what was measured on were no tokens
+        self.meter.restart()  # the measurement emitted no tokens of any request
 
     def add(self, request: Request) -> None:
         """Queue a request; ValueError when the model cannot take it."""

@@ -6,12 +6,12 @@ from typing import Protocol
 
 import torch
 
+from actors.engine.batch import Batch, Emission, EncodeBatch
 from actors.engine.costs import VisitCost
 from actors.engine.exit_judge import ExitJudge, Verdict
 from actors.engine.processors import Processors
 from actors.engine.request import ActiveSequence
 from actors.engine.runner import Runner
-from actors.engine.scheduler import Batch, Emission, EncodeBatch
 from actors.engine.stats import Meter
 from actors.engine.visit_costs import measure_visit_costs
 from actors.model.model import MultiExitModel

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from actors.engine.batch import Batch, Emission
 from actors.engine.exit_policy import SHORTLIST_SIZE, Shortlist, needs_tokens, saturation, score
 from actors.engine.processors import Past, Processors
 from actors.engine.request import ActiveSequence
-from actors.engine.scheduler import Batch, Emission
 from actors.engine.stats import Meter
 from actors.engine.visit import index_tensor
 from actors.model.model import MultiExitModel

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from actors.engine.batch import Batch, EncodeBatch
 from actors.engine.cross_source import CrossSource
 from actors.engine.encoding import encode_requests
 from actors.engine.exit_judge import ExitStates
 from actors.engine.kv_cache import SlotCache
-from actors.engine.scheduler import Batch, EncodeBatch
 from actors.engine.visit import Visit, VisitPart, index_tensor, plan_visit
 from actors.model.blocks import DecoderLayer, additive, attend, attend_shared
 from actors.model.linear import filled_rows, is_packed

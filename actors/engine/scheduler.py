@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from actors.engine.admission import Admission
+from actors.engine.batch import Batch, Emission, EncodeBatch
 from actors.engine.costs import costs_by_layers
 from actors.engine.loops import LoopRule
 from actors.engine.policy import QueuePolicy
@@ -21,44 +22,6 @@ from actors.engine.stats import Meter
 from conf.engine import KvPolicy, Schedule
 from conf.model import ModelConfig
 from conf.resolve import Decay, Resolved, threshold_at
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeBatch:
-    """Newly admitted sequences, to be encoded together."""
-
-    sequences: tuple[ActiveSequence, ...]
-    segment: None = None  # it runs none
-
-    @property
-    def weights(self) -> list[int]:
-        """Return what part each sequence has in the batch: all the same."""
-        return [1] * len(self.sequences)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Sequences whose current token runs `segment`, with the pending positions they bring along."""
-
-    segment: int
-    sequences: tuple[ActiveSequence, ...]
-
-    @property
-    def weights(self) -> list[int]:
-        """Return how many positions each sequence brings."""
-        return [len(sequence.pending(self.segment)) for sequence in self.sequences]
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """What the exit of a segment said, one entry per sequence of the batch; all plain Python values.
-
-    The token of a row that stays is never read. Where full depth checks drafts, there is one entry per pending
-    position of every sequence instead.
-    """
-
-    token_ids: list[int]
-    confidences: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +43,7 @@ class SchedulerRules:
     prefix_ids: tuple[int, ...] = ()  # decoder inputs after the start token, of requests that bring none
     deep_first: bool = False  # a prefix goes through all layers: nothing computes its deeper features later
     loop: LoopRule | None = None  # when an output repeats itself too much to go on
-    max_drafts: int | None = None  # early exits are drafts, and full depth checks them at the latest after so many
+    max_drafts: int | None = None  # early exits are drafts, and full depth checks them after this many at the latest
 
     @classmethod
     def of(cls, model: ModelConfig, resolved: Resolved, num_slots: int) -> "SchedulerRules":

@@ -61,14 +61,43 @@ class EncoderLayer(nn.Module):
 
 
 def grid_positions(side: int, width: int) -> Tensor:
-    """Sines and cosines of column and row, [side * side, width]; where the learned positions start from."""
+    """Return sines and cosines of column and row [side * side, width], from which learned positions start."""
     half = width // 2
     table = sinusoids(side, half)
     columns, rows = table.repeat(side, 1), table.repeat_interleave(side, dim=0)
     return torch.cat([columns, rows], dim=1)
 
 
-class ScenesEncoder(nn.Module):
+class PixelEncoder(nn.Module):
+    """An encoder that normalises its pixels by statistics that live in the config, not in the weights file."""
+
+    mean: Tensor
+    std: Tensor
+
+    def set_pixel_statistics(self, model: ModelConfig) -> None:
+        """Put the pixel statistics in place."""
+        for name, values in (("mean", model.pixel_mean), ("std", model.pixel_std)):
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1) * 255, persistent=False)
+
+    def normal(self, pixels_BXYC: Tensor, dtype: torch.dtype) -> Tensor:
+        """Turn uint8 pixels [B, X, Y, 3] into normalised ones [B, 3, X, Y]."""
+        pixels = pixels_BXYC.permute(0, 3, 1, 2)  # channels-last memory, which the CPU convolutions prefer
+        return ((pixels.float() - self.mean) / self.std).to(dtype)
+
+
+class GridEncoder(PixelEncoder):
+    """Sees a square grid of patches and reads one prompt."""
+
+    side: int  # of the grid, in patches
+    max_prompt_tokens: int
+
+    @property
+    def max_context(self) -> int:
+        """Most encoder positions a request can have."""
+        return self.side * self.side + self.max_prompt_tokens
+
+
+class ScenesEncoder(PixelEncoder):
     """uint8 pixels and prompt tokens -> states the decoder attends to."""
 
     def __init__(self, model: ModelConfig) -> None:
@@ -83,21 +112,11 @@ class ScenesEncoder(nn.Module):
         self.prompt_positions = nn.Embedding(config.max_prompt_tokens, config.d_model)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model, eps=1e-6)
-        self.mean: Tensor
-        self.std: Tensor
         self.set_pixel_statistics(model)
-
-    def set_pixel_statistics(self, model: ModelConfig) -> None:
-        """Put the pixel statistics in place; they live in the config, not in the weights file."""
-        for name, values in (("mean", model.pixel_mean), ("std", model.pixel_std)):
-            statistic = torch.tensor(values, device="cpu").view(3, 1, 1) * 255
-            self.register_buffer(name, statistic, persistent=False)
 
     def patches(self, pixels_BHWC: Tensor) -> Tensor:
         """uint8 pixels [B, X, Y, 3] -> what the stem makes of every patch [B, P, D]."""
-        pixels = pixels_BHWC.permute(0, 3, 1, 2)  # channels-last memory, which the CPU convolutions prefer
-        normal = ((pixels.float() - self.mean) / self.std).to(self.patch_positions.dtype)
-        patches: Tensor = self.stem_norm(self.stem(normal))
+        patches: Tensor = self.stem_norm(self.stem(self.normal(pixels_BHWC, self.patch_positions.dtype)))
         return patches
 
     def forward(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.model.blocks import RMSNorm, sinusoids
-from actors.model.encoder import EncoderLayer, Stem
+from actors.model.encoder import EncoderLayer, GridEncoder, Stem
 from actors.model.word_boxes import unpack
 from conf.model import LatrEncoderConfig, ModelConfig, RelativeBias
 
@@ -30,7 +30,7 @@ class BidirectionalBias(nn.Module):
         self.table = nn.Embedding(config.num_buckets, num_heads)
 
     def forward(self, length: int) -> Tensor:
-        """Bias [H, S, S] over positions 0..length-1."""
+        """Return the bias [H, S, S] over positions 0..length-1."""
         position = torch.arange(length, device=self.table.weight.device)
         relative = position[None, :] - position[:, None]
         half = self.num_buckets // 2
@@ -43,7 +43,7 @@ class BidirectionalBias(nn.Module):
         return bias.permute(2, 0, 1)
 
 
-class LatrEncoder(nn.Module):
+class LatrEncoder(GridEncoder):
     """uint8 pixels and prompt tokens, some of which carry boxes -> states the decoder attends to."""
 
     def __init__(self, model: ModelConfig) -> None:
@@ -59,33 +59,22 @@ class LatrEncoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
         self.bias = BidirectionalBias(config.relative_bias, config.num_heads)
         self.norm = RMSNorm(config.d_model, eps=1e-6)
-        self.mean: Tensor
-        self.std: Tensor
         self.set_pixel_statistics(model)
 
-    def set_pixel_statistics(self, model: ModelConfig) -> None:
-        """Put the pixel statistics in place; they live in the config, not in the weights file."""
-        for name, values in (("mean", model.pixel_mean), ("std", model.pixel_std)):
-            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1) * 255, persistent=False)
-
     def initialise(self) -> None:
-        """Layout tables start as sines and cosines, so that near places look alike before anything is learned."""
+        """Start the layout tables as sines and cosines, so that near places look alike before anything is learned."""
         for table in self.layout.values():
             table.weight.data = sinusoids(*table.weight.shape) * len(SIDES) ** -0.5
         nn.init.normal_(self.bias.table.weight, std=0.02)
-
-    @property
-    def max_context(self) -> int:
-        """Most encoder positions a request can have."""
-        return self.side * self.side + self.max_prompt_tokens
 
     def encode(self, pixels_BXYC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
         tokens, boxes_BQ4, has_box_BQ = unpack(prompt_ids_BQ, self.vocab_size)
         words = self.embedding(tokens)
         words = words + torch.where(has_box_BQ[..., None], self._layout(boxes_BQ4), 0.0)
-        pixels = (pixels_BXYC.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        patches = self.stem_norm(self.stem(pixels.to(words.dtype))) + self._layout(self._patch_boxes(words.device))
+        patches = self.stem_norm(self.stem(self.normal(pixels_BXYC, words.dtype))) + self._layout(
+            self._patch_boxes(words.device)
+        )
         x = torch.cat([patches, words], dim=1)
         mask_BS = torch.cat([prompt_mask_BQ.new_ones(patches.shape[:2]), prompt_mask_BQ], dim=1)
         bias_HSS = self.bias(x.shape[1]).to(x.dtype)
@@ -101,7 +90,7 @@ class LatrEncoder(nn.Module):
         return torch.stack([self.layout[side](value) for side, value in zip(SIDES, values, strict=True)]).sum(0)
 
     def _patch_boxes(self, device: torch.device) -> Tensor:
-        """[P, 4] in thousandths, row by row."""
+        """Return the boxes of the patches [P, 4] in thousandths, row by row."""
         edges = torch.arange(self.side + 1, device=device) * 1000 // self.side
         rows, columns = torch.meshgrid(*[torch.arange(self.side, device=device)] * 2, indexing="ij")
         rows, columns = rows.flatten(), columns.flatten()

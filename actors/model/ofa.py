@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actors.model.encoder import Stem, grid_positions
+from actors.model.encoder import GridEncoder, Stem, grid_positions
 from conf.model import ModelConfig, OfaEncoderConfig
 
 
@@ -32,7 +32,7 @@ class OfaEncoderLayer(nn.Module):
         return x_BSD + self.contract(self.inner_norm(F.gelu(self.expand(self.ffn_norm(x_BSD)))))
 
 
-class OfaEncoder(nn.Module):
+class OfaEncoder(GridEncoder):
     """uint8 pixels and prompt tokens -> states the decoder attends to."""
 
     def __init__(self, model: ModelConfig) -> None:
@@ -51,30 +51,17 @@ class OfaEncoder(nn.Module):
         self.position_key = nn.Linear(config.d_model, config.d_model)
         self.layers = nn.ModuleList(OfaEncoderLayer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.d_model)
-        self.mean: Tensor
-        self.std: Tensor
         self.set_pixel_statistics(model)
 
-    def set_pixel_statistics(self, model: ModelConfig) -> None:
-        """Put the pixel statistics in place; they live in the config, not in the weights file."""
-        for name, values in (("mean", model.pixel_mean), ("std", model.pixel_std)):
-            self.register_buffer(name, torch.tensor(values, device="cpu").view(3, 1, 1) * 255, persistent=False)
-
     def initialise(self) -> None:
-        """Patch positions start as sines and cosines of column and row."""
+        """Start the patch positions as sines and cosines of column and row."""
         patches = self.side * self.side
         self.positions.weight.data[:patches] = grid_positions(self.side, self.positions.embedding_dim)
-
-    @property
-    def max_context(self) -> int:
-        """Most encoder positions a request can have."""
-        return self.side * self.side + self.max_prompt_tokens
 
     def encode(self, pixels_BXYC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
         words = self.embed_norm(self.embedding(prompt_ids_BQ))
-        pixels = (pixels_BXYC.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        patches = self.stem_norm(self.stem(pixels.to(words.dtype)))
+        patches = self.stem_norm(self.stem(self.normal(pixels_BXYC, words.dtype)))
         x = torch.cat([patches, words], dim=1) + self.positions.weight[: patches.shape[1] + words.shape[1]]
         mask_BS = torch.cat([prompt_mask_BQ.new_ones(patches.shape[:2]), prompt_mask_BQ], dim=1)
         attend_BHSS = self._position_scores(x.shape[1])[None].masked_fill(~mask_BS[:, None, None, :], float("-inf"))
@@ -83,7 +70,7 @@ class OfaEncoder(nn.Module):
         return self.norm(x), mask_BS
 
     def _position_scores(self, length: int) -> Tensor:
-        """What positions ask of each other, shared by all layers [H, S, S]."""
+        """Return the scores of positions for each other [H, S, S], which all layers share."""
         positions = self.position_norm(self.positions.weight[:length])
         q = self.position_query(positions).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)
         k = self.position_key(positions).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)

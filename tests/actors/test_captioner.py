@@ -209,7 +209,7 @@ def test_alone_means_alone() -> None:
     room, inside, most = Room(), [0], {"together": 0, "alone": 0}
 
     async def visit(how: str) -> None:
-        async with room.alone() if how == "alone" else room.together():
+        async with room.enter(alone=how == "alone"):
             inside[0] += 1
             most[how] = max(most[how], inside[0])
             await asyncio.sleep(0.001)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from actors.engine.batch import Batch, Emission, EncodeBatch
 from actors.engine.costs import VisitCost
 from actors.engine.request import ActiveSequence, Completion, Request
-from actors.engine.scheduler import Batch, Emission, EncodeBatch, Scheduler, SchedulerRules
+from actors.engine.scheduler import Scheduler, SchedulerRules
 from actors.engine.stats import Meter
 
 Scripts = Sequence[

@@ -5,16 +5,40 @@ Every image brings one caption and as many question-answer pairs as fit the toke
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from actors.model.model import PackedBatch
-from actors.model.tokenizer import TextCodec
-from actors.training.corpus import TrainingSample, pixels_of
+from actors.model.tokenizer import TextCodec, train_tokenizer
+from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
 from conf.model import ModelConfig
-from conf.training import DataConfig
+from conf.training import DataConfig, TokenizerConfig
 from pipeline.source.words_field import word_lines
+
+
+def saved_tokenizer(folder: Path, corpus: LabelledCorpus, config: TokenizerConfig) -> Tokenizer:
+    """Return the tokenizer saved in the folder, trained on the texts of the corpus first if there is none yet."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return Tokenizer.from_file(str(path))
+    texts: list[str] = []
+    count = 0
+    for shard in corpus.shards:
+        for sample in corpus.samples(shard):
+            texts += [text for pair in sample.record["captions"] for text in (pair["prompt"], pair["text"])]
+            texts += [text for pair in sample.record["qa"] for text in (pair["question"], pair["answer"])]
+            count += 1
+        if count >= config.num_samples:
+            break
+    if not count:
+        raise corpus.nothing("labelled images")
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -82,7 +106,7 @@ class Packer:
 
 
 def num_tokens(pairs: Sequence[Sequence[Pair]]) -> int:
-    """Target tokens of some samples, end tokens included."""
+    """Count the target tokens of some samples, end tokens included."""
     return sum(len(pair.target) + 1 for own in pairs for pair in own)
 
 

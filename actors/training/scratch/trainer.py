@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from actors.model.checkpoint import save_checkpoint
 from actors.model.encoders import tied_names
 from actors.model.model import MultiExitModel
-from actors.model.tokenizer import TextCodec, train_tokenizer
+from actors.model.tokenizer import TextCodec
 from actors.training import state
 from actors.training.corpus import LabelledCorpus, TrainingSample
 from actors.training.device import choose_device
-from actors.training.scratch.data import Packer, Pair, num_tokens
+from actors.training.scratch.data import Packer, Pair, num_tokens, saved_tokenizer
 from actors.training.scratch.grounding import PATCH_PIXELS, GroundingHead, Places
 from actors.training.scratch.loss import multi_exit_loss
 from actors.training.scratch.optimizers import make_optimizers, rate_share
@@ -46,9 +45,9 @@ class Trainer:
         self.validation_corpus = LabelledCorpus(config.data.validation)
         torch.manual_seed(config.seed)
         if self.workers.leads:
-            self._tokenizer()
+            saved_tokenizer(self.state_path, self.corpus, config.tokenizer)
         self.workers.wait()
-        self.tokenizer = self._tokenizer()
+        self.tokenizer = saved_tokenizer(self.state_path, self.corpus, config.tokenizer)
         self.model_config = model_config(config, self.tokenizer.get_vocab_size())
         self.model = MultiExitModel(self.model_config)
         initialise(self.model)
@@ -83,26 +82,6 @@ class Trainer:
             f"{parameters / 1e6:.1f} M parameters, exits {list(self.model_config.exits)}, on {self.device}, "
             f"{len(self.corpus.shards)} shards, from step {self.step} of {self.config.optimizer.total_steps}"
         )
-
-    def _tokenizer(self) -> Tokenizer:
-        path = self.state_path / "tokenizer.json"
-        if path.is_file():
-            return Tokenizer.from_file(str(path))
-        texts: list[str] = []
-        count = 0
-        for shard in self.corpus.shards:
-            for sample in self.corpus.samples(shard):
-                texts += [text for pair in sample.record["captions"] for text in (pair["prompt"], pair["text"])]
-                texts += [text for pair in sample.record["qa"] for text in (pair["question"], pair["answer"])]
-                count += 1
-            if count >= self.config.tokenizer.num_samples:
-                break
-        if not count:
-            raise self.corpus.nothing("labelled images")
-        tokenizer = train_tokenizer(texts, self.config.tokenizer.vocab_size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(str(path))
-        return tokenizer
 
     def _known_places(self) -> Places | None:
         """What the first shards say is where; a rare name that only later shards hold is not asked for."""

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from actors.engine.batch import Batch, Emission
 from actors.engine.exit_judge import ExitJudge, ExitStates, Verdict
-from actors.engine.scheduler import Batch, Emission
 from jobs.bench.engine.scripts import Depths
 
 THRESHOLD = 0.5  # of every exit: scripted confidences are 0 or 1

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.engine.batch import Batch, Emission, EncodeBatch
 from actors.engine.request import Completion, Request
-from actors.engine.scheduler import Batch, Emission, EncodeBatch, Scheduler, SchedulerRules
+from actors.engine.scheduler import Scheduler, SchedulerRules
 from actors.engine.slots import SlotAllocator
 from actors.engine.stats import Meter
 from conf.engine import Schedule
