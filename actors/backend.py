@@ -23,7 +23,7 @@ class Backend:
 
 
 def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) -> Backend:
-    """The real thing: checkpoint and engine on the device this process has. Called inside the actor."""
+    """Return the real thing: checkpoint and engine on the device this process has. Call it inside the actor."""
     import torch
 
     from actors.engine_factory import make_engine

@@ -124,7 +124,7 @@ class Captioner:
         return {key: answer for key, answer in zip(keys, known, strict=True) if answer is not None}
 
     async def _save_engine_stats(self) -> None:
-        """Every window closed so far is exported, and then on storage."""
+        """Write every window closed so far to storage."""
         windows = self._thread.take_windows()
         for stats in windows:
             self._meter.window(stats)

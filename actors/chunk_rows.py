@@ -36,13 +36,13 @@ class ChunkRows:
         return rows
 
     def finish(self, position: int, row: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
-        """A row's outcome is known."""
+        """Take the outcome of a row."""
         if position in self._originals:
             self._columns[position] = columns
         self._finished.add({**row, "shard": self._shard, **columns})
 
     def table(self) -> pa.Table:
-        """The chunk as it is staged, once every row of `to_run` is finished."""
+        """Return the chunk as it is staged, once every row of `to_run` is finished."""
         done = set(self.to_run)
         others = [position for position in range(self._prepared.num_rows) if position not in done]
         for first in range(0, len(others), BLOCK_ROWS):
@@ -52,7 +52,7 @@ class ChunkRows:
         return self._finished.table(sort=True)
 
     def summary(self) -> dict[str, Any]:
-        """The part of tables.SUMMARY that counts."""
+        """Return the part of tables.SUMMARY that counts."""
         return {
             "num_rows": self._prepared.num_rows,
             "num_errors": self._errors.total(),
@@ -72,7 +72,7 @@ class ChunkRows:
         return as_copy(columns, first["sample_id"])
 
     def _packed(self, rows: list[dict[str, Any]]) -> pa.Table:
-        """A block of finished rows, counted and remembered."""
+        """Return a block of finished rows, counted and remembered."""
         table = pack(rows, self._schema, "engine")
         failed = pc.is_valid(table["stage"])
         bad, good = table.filter(failed), table.filter(pc.invert(failed))

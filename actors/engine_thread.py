@@ -111,7 +111,7 @@ class EngineThread:
             self._on_fatal()
 
     def _next_arrivals(self) -> list[tuple[Request, "asyncio.Future[Outcome]"]] | None:
-        """New requests, waiting for some while the engine is idle; None when it is time to stop."""
+        """Return new requests, waiting for some while the engine is idle; None when it is time to stop."""
         with self._wakeup:
             while not self._inbox and not self._stopping and not self._engine.has_work():
                 self._wakeup.wait()
@@ -159,7 +159,7 @@ class EngineThread:
             return RequestFailure(type(error).__name__, str(error), attempts=2)
 
     def _rebuild(self) -> None:
-        """A new engine; the time that the broken one spent was spent all the same.
+        """Return a new engine; the time that the broken one spent was spent all the same.
 
         The broken one goes first: there may be no memory for two of them.
         """
@@ -183,7 +183,7 @@ class EngineThread:
 
 
 def _checked(done: Completion, attempts: int = 1) -> Outcome:
-    """The completion, or a failure where the model's numbers were not finite: its text means nothing."""
+    """Return the completion, or a failure where the model's numbers were not finite: its text means nothing."""
     if all(map(math.isfinite, done.confidences)):
         return done
     step = next(number for number, value in enumerate(done.confidences) if not math.isfinite(value))

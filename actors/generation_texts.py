@@ -11,14 +11,14 @@ from conf.model import TOKENIZER_FILE, ModelConfig
 
 
 def tokenized_for(generation: GenerationConfig, model: ModelConfig, checkpoint: str | Path) -> GenerationConfig:
-    """The same options in token ids, by the tokenizer of the checkpoint, which need not be loaded."""
+    """Return the same options in token ids, by the tokenizer of the checkpoint, which need not be loaded."""
     tokenizer = load_tokenizer(Path(checkpoint) / TOKENIZER_FILE)
     codec = TextCodec(tokenizer, model.text, model.decoder.vocab_size, model.encoder.max_prompt_tokens)
     return tokenized(generation, codec)
 
 
 def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfig:
-    """The same options in token ids."""
+    """Return the same options in token ids."""
     changes: dict[str, object] = {}
     if generation.bad_words:
         ids = {spelling for word in generation.bad_words for spelling in _spellings(word, codec)}
@@ -31,7 +31,7 @@ def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfi
 
 
 def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tuple[int, ...] | None:
-    """Decoder prefix of a request where it depends on its prompt; None: the engine's."""
+    """Return the decoder prefix of a request where it depends on its prompt; None: the engine's."""
     if PROMPT_PLACE not in generation.decoder_prefix:
         return None
     question = split_words(prompt)[0] if codec.rules.words else prompt
@@ -39,7 +39,7 @@ def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tu
 
 
 def _spellings(word: str, codec: TextCodec) -> Sequence[tuple[int, ...]]:
-    """Token sequences of a word: inside a text, where a space comes before, and where none does."""
+    """Return the token sequences of a word: inside a text, where a space comes before, and where none does."""
     word = word.strip()
     if not word:
         raise UserError("engine.generation.bad_words: a word must not be empty")

@@ -95,7 +95,7 @@ AFTER_ENGINE: tuple[Step, ...] = (decode_text, split_tokens, describe)
 
 
 def request_of(backend: Backend, work: RowWork) -> Request | RequestFailure:
-    """What the engine is asked for this row, or why it cannot be asked."""
+    """Return what the engine is asked for this row, or why it cannot be asked."""
     failure = _take(BEFORE_ENGINE, backend, work)
     if failure is not None:
         return failure
@@ -104,7 +104,7 @@ def request_of(backend: Backend, work: RowWork) -> Request | RequestFailure:
 
 
 def columns_of(backend: Backend, work: RowWork, outcome: Outcome | Answer) -> Columns:
-    """The columns that a row gets from its outcome: those of a result, or of an error."""
+    """Return the columns that a row gets from its outcome: those of a result, or of an error."""
     if isinstance(outcome, Answer):
         return outcome.columns
     if isinstance(outcome, RequestFailure):

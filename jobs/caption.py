@@ -130,7 +130,7 @@ def with_checkpoint(config: "JobConfig") -> "tuple[JobConfig, CheckpointInfo]":
 
 
 def captioner_spec(config: "JobConfig") -> "CaptionerSpec":
-    """The real actor class with the real model; UserError where its weights are not what its config says."""
+    """Return the real actor class with the real model; UserError where its weights are not what its config says."""
     from actors.backend import load_backend
     from actors.captioner import Captioner
     from actors.model.checkpoint import check_checkpoint
@@ -143,7 +143,7 @@ def captioner_spec(config: "JobConfig") -> "CaptionerSpec":
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM become one Stopped in the main thread; a second one while stopping changes nothing."""
+    """Turn SIGINT and SIGTERM into one Stopped in the main thread; a second one while stopping changes nothing."""
 
     def stop(signal_number: int, _: FrameType | None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

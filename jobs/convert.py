@@ -86,7 +86,7 @@ def _to_transformers(source: Path, output: Path) -> int:
 
 
 def _quiet() -> None:
-    """The library's advice is for those who call it themselves; what matters here is said in our words."""
+    """Silence the library's advice, meant for those who call it themselves; what matters here is said in our words."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

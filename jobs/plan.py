@@ -88,7 +88,7 @@ def describe(plan: "Preview", has_price: bool, min_actors: int, max_actors: int)
 
 
 def local_gpus() -> int:
-    """NVIDIA GPUs of this machine that Ray would find and be allowed to use."""
+    """Return the NVIDIA GPUs of this machine that Ray would find and be allowed to use."""
     folder = Path("/proc/driver/nvidia/gpus")
     found = len(list(folder.iterdir())) if folder.is_dir() else 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

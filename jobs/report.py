@@ -88,7 +88,7 @@ def _render(report: "Report", form: str) -> str:
 
 
 def _deliver(text: str, runs: Sequence[str], out: str) -> None:
-    """To the terminal, a file, or beside the tables of the (first) run; says where."""
+    """Write to the terminal, a file, or beside the tables of the (first) run; say where."""
     if out == "-":
         sys.stdout.write(text)
         return

@@ -64,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def make_entrypoint(command: Sequence[str]) -> str:
-    """The shell line the cluster runs in the uploaded folder; UserError if it is no deed command."""
+    """Return the shell line the cluster runs in the uploaded folder; UserError if it is no deed command."""
     from jobs.cli import COMMANDS
 
     if not command or command[0] not in COMMANDS or command[0] == "submit":
@@ -110,7 +110,7 @@ async def _print_log(client: "JobSubmissionClient", job: str) -> None:
 
 
 def finish(info: "JobDetails") -> int:
-    """The exit code of the command on the cluster; 143 if it was stopped, 1 if it never ran."""
+    """Return the exit code of the command on the cluster; 143 if it was stopped, 1 if it never ran."""
     from ray.job_submission import JobStatus
 
     if info.status == JobStatus.SUCCEEDED:

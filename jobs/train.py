@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _stop_requests() -> list[int]:
-    """The signals received so far; the trainer finishes its step and saves before it ends."""
+    """Collect signals; the trainer finishes its step and saves before it ends."""
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signal_number, _: received.append(signal_number))

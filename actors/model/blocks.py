@@ -203,7 +203,7 @@ class AbsolutePositionBias(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """No distance is preferred at first."""
+        """Begin without a preferred distance."""
         for table in self.distances:
             nn.init.zeros_(table.weight)
 
@@ -217,7 +217,7 @@ class AbsolutePositionBias(nn.Module):
         return q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
 
     def layer_scores(self, layer: int, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        """What one layer adds to it [B, H, T, S]."""
+        """Return what one layer adds to it [B, H, T, S]."""
         distance = (query_positions[:, :, None] - key_positions[:, None, :]).clamp(0, self.num_distances - 1)
         scores: Tensor = self.distances[layer](distance)
         return scores.permute(0, 3, 1, 2)
@@ -266,7 +266,7 @@ def attend_shared(q: Tensor, keys: Tensor, mask: Tensor, scale: float) -> Tensor
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask (True = may attend) as 0 and -inf; an additive one as it is."""
+    """Return a bool mask (True = may attend) as 0 and -inf; an additive one as it is."""
     if mask.dtype is not torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))

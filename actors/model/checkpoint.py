@@ -124,7 +124,7 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor], ties: Mapping[str,
 
 
 def _check_header(path: Path, file: Any, expected: Mapping[str, Tensor], ties: Mapping[str, str]) -> None:
-    """UserError for the first tensor that is missing, unknown or of another shape."""
+    """Raise UserError for the first tensor that is missing, unknown or of another shape."""
     stored, wanted = set(file.keys()), set(expected) - set(ties)
     if missing := sorted(wanted - stored):
         raise UserError(f"weights {str(path)!r} lack the tensor {missing[0]!r} ({len(missing)} missing)")

@@ -118,13 +118,13 @@ class MultiExitDecoder(nn.Module):
         return self.relative_bias(distance).permute(0, 3, 1, 2)
 
     def layer_bias(self, layer: int, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
-        """What one layer adds to `self_bias`; None where all layers share one bias."""
+        """Return what one layer adds to `self_bias`; None where all layers share one bias."""
         if self.absolute_bias is None:
             return None
         return self.absolute_bias.layer_scores(layer, query_positions, key_positions)
 
     def cross_bias(self, query_positions: Tensor, num_context: int) -> Tensor | None:
-        """Additive bias [B, H, T, S] of cross-attention over encoder positions 0..S-1; None without one."""
+        """Return the additive bias [B, H, T, S] of cross-attention over encoder positions 0..S-1; None without one."""
         if self.absolute_bias is None:
             return None
         return self.absolute_bias.cross_scores(query_positions, num_context)

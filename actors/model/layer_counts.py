@@ -19,7 +19,7 @@ def check_layer_counts(config: Any, num_tensors: int, what: str) -> None:
 
 
 def _layer_counts(values: Any, name: str) -> Iterator[tuple[str, int]]:
-    """Every setting of a configuration, as JSON has it, that counts layers: its dotted name and its value."""
+    """Yield every setting of a configuration, as JSON has it, that counts layers: its dotted name and its value."""
     if isinstance(values, dict):
         for key, value in values.items():
             yield from _layer_counts(value, f"{name}.{key}" if name else str(key))

@@ -19,7 +19,7 @@ _CUDA_ROWS, CUDA_MULTIPLE = 17, 8  # torch._int_mm wants at least so many rows, 
 
 
 def can_pack(weight_OD: Tensor) -> bool:
-    """Whether oneDNN has a packed product for such weights here."""
+    """Return whether oneDNN has a packed product for such weights here."""
     return (
         weight_OD.device.type == "cpu"
         and torch.backends.mkldnn.is_available()
@@ -40,7 +40,7 @@ _LARGE, _MOST_LARGE = 256, 64
 
 
 def filled_rows(num_rows: int) -> int:
-    """How many rows oneDNN is given in place of so many.
+    """Return the number of rows that oneDNN is given for `num_rows`.
 
     It compiles a kernel for each number (half a millisecond, two thirds of a megabyte), so small numbers are filled up
     to one of eight per power of two.
@@ -49,7 +49,7 @@ def filled_rows(num_rows: int) -> int:
 
 
 def _one_of_eight(num_rows: int) -> int:
-    """The next of eight numbers per power of two."""
+    """Round up to one of eight numbers per power of two."""
     return num_rows + -num_rows % (1 << max(0, num_rows.bit_length() - 4))
 
 
@@ -100,12 +100,12 @@ class PackedLinear(nn.Linear):
         return _packed_product(x, self._packed_OD, self.bias)
 
     def relu(self, x: Tensor) -> Tensor:
-        """The positive part of `forward`, in the same pass over memory."""
+        """Return the positive part of `forward`, in the same pass over memory."""
         return _packed_product(x, self._packed_OD, self.bias, "relu")
 
 
 def is_packed(layer: nn.Module) -> bool:
-    """Whether its products are quicker with `filled_rows`."""
+    """Return whether its products are quicker with `filled_rows`."""
     return isinstance(layer, PackedLinear) or (isinstance(layer, Bfloat16Linear) and layer.is_packed)
 
 
@@ -128,7 +128,7 @@ class SmallLinear(nn.Module):
         raise NotImplementedError
 
     def rows(self, outputs: Tensor) -> Tensor:
-        """The weights of the chosen outputs [..., D]."""
+        """Return the weights of the chosen outputs [..., D]."""
         raise NotImplementedError
 
     def _plus_bias(self, y: Tensor, outputs: slice) -> Tensor:
@@ -203,7 +203,7 @@ def linear_part(layer: nn.Module, x: Tensor, outputs: slice) -> Tensor:
 
 
 def weight_rows(layer: nn.Module, outputs: Tensor) -> Tensor:
-    """The weights [..., D] of the chosen outputs of a linear layer of any kind."""
+    """Return the weights [..., D] of the chosen outputs of a linear layer of any kind."""
     if isinstance(layer, SmallLinear):
         return layer.rows(outputs)
     assert isinstance(layer, nn.Linear)

@@ -58,7 +58,7 @@ class MultiExitModel(nn.Module):
         return states, segments >= 0
 
     def forward(self, batch: PackedBatch) -> list[Tensor]:
-        """Hidden states [B, T, D] after every decoder layer, teacher-forced."""
+        """Return the hidden states [B, T, D] after every decoder layer, teacher-forced."""
         _, states, segments = self.encode_packed(batch)
         return self.decode_packed(batch, states, segments)
 

@@ -34,7 +34,7 @@ def train_tokenizer(texts: Iterable[str] | Iterator[str], vocab_size: int) -> To
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json; UserError in one sentence where the library cannot make one of it."""
+    """Return the tokenizer of a tokenizer.json; UserError in one sentence where the library cannot make one of it."""
     try:
         return Tokenizer.from_file(str(path))
     except (KeyboardInterrupt, SystemExit):
@@ -101,7 +101,7 @@ class TextCodec:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
     def pieces(self, token_ids: Sequence[int]) -> list[str]:
-        """The text each token adds, for galleries; joined and stripped they give `decode`."""
+        """Return the text each token adds, for galleries; joined and stripped they give `decode`."""
         if self.rules.leading_space:  # byte-level: a token's text does not depend on its neighbours
             return [str(self.tokenizer.decode([token_id], skip_special_tokens=True)) for token_id in token_ids]
         pieces, before = [], ""

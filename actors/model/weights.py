@@ -46,7 +46,7 @@ _SMALLER: dict[Weights, Callable[[nn.Linear], nn.Module]] = {Weights.BF16: _to_b
 
 
 def _folded(stages: nn.Sequential) -> dict[str, nn.Module]:
-    """Its stages by name, a batch norm after a convolution being part of the convolution."""
+    """Return its stages by name, a batch norm after a convolution being part of the convolution."""
     folded: dict[str, nn.Module] = {}
     last = ""
     for name, stage in stages.named_children():
@@ -59,7 +59,7 @@ def _folded(stages: nn.Sequential) -> dict[str, nn.Module]:
 
 
 def _converted(module: nn.Module, convert: Callable[[nn.Linear], nn.Module]) -> nn.Module:
-    """A copy of the module tree that holds the same tensors, but for its linear layers."""
+    """Return a copy of the module tree that holds the same tensors, but for its linear layers."""
     if isinstance(module, nn.Linear):
         return convert(module)
     children = _folded(module) if type(module) is nn.Sequential else module._modules

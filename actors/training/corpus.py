@@ -57,7 +57,7 @@ class ImageCorpus:
         return sum_left_out([*self._lost.values(), *ignored])
 
     def raw(self, shard: Shard) -> Iterator[RawSample]:
-        """The samples of a shard that have an image, in its order."""
+        """Yield the samples of a shard that have an image, in its order."""
         contents = self.reader.index(shard)
         self._ignored[shard.name] = contents.left_out
         for problem in contents.problems:
@@ -83,7 +83,7 @@ class ImageCorpus:
         return decoded.pixels_HWC
 
     def nothing(self, what: str) -> UserError:
-        """What to say where no sample could be used."""
+        """Return what to say where no sample could be used."""
         why = "; ".join(in_words(part) for part in self.left_out)
         return UserError(f"no {what} in {', '.join(self.patterns)}" + (f": {why}" if why else ""))
 
@@ -99,11 +99,11 @@ class LabelledCorpus(ImageCorpus):
         self.words_field = words_field
 
     def samples(self, shard: Shard) -> list[TrainingSample]:
-        """The labelled samples of a shard in its order, not yet decoded."""
+        """Yield the labelled samples of a shard in its order, not yet decoded."""
         return [sample for sample in (self._labelled(shard, raw) for raw in self.raw(shard)) if sample is not None]
 
     def epoch(self, *, seed: int, epoch: int, shuffle_shards: int) -> Iterator[tuple[Shard, TrainingSample]]:
-        """Every sample of an epoch once: shards in random order, samples shuffled within groups of shards."""
+        """Yield every sample of an epoch once: shards in random order, samples shuffled within groups of shards."""
         rng = np.random.default_rng((seed, epoch))
         order = rng.permutation(len(self.shards))
         for start in range(0, len(order), shuffle_shards):
@@ -113,12 +113,12 @@ class LabelledCorpus(ImageCorpus):
                 yield group[i]
 
     def decoded(self, shard: Shard, sample: TrainingSample, image_size: int) -> TrainingSample | None:
-        """The sample with its pixels in place of its file; None: it is left out."""
+        """Return the sample with its pixels instead of its file; None: it is left out."""
         pixels_HWC = self.decode(shard, sample.key, sample.image, image_size)
         return None if pixels_HWC is None else replace(sample, image=b"", pixels_HWC=pixels_HWC)
 
     def first(self, count: int, image_size: int) -> list[TrainingSample]:
-        """The first `count` samples whose images can be decoded, as files; UserError when there are none."""
+        """Return the first `count` samples whose images can be decoded, as files; UserError when there are none."""
         found: list[TrainingSample] = []
         for shard in self.shards:
             for sample in self.samples(shard):
@@ -150,7 +150,7 @@ class LabelledCorpus(ImageCorpus):
 
 
 def _full_form(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with every caption and question in its full form, and objects that have a name."""
+    """Return the record with every caption and question in its full form, and objects that have a name."""
     if "json" in record and not isinstance(record["json"], dict) and len(record) == 1:
         raise TypeError("no JSON object")
     captions = [{"text": c} if isinstance(c, str) else c for c in record.get("captions") or ()]
@@ -186,7 +186,7 @@ def _has_name(thing: Any) -> bool:
 
 
 def pixels_of(sample: TrainingSample, image_size: int) -> np.ndarray:
-    """The sample's pixels; of one that has not been decoded, and can be."""
+    """Return the pixels of a sample that can be decoded, whether or not it has been."""
     if sample.pixels_HWC is not None:
         return sample.pixels_HWC
     decoded = image_to_pixels(sample.image, image_size=image_size)

@@ -22,7 +22,7 @@ class Device:
 def choose_device(
     device: Literal["auto", "cpu", "cuda"], precision: Literal["auto", "float32", "bfloat16"], num_threads: int | None
 ) -> Device:
-    """What the configuration asks for; auto takes what the machine is good at."""
+    """Return the device the configuration asks for; auto takes what the machine is good at."""
     if num_threads:
         torch.set_num_threads(num_threads)
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())

@@ -65,7 +65,7 @@ def read_labelled(config: LabelledConfig) -> Labelled:
 
 
 def first_samples(corpus: LabelledCorpus, count: int, image_size: int) -> list[TrainingSample]:
-    """The first `count` samples that can be used, each under a key of its own; UserError when there are none."""
+    """Return the first `count` samples that can be used, each under a key of its own; UserError when there are none."""
     samples: dict[str, TrainingSample] = {}
     for sample in corpus.first(count, image_size):
         repeats = itertools.chain([sample.key], (f"{sample.key}~{n}" for n in itertools.count(2)))

@@ -39,7 +39,7 @@ class Scores:
     equal_tokens: float | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON, which knows no NaN."""
+        """Return what JSON can hold, which knows no NaN."""
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
 
 
@@ -86,7 +86,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def points_lost(full: Scores, row: Scores) -> float:
-    """The most that early exit loses against full depth, in points of what can be scored.
+    """Return the most that early exit loses against full depth, in points of what can be scored.
 
     Captions by the names they hold or, where nobody says which objects are there, by ROUGE-L; all answers; hard ones.
     """
@@ -96,7 +96,7 @@ def points_lost(full: Scores, row: Scores) -> float:
 
 
 def static_exit(engine: EngineConfig, layer: int, num_layers: int) -> EngineConfig:
-    """The same engine with every token emitted at one exit."""
+    """Return the same engine with every token emitted at one exit."""
     if layer == num_layers:
         return engine.at_full_depth()
     return engine.model_copy(update={"schedule": Schedule.POOL, "exits": (layer, num_layers), "thresholds": (0.0,)})

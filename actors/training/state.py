@@ -74,7 +74,7 @@ def load(
 
 
 def read_position(directory: Path) -> dict[str, Any] | None:
-    """The position that was saved last; None when there is none."""
+    """Return the position that was saved last; None when there is none."""
     path = directory / POSITION_FILE
     if not path.is_file():
         return None

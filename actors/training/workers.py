@@ -28,7 +28,7 @@ class Workers:
         return self.rank == 0
 
     def check(self, batch_images: int) -> None:
-        """UserError unless a step's images can be shared evenly."""
+        """Raise UserError unless a step's images can be shared evenly."""
         if batch_images % self.count:
             raise UserError(f"optimizer.batch_images={batch_images} must be a multiple of {self.count} workers")
 
@@ -53,7 +53,7 @@ class Workers:
             self._average([b for name, b in model.named_buffers() if name in saved and b.is_floating_point()])
 
     def average_numbers(self, values: Mapping[str, float], device: torch.device) -> dict[str, float]:
-        """The mean over workers of numbers that all of them have."""
+        """Return the mean over workers of numbers that all of them have."""
         if self.count == 1:
             return dict(values)
         numbers = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
@@ -68,7 +68,7 @@ class Workers:
             tensor.copy_(part.view_as(tensor))
 
     def agree(self, flag: bool, device: torch.device) -> bool:
-        """What rank 0 says."""
+        """Return what rank 0 says."""
         if self.count == 1:
             return flag
         said = torch.tensor([int(flag)], device=device)

@@ -115,13 +115,13 @@ class Storm:
         }
 
     def _one_output(self, deadline_s: float) -> None:
-        """From an empty output to a complete one, then perhaps once more; no more kills once the time is over."""
+        """Run from an empty output to a complete one, perhaps once more; kill nothing once the time is over."""
         out = f"{self._root}/out-{self._rounds:04d}"
         if self._one_run(out, "resume", deadline_s) and time.monotonic() < deadline_s:
             self._one_run(out, self._rng.choice(["retry", "overwrite", "leave"]), deadline_s)
 
     def _one_run(self, out: str, act: str, deadline_s: float) -> bool:
-        """Whether it came to its end and the output is right."""
+        """Return whether a run came to its end and the output is right."""
         if act == "leave":
             return True
         shutil.rmtree(self._pids, ignore_errors=True)
@@ -235,7 +235,7 @@ def ray_workers(root_pid: int) -> set[int]:
 
 
 def add_node(cluster: Any) -> None:
-    """Another worker node. One that does not come up in time is no matter: the head can do the work alone."""
+    """Start another worker node; if it does not come up in time, the head does the work alone."""
     try:
         cluster.add_node(**_NODE)
     except Exception as error:
@@ -244,7 +244,7 @@ def add_node(cluster: Any) -> None:
 
 @contextmanager
 def _ray_cluster() -> Iterator[Any]:
-    """Two nodes of two CPUs; the job finds them by RAY_ADDRESS."""
+    """Start two nodes of two CPUs; the job finds them by RAY_ADDRESS."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_agent_register_timeout_ms", "100000")  # a raylet gives up sooner on a busy machine

@@ -84,7 +84,7 @@ def measure(
 
 
 def _pipeline(data: bytes, image_size: int) -> npt.NDArray[np.uint8]:
-    """All that preprocessing does, hash included."""
+    """Do all that preprocessing does, hash included."""
     from pipeline.images.preprocess import Pixels, image_to_pixels
 
     pixels = image_to_pixels(data, image_size=image_size)

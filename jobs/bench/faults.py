@@ -40,7 +40,7 @@ class Faults:
         self._random, self._lock = random.Random(self.seed), threading.Lock()
 
     def calm(self) -> None:
-        """No more faults."""
+        """Inject no more faults."""
         self.latency_s = self.error_500 = self.error_503 = self.reset = self.truncate = 0.0
 
     def draw(self) -> tuple[str, float]:
@@ -62,7 +62,7 @@ class Faults:
 
 @contextmanager
 def faulty_proxy(upstream: tuple[str, int], faults: Faults) -> Iterator[str]:
-    """The URL of a proxy to the server, for as long as the context lasts."""
+    """Run a proxy to the server for as long as the context lasts, and give its URL."""
 
     class Handler(_Handler):
         pass

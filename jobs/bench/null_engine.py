@@ -27,7 +27,7 @@ LONGEST_PROMPT = 500  # bytes
 
 
 def null_info(image_size: int) -> CheckpointInfo:
-    """What a checkpoint would say, had the engine one; two layers, an exit after each."""
+    """Return what a checkpoint would say, had the engine one; two layers, an exit after each."""
     width = {"d_model": 1, "num_heads": 1, "d_ff": 1}
     model = {
         "name": "null", "image_size": image_size, "exits": (1, 2), "thresholds": (0.5,),
@@ -38,7 +38,7 @@ def null_info(image_size: int) -> CheckpointInfo:
 
 
 def null_text(pixels_HWC: np.ndarray[Any, Any]) -> str:
-    """What the engine says of an image: the mean of every eighth pixel, which costs next to nothing."""
+    """Return what the engine says of an image: the mean of every eighth pixel, which costs next to nothing."""
     return f"mean {int(pixels_HWC[::8, ::8].mean())}"
 
 

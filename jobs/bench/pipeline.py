@@ -180,7 +180,7 @@ def decode_shard(path: str) -> int:
 
 
 def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float]:
-    """Seconds per row of each stage over one shard, in this process, without Ray."""
+    """Measure the seconds per row of each stage over one shard, in this process, without Ray."""
     import pyarrow as pa
 
     from conf.source import PromptConfig
@@ -211,7 +211,7 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
 def project(
     runs: list[dict[str, Any]], stages: dict[str, float], rows_per_shard: int, chunk_rows: int, shard_bytes: float
 ) -> dict[str, Any]:
-    """One billion images in shards like these: files, requests, driver memory and CPU, with the arithmetic."""
+    """Project one billion images in shards like these: files, requests, driver memory and CPU, with the arithmetic."""
     from pipeline.driver import MOST_SHARDS_A_PASS
 
     run, num_shards = runs[-1], _BILLION // rows_per_shard
@@ -250,7 +250,7 @@ def project(
 
 
 def measure_book(num_shards: int = 20_000) -> float:
-    """Bytes of driver memory that one shard costs: its description, its entry in the ledger, its task."""
+    """Measure the bytes of driver memory that one shard costs: its description, its ledger entry, its task."""
     import tracemalloc
 
     from pipeline.output.ledger import Ledger

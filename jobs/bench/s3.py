@@ -28,7 +28,7 @@ class Server:
 
 @contextmanager
 def s3_server(faults: Faults) -> Iterator[Server]:
-    """The environment of this process, and of those it starts, points to the proxy while the context lasts."""
+    """Point the environment of this process, and of those it starts, to the proxy while the context lasts."""
     try:
         import moto.server  # noqa: F401
         import s3fs

@@ -22,7 +22,7 @@ SUPERSAMPLE = 4
 
 
 def render(scene: Scene, image_size: int) -> Image.Image:
-    """Background, then the printed plates, then the objects from back to front."""
+    """Draw the background, then the printed plates, then the objects from back to front."""
     scale = image_size / SIDE
     image = draw_background(scene, image_size)
     for plate in scene.sign.plates if scene.sign else ():

@@ -23,7 +23,7 @@ class OddImage:
 
 
 def broken_images(seed: int, config: ScenesConfig) -> list[OddImage]:
-    """The broken and the odd, made from scenes of the configured split past its last image."""
+    """Return the broken and the odd, made from scenes of the configured split past its last image."""
     scenes = [make_scene(seed, config.split, config.num_images + i, config)[0] for i in range(6)]
     whole = encode(scenes[0], "JPEG", quality=config.jpeg_quality)
     exif = Image.Exif()
@@ -46,7 +46,7 @@ def gray_16_bit(image: Image.Image) -> Image.Image:
 
 
 def palette_with_alpha(image: Image.Image) -> bytes:
-    """A PNG with 255 colours and one transparent palette entry, used along the border."""
+    """Return a PNG with 255 colours and one transparent palette entry, used along the border."""
     palette = image.quantize(255)
     palette.putpalette([*(palette.getpalette() or [])[: 255 * 3], 255, 255, 255])
     palette.paste(255, (0, 0, palette.width, max(1, palette.height // 16)))

@@ -20,7 +20,7 @@ WEBP_QUALITY = 88
 
 
 def pack(emoji_tgz: Path, names_tgz: Path, out_dir: Path) -> list[dict[str, str]]:
-    """Writes the atlases and sprites.json in the order of selection.txt; returns the rows of sprites.json."""
+    """Write the atlases and sprites.json in the order of selection.txt; return the rows of sprites.json."""
     sprites = read_selection(out_dir / "selection.txt", read_categories(names_tgz))
     images = read_images(emoji_tgz, {sprite["codepoint"] for sprite in sprites})
     per_atlas = ATLAS_COLUMNS * ATLAS_ROWS
@@ -72,7 +72,7 @@ def read_images(emoji_tgz: Path, codepoints: set[str]) -> dict[str, Image.Image]
 
 
 def square(image: Image.Image) -> Image.Image:
-    """The visible part, centred in a square and scaled so that its longer side fills SPRITE_PX."""
+    """Return the visible part, centred in a square and scaled so that its longer side fills SPRITE_PX."""
     box = image.getchannel("A").point(lambda alpha: 255 if alpha > 16 else 0).getbbox()
     assert box is not None
     part = image.crop(box)

@@ -14,13 +14,13 @@ def captions(scene: Scene) -> list[dict[str, str]]:
 
 
 def canonical(scene: Scene) -> str:
-    """Kinds with their counts by first appearance from the left, the background, and what is printed."""
+    """Return kinds with their counts by first appearance from the left, the background, and what is printed."""
     background = f"{article(scene.background)} {scene.background} background"
     return f"{join(count_phrases(scene.things))} on {background}{printed(scene)}"
 
 
 def detailed(scene: Scene) -> str:
-    """Every object from the left with size and card, what is printed, a relation, the largest, the sum.
+    """Return every object from the left with size and card, what is printed, a relation, the largest, the sum.
 
     The more objects, the fewer further clauses: the text stays under about 40 tokens.
     """
@@ -45,7 +45,7 @@ def detailed(scene: Scene) -> str:
 
 
 def alphabetical(scene: Scene) -> str:
-    """Kinds with their counts in alphabetical order of the singular."""
+    """Return kinds with their counts in alphabetical order of the singular."""
     if len(scene.things) == 1:
         return f"only {scene.things[0].sprite.with_article}"
     return "in order: " + ", ".join(count_phrases(sorted(scene.things, key=lambda thing: thing.name)))
@@ -117,7 +117,7 @@ def thing_phrase(thing: Thing) -> str:
 
 
 def largest_thing(scene: Scene) -> Thing | None:
-    """The only object of the largest size class present, or None."""
+    """Return the only object of the largest size class present, or None."""
     top = max(SIZE_NAMES.index(thing.size) for thing in scene.things)
     largest = [thing for thing in scene.things if SIZE_NAMES.index(thing.size) == top]
     return largest[0] if len(largest) == 1 else None

@@ -75,7 +75,7 @@ Candidate = tuple[str, bool, Slots, str]  # task, hard, what fills the template,
 
 
 def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
-    """Up to `count` questions: two of presence, then rounds over the tasks in random order."""
+    """Return up to `count` questions: two of presence, then rounds over the tasks in random order."""
     by_task: dict[str, list[Candidate]] = {}
     for make in (presence, appearance, printed, order, two_hops, comparisons):
         for candidate in make(scene, rng):
@@ -98,7 +98,7 @@ def phrase(candidate: Candidate, rng: np.random.Generator) -> Question:
 
 
 def presence(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
-    """As many yes as no, with plausible absent kinds."""
+    """Ask for as many yes as no, with plausible absent kinds."""
     shown = [sprite for sprite, _ in tally(scene.things)]
     for sprite in shown[:3]:
         yield "presence", False, {"an": sprite.with_article}, "yes"
@@ -112,7 +112,7 @@ def presence(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
 
 
 def appearance(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
-    """Colour, size and place of single objects."""
+    """Ask for colour, size and place of single objects."""
     yield "background", False, {}, scene.background
     for thing in unique_things(scene):
         if thing.card or rng.random() < RARE:
@@ -125,7 +125,7 @@ def appearance(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
 
 
 def printed(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
-    """What is on the plates."""
+    """Ask what is on the plates."""
     if scene.sign is None:
         return
     text = scene.sign.text
@@ -138,7 +138,7 @@ def printed(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
 
 
 def order(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
-    """From left to right, and in the alphabet."""
+    """Ask for the order from left to right, and in the alphabet."""
     names = [thing.name for thing in scene.things]
     last = len(names) - 1
     if len(set(names)) == 1:
@@ -180,7 +180,7 @@ def two_hops(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
 
 
 def comparisons(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
-    """Two objects against one another, or kinds by how often they appear."""
+    """Compare two objects, or kinds by how often they appear."""
     single = unique_things(scene)
     for place, one in enumerate(single):
         for other in single[place + 1 :]:
@@ -198,7 +198,7 @@ def comparisons(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
 
 
 def unique_things(scene: Scene) -> list[Thing]:
-    """The things that "the <name>" can mean."""
+    """Return the things that "the <name>" can mean."""
     return [thing for thing in scene.things if len(scene.with_name(thing.name)) == 1]
 
 

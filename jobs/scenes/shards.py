@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def write_shards(config: ScenesConfig) -> Iterator[Path]:
-    """Writes every shard that is not there yet and yields all paths in order of completion.
+    """Write every shard that is not there yet and yield all paths in order of completion.
 
     A shard appears under its name only when it is whole, so a killed run continues where it stopped.
     """
@@ -54,7 +54,7 @@ def write_shard(job: tuple[ScenesConfig, int]) -> Path:
 
 
 def make_scene(seed: int, split: str, index: int, config: ScenesConfig) -> tuple[Image.Image, Row]:
-    """One scene by its number: the picture and the row that goes into `key.json`. Needs no other scene."""
+    """Return one scene by its number: the picture and the row that goes into `key.json`. Needs no other scene."""
     scene = compose(seed, split, index, config)
     return render(scene, config.image_size), describe(scene, seed, config)
 
@@ -85,7 +85,7 @@ def describe(scene: Scene, seed: int, config: ScenesConfig) -> Row:
 
 
 def describe_sign(sign: Sign, scale: float) -> Row:
-    """What is printed and where: a box for every plate, and where the centre of each of its characters is."""
+    """Return what is printed and where: a box for every plate, and where the centre of each of its characters is."""
     plates = []
     for plate in sign.plates:
         font = load_font(round(plate.font_px * scale))

@@ -36,13 +36,13 @@ class Sprite:
 
 
 def article(noun: str) -> str:
-    """The indefinite article; of the vowel-like exceptions only those that occur are known."""
+    """Return the indefinite article; of the vowel-like exceptions only those that occur are known."""
     return "an" if noun[0] in "aeio" or noun in ("umbrella", "hourglass") else "a"
 
 
 @functools.cache
 def load_sprites(sprite_dir: Path = SPRITE_DIR) -> tuple[Sprite, ...]:
-    """All kinds, in the order of sprites.json; a kind's index is its identity within a run."""
+    """Return all kinds, in the order of sprites.json; a kind's index is its identity within a run."""
     rows = json.loads((sprite_dir / "sprites.json").read_text())
     by_hash = sorted(range(len(rows)), key=lambda kind: hashlib.sha256(rows[kind]["name"].encode()).hexdigest())
     rank = {kind: place for place, kind in enumerate(by_hash)}
@@ -62,7 +62,7 @@ def load_sprites(sprite_dir: Path = SPRITE_DIR) -> tuple[Sprite, ...]:
 
 @functools.cache
 def load_pictures(sprite_dir: Path = SPRITE_DIR) -> tuple[Image.Image, ...]:
-    """The sprites as SPRITE_PX square RGBA pictures, in the order of sprites.json."""
+    """Return the sprites as SPRITE_PX square RGBA pictures, in the order of sprites.json."""
     count = len(json.loads((sprite_dir / "sprites.json").read_text()))
     pictures = []
     for path in sorted(sprite_dir.glob("atlas-*.webp")):
@@ -83,7 +83,7 @@ def mean_rgb(picture: Image.Image) -> tuple[float, float, float]:
 
 
 def pair_split(a: Sprite, b: Sprite) -> str:
-    """The only split whose scenes may show both kinds.
+    """Return the only split whose scenes may show both kinds.
 
     Same column of the grid: test (10 % of the pairs); else same row: val (6 %); else train. A column or a row is a
     clique, so scenes of five kinds exist in every split and not one pair of a test scene was ever seen in training.

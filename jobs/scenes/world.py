@@ -127,7 +127,7 @@ def scene_generator(seed: int, split: str, index: int, purpose: int = 0) -> np.r
 
 
 def compose(seed: int, split: str, index: int, config: ScenesConfig) -> Scene:
-    """The scene itself. Retries its own layout until everything fits; always returns."""
+    """Compose a scene, trying layouts until everything fits; always returns."""
     rng = scene_generator(seed, split, index)
     count = 1 + int(rng.choice(5, p=COUNT_SHARES))
     draw = rng.random()
@@ -185,7 +185,7 @@ def choose_absent(rng: np.random.Generator, split: str, shown: list[Sprite]) -> 
 
 @functools.cache
 def partners(kind: int, split: str) -> frozenset[int]:
-    """The kinds that may share a scene with this one."""
+    """Return the kinds that may share a scene with this one."""
     everything = load_sprites()
     return frozenset(s.kind for s in everything if s.kind != kind and pair_split(s, everything[kind]) == split)
 
@@ -206,7 +206,7 @@ def visible_cards(sprite: Sprite, background: str) -> tuple[str, ...]:
 
 
 def make_thing(rng: np.random.Generator, sprite: Sprite, background: str, card_share: float, count: int) -> Thing:
-    """A thing without a place yet. It gets a card when its colours would be lost on the background."""
+    """Make a thing without a place yet. It gets a card when its colours would be lost on the background."""
     shares = np.array([0.30, 0.36, 0.34]) if count <= 3 else np.array([0.34, 0.38, 0.28])
     size = int(rng.choice(3, p=shares))
     card = None
@@ -223,7 +223,7 @@ def draw_side(rng: np.random.Generator, size: str) -> float:
 
 
 def shrink_one(rng: np.random.Generator, things: list[Thing]) -> None:
-    """Takes one of the things that are not small down a size class."""
+    """Take one of the things that are not small down a size class."""
     shrinkable = [thing for thing in things if thing.size != "small"]
     if shrinkable:
         thing = shrinkable[int(rng.integers(len(shrinkable)))]
@@ -232,7 +232,7 @@ def shrink_one(rng: np.random.Generator, things: list[Thing]) -> None:
 
 
 def place_things(rng: np.random.Generator, things: list[Thing], sign: Sign | None) -> list[Thing] | None:
-    """Gives every thing a place and returns them from back to front; None when they do not fit."""
+    """Give every thing a place and return them from back to front; None when they do not fit."""
     limit = MAX_OCCLUSION * 0.9 if rng.random() < OVERLAP_SHARE else 0.0
     placed: list[Thing] = []
     boxes = [(p.x, p.y, p.width / 2 + 2, p.height / 2 + 2) for p in sign.plates] if sign else []
@@ -272,7 +272,7 @@ def choose_sign_kind(rng: np.random.Generator) -> SignKind:
 
 
 def place_sign(rng: np.random.Generator, kind: SignKind) -> Sign:
-    """One plate anywhere, or two number plates side by side in any two places."""
+    """Place one plate anywhere, or two number plates side by side in any two places."""
     palette = int(rng.integers(4))
     if kind is SignKind.SUM:
         left, right = sorted(rng.uniform(16, SIDE - 16, size=2).tolist())

@@ -64,7 +64,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
 def _sampled_requests(
     folder: RunFolder, backend: "Backend", num_rows: int, preprocess: Mapping[str, Any], prompt: PromptConfig
 ) -> tuple[list[dict[str, Any]], list["Request"]]:
-    """The sampled rows that are still in the source, and their requests."""
+    """Return the sampled rows that are still in the source, and their requests."""
     from actors.engine.request import Request
     from jobs.shared.source_rows import read_samples
     from pipeline.images.preprocess import Pixels, image_to_pixels
@@ -98,7 +98,7 @@ def _sampled_requests(
 
 
 def _limit(prompt: PromptConfig, row: Mapping[str, Any], fields: Mapping[str, Any]) -> int | None:
-    """The row's own limit of tokens, if its source gives any."""
+    """Return the row's own limit of tokens, if its source gives any."""
     if prompt.limit_field is None:
         return None
     own = make_prompts(prompt, fields)[row["prompt_index"]].own
@@ -120,7 +120,7 @@ def _summary(
     work: Work,
     num_layers: int,
 ) -> dict[str, Any]:
-    """Sums over the rows (device seconds: mean of the passes), and each row with both texts."""
+    """Return sums over the rows (device seconds: mean of the passes), and each row with both texts."""
     texts = [
         (backend.decode_tokens(a.token_ids), backend.decode_tokens(b.token_ids))
         for a, b in zip(early[0], full[0], strict=True)

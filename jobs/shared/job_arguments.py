@@ -37,7 +37,7 @@ def add_set_argument(parser: argparse.ArgumentParser, example: str = "") -> None
 
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `job_config` reads, and the prompt."""
+    """Add what `job_config` reads, and the prompt."""
     add_source_arguments(parser, "conf/caption.yaml")
     parser.add_argument(
         "--prompt",
@@ -46,7 +46,7 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser, example: str) -> None:
-    """What is read, by which model, where the results go; `example` is a configuration file to look at."""
+    """Add what is read, by which model, where results go; `example` is a configuration file to look at."""
     parser.add_argument(
         "sources",
         nargs="*",
@@ -87,7 +87,7 @@ def source_config(options: argparse.Namespace, schema: type[Job], more: Mapping[
 
 
 def kind_of(sources: Sequence[str]) -> str:
-    """The source.kind of paths, globs or URLs by their suffixes; UserError when they are of different kinds."""
+    """Return the source.kind of paths, globs or URLs by their suffixes; UserError when they are of different kinds."""
     kinds = {source: _kind_of_one(source) for source in sources}
     if len(set(kinds.values())) > 1:
         shown = ", ".join(f"{source!r} ({kind})" for source, kind in list(kinds.items())[:3])

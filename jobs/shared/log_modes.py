@@ -78,7 +78,7 @@ class JobLog:
         return cost, self._cost.currency
 
     def finished(self, exit_code: int, record: Mapping[str, Any] | None, message: str | None = None) -> None:
-        """The last event; people have the summary, or a sentence on stderr, instead."""
+        """Emit the last event; people have the summary, or a sentence on stderr, instead."""
         if self.mode is not LogMode.JSON:
             return
         counts = (record or {}).get("counts", {})
@@ -95,7 +95,7 @@ class JobLog:
         )
 
     def say(self, text: str) -> None:
-        """A line for people; an event for programs."""
+        """Print a line for people; emit an event for programs."""
         if self.mode is LogMode.PROGRESS:
             print(text)
         elif self.mode is LogMode.JSON:
@@ -118,7 +118,7 @@ class JobLog:
 def json_lines(
     say: Callable[..., None], clock: Callable[[], float] = time.monotonic, every_s: float = _JSON_EVERY_S
 ) -> "Callable[[Progress], None]":
-    """Says at most one event per `every_s`, and the last one."""
+    """Say at most one event per `every_s`, and the last one."""
     said_s = -every_s
 
     def on_progress(progress: "Progress") -> None:

@@ -40,7 +40,7 @@ def plain_lines(
     clock: Callable[[], float] = time.monotonic,
     cost_so_far: CostSoFar = _unknown_cost,
 ) -> "Callable[[Progress], None]":
-    """Prints at most one line per `every_s`, and the last one."""
+    """Print at most one line per `every_s`, and the last one."""
     printed_s = -every_s
 
     def on_progress(progress: "Progress") -> None:
@@ -53,7 +53,7 @@ def plain_lines(
 
 
 def is_last(progress: "Progress") -> bool:
-    """Everything is published; that all of it is computed may be true for a while."""
+    """Return whether everything is published; that all of it is computed may be true for a while."""
     return progress.num_shards_published >= progress.num_shards
 
 
@@ -72,7 +72,7 @@ def describe(progress: "Progress", cost: float | None = None, currency: str = "U
 
 
 def duration(seconds: float) -> str:
-    """`75` -> `1:15`, `4000` -> `1:06:40`."""
+    """Format seconds: `75` -> `1:15`, `4000` -> `1:06:40`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

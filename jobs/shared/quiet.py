@@ -21,7 +21,7 @@ Sieve = Callable[[bytes], bytes | None]  # a line -> what is to be written of it
 
 @contextmanager
 def without_ray_noise(sieve: Sieve = lambda line: line) -> Iterator[TextIO]:
-    """Filter everything this process writes to stderr; gives the unfiltered stream, for live displays.
+    """Filter everything this process writes to stderr; give the unfiltered stream, for live displays.
 
     `sieve` is asked about the lines that are not noise, on another thread.
     """
@@ -46,7 +46,7 @@ def without_ray_noise(sieve: Sieve = lambda line: line) -> Iterator[TextIO]:
 
 
 def _forward(reading: int, real: int, done: bytes, sieve: Sieve) -> None:
-    """Copies line by line what is not noise and passes the sieve, until the closing message."""
+    """Copy line by line what is not noise and passes the sieve, until the closing message."""
     with os.fdopen(reading, "rb") as stream:
         ended = False
         for line in stream:

@@ -36,7 +36,7 @@ def add_sidecar_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def asked_sidecars(options: argparse.Namespace, config: "JobConfig") -> "SidecarOptions | None":
-    """What --sidecar asks for; UserError, before a run is begun, where this source cannot have it."""
+    """Return what --sidecar asks for; UserError, before a run is begun, where this source cannot have it."""
     chosen = sidecar_options(options, options.sidecar)
     if chosen is not None:
         from pipeline.exports.sidecars import check
@@ -62,7 +62,7 @@ def sidecar_options(options: argparse.Namespace, extension: str | None) -> "Side
 
 
 def say_what_is_missing(exported: "Exported", command: str) -> None:
-    """What could not be exported, by reason, and what else there is to say, on stderr."""
+    """Say on stderr what could not be exported, by reason, and what else there is to say."""
     from pipeline.source.left_out import in_words
 
     for part in exported.left_out:

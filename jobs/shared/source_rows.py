@@ -27,7 +27,7 @@ SampleKey = tuple[str, str]  # shard name, key in the shard
 
 
 def read_samples(folder: RunFolder, wanted: Iterable[SampleKey]) -> Iterator[tuple[SampleKey, RawSample]]:
-    """The wanted samples that can still be found in the source of a run, shard by shard.
+    """Yield the wanted samples that can still be found in the source of a run, shard by shard.
 
     Of more than 64 shards the first ones are read. A source that has moved or is of another kind gives nothing, and a
     line on stderr.
@@ -66,7 +66,7 @@ def _read_shard(reader: Reader, shard: Shard, keys: set[str]) -> Iterator[tuple[
 def find_references(
     folder: RunFolder, wanted: Sequence[SampleKey], field: str | None = None
 ) -> dict[SampleKey, Callable[[str | None], Reference | None]]:
-    """What is right for a prompt, per sample that was found (pipeline.report.build.FindReferences)."""
+    """Return what is right for a prompt, per sample that was found (pipeline.report.build.FindReferences)."""
     return {key: partial(_reference_for_prompt, raw.fields, field) for key, raw in read_samples(folder, wanted)}
 
 
@@ -75,13 +75,13 @@ def _reference_for_prompt(fields: Mapping[str, Any], field: str | None, prompt: 
 
 
 def find_thumbnails(folder: RunFolder, wanted: Sequence[SampleKey]) -> dict[SampleKey, bytes]:
-    """Small JPEGs of the samples that were found and can be decoded (pipeline.report.build.FindThumbnails)."""
+    """Return small JPEGs of the samples that were found and can be decoded (pipeline.report.build.FindThumbnails)."""
     found = ((key, thumbnail(raw.image)) for key, raw in read_samples(folder, wanted) if raw.image)
     return {key: data for key, data in found if data is not None}
 
 
 def thumbnail(data: bytes) -> bytes | None:
-    """A JPEG of at most 320 pixels a side; None for bytes that are no readable image."""
+    """Return a JPEG of at most 320 pixels a side; None for bytes that are no readable image."""
     from pipeline.images.preprocess import ImageProblem, decode_upright
 
     decoded = decode_upright(data, _shrunk, result_px=_PREVIEW_PX)
@@ -98,7 +98,7 @@ def _shrunk(image: "Image.Image") -> "Image.Image":
 
 
 def reference_of(fields: Mapping[str, Any], prompt: str | None, field: str | None = None) -> Reference | None:
-    """What a sample's fields say is right for a prompt; None if nothing.
+    """Return what a sample's fields say is right for a prompt; None if nothing.
 
     `field` names one; otherwise `qa`, `answers`, `answer`, `captions`, `caption` and `txt` are tried. A value is a
     text, a list of texts, or a list of objects with the text under `text`, `caption` or `answer`; if those also have a

@@ -42,7 +42,7 @@ def _use_gpu(config: "TrainConfig | FrozenConfig") -> bool:
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """One worker: its rank comes from Ray Train, the process group exists already. Only the first one reports."""
+    """Run one worker: its rank comes from Ray Train, the process group exists already. Only the first one reports."""
     from ray.train import get_context
 
     from actors.training.workers import Workers

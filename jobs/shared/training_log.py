@@ -55,7 +55,7 @@ def _row_step(line: str) -> int:
 
 
 def _keep(path: Path, wanted: Callable[[str], bool]) -> list[str]:
-    """Leave only whole lines that are wanted; returns them."""
+    """Leave only whole lines that are wanted; return them."""
     kept = [
         line
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True)

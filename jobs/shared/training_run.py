@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def read_training(path: str, overrides: Sequence[str]) -> TrainConfig | FrozenConfig:
-    """The configuration, by the schema of its mode."""
+    """Return the configuration, by the schema of its mode."""
     if read_mode(path, overrides) == "frozen":
         return load_config(path, overrides, FrozenConfig)
     return load_config(path, overrides, TrainConfig)
 
 
 def make_trainer(config: TrainConfig | FrozenConfig, workers: "Workers | None" = None) -> "Trainer | FrozenTrainer":
-    """The trainer of a run where its last saved state left it; the first worker cuts the log back to there."""
+    """Return the trainer of a run where its last saved state left it; the first worker cuts the log back to there."""
     from actors.training.frozen.frozen import FrozenTrainer
     from actors.training.scratch.trainer import Trainer
 

@@ -44,7 +44,7 @@ def convert(
     max_prompt_tokens: int = MAX_PROMPT_TOKENS,
     max_new_tokens: int | None = None,
 ) -> Converted:
-    """Adapters start as the identity. UserError in one sentence where source and family do not fit."""
+    """Convert a source, its adapters starting as the identity; UserError where source and family do not fit."""
     family, hf = family_of(source.config), configuration(source.config)
     tensors = load_tensors(source, family.model_class, hf)
     decoder = family.decoder(hf, tensors)
@@ -120,12 +120,12 @@ def _head_name(theirs: Mapping[str, Tensor]) -> str:
 
 
 def default_exits(num_layers: int) -> tuple[int, ...]:
-    """Quarters of the depth: the shared head costs several layers, so a few exits beat one at every layer."""
+    """Return quarters of the depth: the shared head costs several layers, so a few exits beat one at every layer."""
     return tuple(sorted({max(1, round(num_layers * quarter / 4)) for quarter in (1, 2, 3, 4)}))
 
 
 def pixel_statistics(processor: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of pixels in 0..1, as the image processor has them."""
+    """Return the mean and deviation of pixels in 0..1, as the image processor has them."""
     if processor.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     half = (0.5, 0.5, 0.5)

@@ -18,7 +18,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(raw: dict[str, Any]) -> Family:
-    """UserError names the families there are."""
+    """Return the family of a model_type; the UserError for an unknown one names the families there are."""
     model_type = raw.get("model_type")
     if model_type not in FAMILIES:
         raise UserError(f"model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
@@ -26,7 +26,7 @@ def family_of(raw: dict[str, Any]) -> Family:
 
 
 def configuration(raw: dict[str, Any]) -> Any:
-    """The `transformers` configuration object of a known model_type; UserError where the library refuses it."""
+    """Return the `transformers` configuration object of a known model_type; UserError where the library refuses it."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     family_of(raw)

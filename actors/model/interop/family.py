@@ -30,7 +30,7 @@ class Family:
     ignored: tuple[str, ...] = field(default=())  # patterns of tensors that carry nothing
 
     def encoder_name(self, theirs: str) -> str | None:
-        """Our name of an encoder tensor; None when it belongs elsewhere."""
+        """Return our name of an encoder tensor; None when it belongs elsewhere."""
         for prefix, ours in self.encoder_prefixes:
             if theirs.startswith(prefix):
                 return f"encoder.{ours}{theirs.removeprefix(prefix)}"
@@ -41,7 +41,7 @@ class Family:
 
 
 def activation(name: str, gated: bool = False) -> str:
-    """Our name of an activation; UserError for one we do not have."""
+    """Return our name of an activation; UserError for one we do not have."""
     from conf.errors import UserError
 
     known = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
@@ -51,7 +51,7 @@ def activation(name: str, gated: bool = False) -> str:
 
 
 def head_is_tied(theirs: Tensors, head: str, embedding: str) -> bool:
-    """True when there is no head of its own, or an equal one."""
+    """Return True when there is no head of its own, or an equal one."""
     return (
         head not in theirs
         or theirs[head].data_ptr() == theirs[embedding].data_ptr()

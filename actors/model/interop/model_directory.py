@@ -33,7 +33,7 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """UserError in one sentence on anything that keeps the directory from being read."""
+    """Read a source directory; raise UserError, in one sentence, on anything that keeps it from being read."""
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"source {str(path)!r} is not a directory")
@@ -87,7 +87,7 @@ def _weight_files(path: Path) -> tuple[tuple[str, ...], int]:
 
 
 def load_tensors(source: Source, model_class: str, hf: Any) -> dict[str, Tensor]:
-    """Every tensor under the library's present names: it renames what older versions wrote.
+    """Return every tensor under the library's present names: it renames what older versions wrote.
 
     A class of the library is called, never one the directory names; only safetensors are read.
     """
@@ -112,7 +112,7 @@ def load_tensors(source: Source, model_class: str, hf: Any) -> dict[str, Tensor]
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a source directory, made from its vocabulary files where it has no tokenizer.json."""
+    """Return the tokenizer of a source directory, made from its vocabulary files where it has no tokenizer.json."""
     file = path / "tokenizer.json"
     try:
         if file.is_file():

@@ -67,7 +67,7 @@ def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
 
 
 def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    """The largest square of whole patches that the processor's patch budget holds."""
+    """Return the largest square of whole patches that the processor's patch budget holds."""
     patch = isqrt(hf.vision_config.patch_embed_hidden_size // 3)
     side = isqrt(int(processor.get("max_patches", MAX_PATCHES))) * patch
     return side, side

@@ -27,7 +27,7 @@ class SpecialTokens:
 
 
 def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | None, vocab_size: int) -> SpecialTokens:
-    """UserError for an id that is missing or outside the vocabulary."""
+    """Raise UserError for an id that is missing or outside the vocabulary."""
     notes: list[str] = []
     asked = _generation(source, hf)
     named = _named_by_tokenizer(source, tokenizer)

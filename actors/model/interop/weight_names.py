@@ -19,7 +19,7 @@ def fused(ours: str, prefix: str, parts: Sequence[str], kinds: Sequence[str] = (
 
 
 def to_ours(names: NameMap, theirs: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under our names; UserError names the first one that is missing or of another shape."""
+    """Return tensors under our names; UserError names the first one that is missing or of another shape."""
     result = {}
     for ours, sources in names.items():
         if missing := [name for name in sources if name not in theirs]:
@@ -36,7 +36,7 @@ def to_ours(names: NameMap, theirs: Mapping[str, Tensor], expected: Mapping[str,
 
 
 def to_theirs(names: NameMap, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under their names; the inverse of `to_ours`."""
+    """Return tensors under their names; the inverse of `to_ours`."""
     result = {}
     for name, sources in names.items():
         for source, tensor in zip(sources, ours[name].chunk(len(sources)), strict=True):

@@ -42,5 +42,5 @@ class PretrainedEncoder(nn.Module):
 
 
 def all_real(states_BCD: Tensor) -> Tensor:
-    """Mask [B, C] of states without padding."""
+    """Return the mask [B, C] of states without padding."""
     return states_BCD.new_ones(states_BCD.shape[:2], dtype=torch.bool)

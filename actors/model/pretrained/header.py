@@ -11,7 +11,7 @@ FONT_SIZE, PADDING, CHARACTERS_PER_LINE = 36, 5, 80
 
 
 def with_header(pixels_BXYC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> Tensor:
-    """Every image with its prompt (UTF-8 bytes as ids) above it, resized to the size it came in."""
+    """Return every image with its prompt (UTF-8 bytes as ids) above it, resized to the size it came in."""
     drawn = []
     for pixels, ids, mask in zip(pixels_BXYC.cpu().numpy(), prompt_ids_BQ.cpu(), prompt_mask_BQ.cpu(), strict=True):
         text = bytes(ids[mask].tolist()).decode("utf-8", errors="replace")

@@ -60,7 +60,7 @@ def measure(
 
 @torch.no_grad()
 def _gate_values(checkpoint: Checkpoint, batches: Iterable[PackedBatch]) -> np.ndarray:
-    """What the learned gates say [N, E]; full depth is always sure."""
+    """Return what the learned gates say [N, E]; full depth is always sure."""
     rows = []
     for batch in batches:
         hidden = features(checkpoint.model, batch).hidden

@@ -44,7 +44,7 @@ def distillation_losses(model: MultiExitModel, data: Features) -> dict[int, Tens
 
 
 def gate_losses(model: MultiExitModel, data: Features) -> dict[int, Tensor]:
-    """Cross-entropy per exit of the gate's guess that the exit's token is full depth's, nats per token."""
+    """Return the cross-entropy per exit of the gate's guess that the exit's token is full depth's, nats per token."""
     final_N = data.final_logits_NV.argmax(-1)
     losses = {}
     for layer, h_ND in data.hidden.items():

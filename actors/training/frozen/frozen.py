@@ -60,7 +60,7 @@ class FrozenTrainer:
         self._resume()
 
     def _with_exit_modules(self, loaded: Checkpoint) -> Checkpoint:
-        """The same weights in a model that has adapters and, where wanted, gates; only those may change."""
+        """Return the same weights in a model that has adapters and, where wanted, gates; only those may change."""
         gates = self.config.optimizer.gate_steps > 0
         config = loaded.config.model_copy(update={"adapters": True, "gates": gates or loaded.config.gates})
         model = MultiExitModel(config).to(self.device)
@@ -85,7 +85,7 @@ class FrozenTrainer:
         )
 
     def _corpora(self) -> tuple[Corpus, Corpus, Corpus]:
-        """Images to learn from, to choose by, and to report on."""
+        """Return the images to learn from, to choose by, and to report on."""
         config = self.config
         corpus = ImageCorpus(config.shards)
         examples = read_examples(corpus, config.prompts, config.num_images, self.checkpoint.config.image_size)
@@ -159,7 +159,7 @@ class FrozenTrainer:
         return True
 
     def _train_step(self, stage: str, rate: float) -> dict[str, float]:
-        """One optimizer step; returns the loss of every exit, mean over the step's tokens."""
+        """Take one optimizer step; return the loss of every exit, mean over the step's tokens."""
         optimizer = self.optimizers[stage]
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -194,7 +194,7 @@ class FrozenTrainer:
         return peak * min(1.0, (step + 1) / max(1, o.warmup_steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     def _images_of(self, step: int) -> list[int]:
-        """The training images of a step, a function of (seed, step) alone."""
+        """Return the training images of a step, a function of (seed, step) alone."""
         size, count = self.config.optimizer.batch_images, len(self.training.examples)
         epoch, place = divmod(step * size, count)
         order = np.concatenate([
@@ -205,7 +205,7 @@ class FrozenTrainer:
 
     @torch.no_grad()
     def _no_better(self, stage: str) -> bool:
-        """Validate; True when patience has run out."""
+        """Validate; return True when patience has run out."""
         batches = self.validation.batches(self.checkpoint, self.config.optimizer.batch_images, self.device)
         rows = [self._losses(stage, batch) for batch in batches]
         means = {f"exit_{layer}": sum(float(row[layer]) for row in rows) / len(rows) for layer in rows[0]}
@@ -216,7 +216,7 @@ class FrozenTrainer:
         return self.config.patience is not None and self.worse >= self.config.patience
 
     def _remember(self, when: str, checkpoint: Callable[[], Checkpoint]) -> list[Agreement]:
-        """The agreement table of a moment, measured once per run and risk."""
+        """Return the agreement table of a moment, measured once per run and risk."""
         path = self.output / "state" / f"agreement-{when}.json"
         content = json.loads(path.read_text()) if path.is_file() else {}
         if content.get("risk") != self.config.risk:

@@ -39,7 +39,7 @@ class Corpus:
         return pack(checkpoint, [self.examples[i] for i in indices], [self.targets[i] for i in indices], device)
 
     def batches(self, checkpoint: Checkpoint, size: int, device: torch.device) -> Iterator[PackedBatch]:
-        """All images in order, `size` at a time."""
+        """Yield all images in order, `size` at a time."""
         for start in range(0, len(self.examples), size):
             yield self.pack(checkpoint, range(start, min(start + size, len(self.examples))), device)
 
@@ -48,7 +48,7 @@ class Corpus:
 
 
 def read_examples(corpus: ImageCorpus, prompts: Sequence[str], count: int, image_size: int) -> list[Example]:
-    """The first `count` images that can be read; UserError when there are none."""
+    """Return the first `count` images that can be read; UserError when there are none."""
     examples: list[Example] = []
     for shard in corpus.shards:
         for raw in corpus.raw(shard):
@@ -63,7 +63,7 @@ def read_examples(corpus: ImageCorpus, prompts: Sequence[str], count: int, image
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """SHA-256 of images and prompts in their order."""
+    """Return the SHA-256 of images and prompts in their order."""
     whole = hashlib.sha256()
     for example in examples:
         for part in (example.image, example.prompt.encode()):
@@ -72,7 +72,7 @@ def digest(examples: Sequence[Example]) -> str:
 
 
 def pixels_of(example: Example, image_size: int) -> np.ndarray:
-    """As the pipeline makes them."""
+    """Return an image's pixels as the pipeline makes them."""
     decoded = image_to_pixels(example.image, image_size=image_size)
     assert isinstance(decoded, Pixels)
     return decoded.pixels_HWC
@@ -93,7 +93,7 @@ def decode(checkpoint: Checkpoint, examples: Sequence[Example], config: EngineCo
 
 
 def own_targets(checkpoint: Checkpoint, examples: Sequence[Example], num_slots: int, max_new_tokens: int) -> Targets:
-    """Full-depth outputs, end tokens included where the model ended by itself."""
+    """Return the full-depth outputs, end tokens included where the model ended by itself."""
     config = engine_config(num_slots, max_new_tokens).at_full_depth()
     ending = {FinishReason.EOS: (checkpoint.config.eos_id,)}
     return [(*c.token_ids, *ending.get(c.finish_reason, ())) for c in decode(checkpoint, examples, config)]

@@ -197,19 +197,19 @@ class GroundingHead(nn.Module):
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the known labels; zero where none is known."""
+    """Return the mean over the known labels; zero where none is known."""
     return F.cross_entropy(logits.float(), labels, reduction="sum") / (labels >= 0).sum().clamp(min=1)
 
 
 def _plates(sample: TrainingSample) -> Sequence[dict[str, Any]]:
-    """Signs whose characters have places."""
+    """Return the signs whose characters have places."""
     sign = sample.record.get("sign")
     plates = sign.get("plates") if isinstance(sign, dict) else None
     return [p for p in plates or () if isinstance(p, dict) and {"text", "y", "character_x"} <= p.keys()]
 
 
 def _placed(sample: TrainingSample) -> Sequence[dict[str, Any]]:
-    """Objects that have a place, by their centre in pixels."""
+    """Return the objects that have a place, by their centre in pixels."""
     return [thing for thing in sample.record.get("objects", ()) if {"x", "y"} <= thing.keys()]
 
 

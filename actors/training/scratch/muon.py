@@ -17,7 +17,7 @@ ROUNDS = 5
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
+    """Return whether the device multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cpu":
         return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(
             torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

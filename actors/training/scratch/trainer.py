@@ -84,7 +84,7 @@ class Trainer:
         )
 
     def _known_places(self) -> Places | None:
-        """What the first shards say is where; a rare name that only later shards hold is not asked for."""
+        """Return what the first shards say is where; a rare name that only later shards hold is not asked for."""
         shards = self.corpus.shards[: self.config.data.shuffle_shards]
         side = self.model_config.image_size // PATCH_PIXELS
         places = Places((sample for shard in shards for sample in self.corpus.samples(shard)), side)
@@ -132,7 +132,7 @@ class Trainer:
         return True
 
     def _stalled(self) -> bool:
-        """No validation among the last `patience` was better than the best before them."""
+        """Return whether none of the last `patience` validations was better than the best before them."""
         return self.config.patience is not None and self.worse >= self.config.patience
 
     def _validate_and_judge(self) -> None:
@@ -147,7 +147,7 @@ class Trainer:
         self.worse = max(self.worse, self.config.patience or 0) if stalled else self.worse
 
     def _batches(self) -> Iterator[list[TrainingSample]]:
-        """The decoded samples of one step at a time; a step never spans two epochs."""
+        """Yield the decoded samples of one step at a time; a step never spans two epochs."""
         image_size, shuffle_shards = self.model_config.image_size, self.config.data.shuffle_shards
         while True:
             first = drawn = self.epoch_images  # a resumed epoch continues where it stopped
@@ -183,7 +183,7 @@ class Trainer:
         return o.encoder_batch_images if self.step < o.encoder_steps else o.batch_images
 
     def _train_step(self, samples: list[TrainingSample]) -> dict[str, float]:
-        """One optimizer step; returns the loss and its parts.
+        """Take one optimizer step; return the loss and its parts.
 
         Losses are means over the target tokens of the whole step, however it is shared among workers and micro-batches.
         """
@@ -215,7 +215,7 @@ class Trainer:
     def _loss(
         self, samples: list[TrainingSample], pairs: list[list[Pair]], image_share: float, token_share: float
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What a part of a step adds to its loss, and to the parts of it that are reported."""
+        """Return what a part of a step adds to its loss, and to the parts of it that are reported."""
         batch = self.packer.pack(samples, pairs, self.device)
         patches, states, segments = self.model.encode_packed(batch)
         loss, values = states.new_zeros(()), {}

@@ -69,14 +69,14 @@ class Time:
 
 
 def full_work(token_counts: Sequence[int], num_layers: int, num_slots: int) -> Work:
-    """Every token through every layer and the head once, in batches of all slots."""
+    """Return the work of every token through every layer and the head once, in batches of all slots."""
     tokens = sum(token_counts)
     visits = tokens / min(num_slots, len(token_counts))
     return Work(len(token_counts), num_layers * visits, num_layers * tokens, visits, tokens)
 
 
 def early_work(depths: Depths, exit_layers: Sequence[int], num_slots: int, kv: KvPolicy, gate: Gate) -> Work:
-    """The least an engine must compute when every token leaves at its exit of `depths`."""
+    """Return the least an engine must compute when every token leaves at its exit of `depths`."""
     slots = min(num_slots, len(depths))
     rows = [sum(index >= j for row in depths for index in row) for j in range(len(exit_layers))]
     positions = rows if kv is not KvPolicy.JIT else _suffix_positions(depths, len(exit_layers))
@@ -99,7 +99,7 @@ def early_work(depths: Depths, exit_layers: Sequence[int], num_slots: int, kv: K
 
 
 def _suffix_positions(depths: Depths, num_exits: int) -> list[int]:
-    """Positions computed in each segment: up to the last token of the sequence that goes there."""
+    """Return the positions computed in each segment: up to the last token of the sequence that goes there."""
     return [
         sum(max((t + 1 for t, index in enumerate(row) if index >= j), default=0) for row in depths)
         for j in range(num_exits)

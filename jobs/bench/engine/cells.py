@@ -35,7 +35,7 @@ class Cell:
 def title(
     model: str, distribution: str, length: int | None, slots: int, encoder: str, dtype: str = "float32"
 ) -> str:  # fmt: skip
-    """What a cell is called, in documents too."""
+    """Return what a cell is called, in documents too."""
     depths = "its own exits" if distribution == Distribution.OWN.value else f"{distribution} depths"
     tokens = "own lengths" if length is None else f"{length} tokens"
     replayed = ", encoder replayed" if encoder == "replayed" else ""

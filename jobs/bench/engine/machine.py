@@ -92,7 +92,7 @@ def _all_layers(layers: list[DecoderLayer], h_MD: torch.Tensor, k_MHCE: torch.Te
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """Median seconds of a call, each measurement long enough for the clock; slow calls are measured once."""
+    """Return the median seconds of a call, each measurement long enough for the clock; slow calls are measured once."""
     call()
     first_s = _timed(call, 1)
     if first_s > 1:

@@ -21,7 +21,7 @@ class Team:
         self._refused: dict[str, str] = {}  # variants the model has not
 
     def worker(self, name: str) -> Worker:
-        """UserError where the variant does not apply to the model."""
+        """Raise UserError where the variant does not apply to the model."""
         if name in self._refused:
             raise UserError(self._refused[name])
         if name not in self._workers:
@@ -54,7 +54,7 @@ def team(config: BenchConfig, model: BenchModel, num_threads: int) -> Iterator[T
 
 
 def prepare(cell: Cell, workers: Team) -> tuple[dict[str, Outcome], dict[str, str]]:
-    """Every variant runs the work once, untimed: what it says, and why some do not apply."""
+    """Let every variant run the work once, untimed; return what it says, and why some do not apply."""
     outcomes: dict[str, Outcome] = {}
     skipped: dict[str, str] = {}
     workers.release_all_but(cell.variants)

@@ -30,7 +30,7 @@ class Measured:
 
 
 def rows_of(measured: Measured, origin: Mapping[str, Any]) -> list[Row]:
-    """One row per variant of the cell, in the order of the variants."""
+    """Return one row per variant of the cell, in the order of the variants."""
     cell = measured.cell
     what = {
         "model": cell.model.value,
@@ -81,7 +81,7 @@ def _numbers(measured: Measured, name: str) -> dict[str, Any]:
 
 
 def _engine_numbers(passes: Sequence[Pass], outcome: Outcome) -> dict[str, Any]:
-    """What only our engine tells."""
+    """Return what only our engine tells."""
     last = passes[-1]
     assert outcome.exit_indices is not None
     depths = [outcome.exit_layers[i] for row in outcome.exit_indices for i in row]
@@ -119,7 +119,7 @@ def agreement(measured: Measured, name: str) -> dict[str, float | None]:
 
 
 def ideal_work(measured: Measured, name: str) -> Work | None:
-    """The least the variant has to compute for the exits its tokens took; None where that is not defined."""
+    """Return the least the variant has to compute for the exits its tokens took; None where that is not defined."""
     variant, outcome = VARIANTS[name], measured.outcomes[name]
     assert outcome.exit_indices is not None
     if not variant.exits_early:
@@ -140,7 +140,7 @@ def _settings(variant: Variant, engine: EngineConfig) -> tuple[KvPolicy, Gate]:
 
 
 def bound_of(measured: Measured, name: str) -> float | None:
-    """The largest speedup of decoding that the variant could have, by full depth's measured times."""
+    """Return the largest speedup of decoding that the variant could have, by full depth's measured times."""
     work, full = ideal_work(measured, name), ideal_work(measured, FULL)
     if work is None:
         return None

@@ -126,12 +126,12 @@ def _input_embedding(theirs: Any) -> Any:
 
 
 def token_names(vocab_size: int) -> list[str]:
-    """CTranslate2 takes tokens by name."""
+    """Return the names of tokens, by which CTranslate2 takes them."""
     return ["<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(3, vocab_size))]
 
 
 def _save_ctranslate2(theirs: Any, path: Path) -> None:
-    """By the package's own loader for the class; left out where the package is not installed."""
+    """Save by the package's own loader for the class; do nothing where the package is not installed."""
     try:
         from ctranslate2.converters.transformers import T5Loader
     except ImportError:

@@ -9,7 +9,7 @@ from pipeline.output.run_record import cpu_model, version_or_none
 
 
 def origin(command: str, num_threads: int, seed: int, dtype: str) -> dict[str, Any]:
-    """The fields that all rows of a run share."""
+    """Return the fields that all rows of a run share."""
     return {
         "command": command,
         "commit": commit(),
@@ -31,7 +31,7 @@ def hardware(num_threads: int) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of the sources, with a plus where files differ from it; None outside of a git checkout."""
+    """Return the sources' commit, with a plus where files differ from it; None outside of a git checkout."""
     try:
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)

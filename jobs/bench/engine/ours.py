@@ -44,7 +44,7 @@ class OurEngine:
         self._engine = None
 
     def prepare(self, cell: Cell) -> None:
-        """UserError where the variant does not apply to the cell."""
+        """Raise UserError where the variant does not apply to the cell."""
         self.release()
         self._model.config = self._own_config
         self._model.__dict__.pop("encode", None)
@@ -135,7 +135,7 @@ class OurEngine:
 def engine_config(
     config: BenchConfig, cell: Cell, variant: Variant, checkpoint: Any, *, scripted: bool
 ) -> EngineConfig:
-    """The engine's settings for a cell; UserError where there is nothing to measure."""
+    """Return the engine's settings for a cell; UserError where there is nothing to measure."""
     if config.engine.generation.num_beams > 1:
         raise UserError("deed bench engine measures greedy decoding; set engine.generation.num_beams=1")
     generation = config.engine.generation.model_copy(update={"max_new_tokens": cell.length or OWN_LIMIT})

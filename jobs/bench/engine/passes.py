@@ -39,13 +39,13 @@ class Outcome:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The smallest value that `share` of all do not exceed."""
+    """Return the smallest value that `share` of all do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -(-round(share * 1000) * len(ordered) // 1000) - 1))]
 
 
 def peak_memory_bytes() -> int:
-    """Most resident memory of this process since it started; 0 where the system does not tell.
+    """Return the most resident memory of this process since it started; 0 where the system does not tell.
 
     Not `getrusage`: its maximum is handed down by the process that started this one.
     """

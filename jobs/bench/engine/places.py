@@ -10,10 +10,10 @@ def folder_of(config: BenchConfig, model: BenchModel) -> Path:
 
 
 def checkpoint_of(config: BenchConfig, model: BenchModel) -> Path:
-    """Our form of the model."""
+    """Return our form of the model."""
     return Path(config.checkpoint) if model is BenchModel.SCENES else folder_of(config, model) / "ours"
 
 
 def source_of(config: BenchConfig, model: BenchModel) -> Path:
-    """What `transformers` loads."""
+    """Return what `transformers` loads."""
     return folder_of(config, model) / "hf"

@@ -38,7 +38,7 @@ class PositionedT5(T5ForConditionalGeneration):
 
 @torch.no_grad()
 def positioned_t5(model: MultiExitModel) -> PositionedT5:
-    """The library's model with the weights of the given one's full depth; what T5 has no place for asserts."""
+    """Return the library's model with the weights of the given one's full depth; what T5 has no place for asserts."""
     ours, decoder = model.config.decoder, model.decoder
     assert (ours.norm, ours.pre_norm, ours.ffn, ours.positions) == ("rms", True, "relu", "learned")
     assert not any((ours.attn_bias, ours.ffn_bias, ours.head_bias, ours.embed_norm))
@@ -58,7 +58,7 @@ def positioned_t5(model: MultiExitModel) -> PositionedT5:
 
 
 def _weights(decoder: MultiExitDecoder, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their state by name; what decoding never reads, the encoder's, stays theirs."""
+    """Return their state by name; what decoding never reads, the encoder's, stays theirs."""
     config = decoder.config
     assert decoder.position_table is not None
     assert decoder.final_norm is not None

@@ -25,7 +25,7 @@ def rates_lines(name: str, rates: Rates) -> list[str]:
 
 
 def forecast_s(cell: Cell, costs: Costs, num_layers: int, setup_s: float) -> float:
-    """Seconds the cell will take, by bare matrix products: every variant as slow as full depth or slower."""
+    """Return the seconds the cell will take, by bare matrix products: every variant as slow as full depth or slower."""
     work = full_work([cell.length or 20] * cell.num_sequences, num_layers, cell.slots)
     time = time_of(work, costs)
     once_s = time.total_s if cell.encoder == "run" else time.decode_s
@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The columns of the rendered page, under shorter heads."""
+    """Return the columns of the rendered page, under shorter heads."""
     lines = [[column.short for column in COLUMNS]]
     lines += [[column.text(row) for column in COLUMNS] for row in rows if row.skipped is None]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

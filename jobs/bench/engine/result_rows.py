@@ -70,7 +70,7 @@ class Row:
 
 
 def row_of(values: Mapping[str, Any]) -> Row:
-    """The row of a line of the results file; older versions have more fields, which no table shows."""
+    """Return the row of a line of the results file; older versions have more fields, which no table shows."""
     known = {field.name for field in fields(Row)}
     return Row(**{name: value for name, value in values.items() if name in known})
 
@@ -85,7 +85,7 @@ class Column:
 
 
 def number(value: float | None, form: str, times: float = 1) -> str:
-    """Nothing for None."""
+    """Format a number; nothing for None."""
     return "" if value is None else format(value if times == 1 else times * value, form)
 
 

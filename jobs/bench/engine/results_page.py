@@ -25,7 +25,7 @@ def render(results: Path, document: Path) -> int:
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """One row per cell and variant, the last one written, in the order of first appearance."""
+    """Return one row per cell and variant, the last one written, in the order of first appearance."""
     kept: dict[tuple[object, ...], Row] = {}
     for row in rows:
         kept[(*cell_of(row), row.variant)] = row

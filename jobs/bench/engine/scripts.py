@@ -44,7 +44,7 @@ def script_depths(
     distribution: Distribution, exit_layers: Sequence[int], *,
     num_sequences: int, num_tokens: int, mean_share: float, seed: int,
 ) -> Depths:  # fmt: skip
-    """Exit index of every token of every sequence; OWN has no script."""
+    """Return the exit index of every token of every sequence; OWN has no script."""
     assert distribution is not Distribution.OWN
     rng = random.Random(seed)
     total = num_sequences * num_tokens
@@ -65,7 +65,7 @@ def script_depths(
 
 
 def _rounded(shares: Sequence[float], total: int) -> list[int]:
-    """Exit indices in these shares, `total` of them, rounded by largest remainder; not in random order yet."""
+    """Return exit indices in these shares, `total` of them, rounded by largest remainder; not in random order yet."""
     exact = [share * total for share in shares]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])

@@ -86,7 +86,7 @@ class TransformersGenerate(StaticBatches):
         self._theirs = None if model is BenchModel.SCENES else self._load(self._checkpoint)
 
     def _load(self, ours: Checkpoint) -> Any:
-        """The library's model; our thin wrapper makes its encoder's inputs, and our own weights are let go."""
+        """Return the library's model; our thin wrapper makes its encoder's inputs, and our own weights are let go."""
         import transformers
 
         name = {"t5": "T5ForConditionalGeneration", "pix2struct": "Pix2StructForConditionalGeneration"}

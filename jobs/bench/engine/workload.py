@@ -20,14 +20,14 @@ _IMAGE_CORPUS_SEED = 1  # scenes that no checkpoint was trained on
 
 
 def scripted_exits(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """The checkpoint's exits next to the quarters of its depth."""
+    """Return the checkpoint's exits next to the quarters of its depth."""
     layers = checkpoint.config.decoder.num_layers
     trained = checkpoint.config.exits
     return tuple(sorted({min(trained, key=lambda e: (abs(e - layers * q / 4), e)) for q in (1, 2, 3, 4)}))
 
 
 def make_depths(config: BenchConfig, cell: Cell, checkpoint: Checkpoint) -> Depths | None:
-    """None where depths are the checkpoint's own."""
+    """Return scripted depths; None where depths are the checkpoint's own."""
     if cell.distribution is Distribution.OWN:
         return None
     assert cell.length is not None
@@ -38,7 +38,7 @@ def make_depths(config: BenchConfig, cell: Cell, checkpoint: Checkpoint) -> Dept
 
 
 def make_requests(config: BenchConfig, cell: Cell, checkpoint: Checkpoint) -> list[Request]:
-    """One request per sequence; where the encoder is replayed, contents repeat and carry their number."""
+    """Return one request per sequence; where the encoder is replayed, contents repeat and carry their number."""
     contents = REPLAYED_CONTENTS if cell.encoder == "replayed" else cell.num_sequences
     make = _scenes if cell.model is BenchModel.SCENES else _random
     made = make(config, cell, checkpoint, min(contents, cell.num_sequences))
