@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from actors.engine.batch import Batch
 from actors.engine.costs import VisitCost, costs_by_layers, fit
 from actors.engine.exit_judge import ExitJudge
 from actors.engine.request import ActiveSequence, Request
 from actors.engine.runner import Runner
-from actors.engine.scheduler import Batch
 
 REPEATS = 2  # the quicker one counts: what disturbs a measurement only ever adds to it
 
