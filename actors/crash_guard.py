@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from actors.room import Room
+from actors.engine_turns import Room
 from pipeline.ops.crash_log import Attempt
 
 

@@ -11,7 +11,7 @@ from actors.backend import Backend
 from actors.engine.request import Completion, FinishReason, Request
 from actors.engine_thread import Outcome, RequestFailure
 from pipeline.ops.duplicates import Answer
-from pipeline.unexpected import UNEXPECTED, describe_unexpected, one_line
+from pipeline.unexpected_errors import UNEXPECTED, describe_unexpected, one_line
 
 Columns = dict[str, Any]
 

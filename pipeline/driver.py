@@ -32,7 +32,7 @@ RunPass = Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]]  # shard ta
 
 
 class Publisher(Protocol):
-    """Publishes shards in the background (pipeline.output.publisher)."""
+    """Publishes shards in the background (pipeline.output.publish_tasks)."""
 
     @property
     def busy(self) -> set[str]:

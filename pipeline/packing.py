@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline.tables import IN_ORDER, to_table
 from pipeline.text import storable
-from pipeline.unexpected import one_line
+from pipeline.unexpected_errors import one_line
 
 UNSTORABLE = "unstorable_value"
 

@@ -16,7 +16,7 @@ from pipeline.ops.prometheus import DriverMeter
 from pipeline.output.lease import Lease
 from pipeline.output.ledger import Ledger, remove_temporaries
 from pipeline.output.publish import published_shards
-from pipeline.output.publisher import RayPublisher
+from pipeline.output.publish_tasks import RayPublisher
 from pipeline.output.resume import Decision, begin, decide
 from pipeline.output.run_record import RunRecord
 from pipeline.output.settings import content_settings

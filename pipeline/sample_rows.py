@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from conf.source import PromptConfig
-from pipeline.images.preprocess import ImageProblem, Pixels
+from pipeline.images.decode import ImageProblem, Pixels
 from pipeline.source.plan import Shard, given_id, sample_id
 from pipeline.source.prompts import NoPrompts, Prompt, PromptLimits, limit_of, make_prompts, usable
 from pipeline.source.readers import RawSample
 from pipeline.tables import SOURCE_PREFIX, Passthrough
 from pipeline.text import storable
-from pipeline.unexpected import UNEXPECTED, describe_unexpected
+from pipeline.unexpected_errors import UNEXPECTED, describe_unexpected
 
 Decode = Callable[[bytes], Pixels | ImageProblem]
 

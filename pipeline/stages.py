@@ -16,8 +16,8 @@ import pyarrow as pa
 from conf.schema import JobConfig
 from conf.source import PromptConfig, RetryConfig
 from pipeline.chunk import Chunk, from_ipc, to_ipc
-from pipeline.images.isolated import image_to_pixels_isolated, image_to_pixels_or_die
-from pipeline.images.preprocess import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
+from pipeline.images.decode import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
+from pipeline.images.decode_isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from pipeline.ops.crash_log import Attempt
 from pipeline.ops.slow import noted_if_slow
 from pipeline.output.staging import load_index, save_index
@@ -33,8 +33,8 @@ from pipeline.source.retrying import USUAL_PATIENCE
 from pipeline.source.shard_index import ShardIndex
 from pipeline.source.versions import differ, differ_in_content
 from pipeline.tables import Passthrough
-from pipeline.task_guard import TaskGuard
-from pipeline.unexpected import UNEXPECTED, describe_unexpected
+from pipeline.task_crash_guard import TaskGuard
+from pipeline.unexpected_errors import UNEXPECTED, describe_unexpected
 
 _BLOCK_ROWS = 4096
 _MOST_SURPRISES = 100  # of one task: each has the rest of its samples read from storage again

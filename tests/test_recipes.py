@@ -231,8 +231,8 @@ def test_a_family(house: House) -> None:
 def test_a_gate(house: House) -> None:
     house.insert("conf/engine.py", '    SOFTMAX_DIFF = "softmax_diff"', '    ENTROPY = "entropy"')
     said = "        return token_B, logits_BV.softmax(-1).gather(-1, token_B[:, None])[:, 0]"
-    house.insert("actors/engine/exit_policy.py", said, ENTROPY)
-    house.insert("actors/engine/exit_policy.py", "from dataclasses import dataclass", "import math")
+    house.insert("actors/engine/confidence.py", said, ENTROPY)
+    house.insert("actors/engine/confidence.py", "from dataclasses import dataclass", "import math")
     said = house.tests("tests/actors/engine/test_exactness.py", "every_step_of_jit and ENTROPY")
     assert "4 passed" in said, "one for each schedule"
 

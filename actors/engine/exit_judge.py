@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from actors.engine.batch import Batch, Emission
-from actors.engine.exit_policy import SHORTLIST_SIZE, Shortlist, needs_tokens, saturation, score
+from actors.engine.confidence import SHORTLIST_SIZE, Shortlist, needs_tokens, saturation, score
 from actors.engine.processors import Past, Processors
 from actors.engine.request import ActiveSequence
 from actors.engine.stats import Meter

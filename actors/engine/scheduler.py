@@ -6,7 +6,6 @@ drafted enough, goes on to full depth, which says the tokens of all its pending 
 """
 
 import itertools
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from operator import attrgetter
 from actors.engine.admission import Admission
 from actors.engine.batch import Batch, Emission, EncodeBatch
 from actors.engine.costs import costs_by_layers
+from actors.engine.exit_thresholds import ExitThresholds
 from actors.engine.loops import LoopRule
-from actors.engine.policy import QueuePolicy
+from actors.engine.queue_policy import QueuePolicy
 from actors.engine.request import ActiveSequence, FinishReason, Request
 from actors.engine.stats import Meter
 from conf.engine import KvPolicy, Schedule
 from conf.model import ModelConfig
-from conf.resolve import Decay, Resolved, threshold_at
+from conf.resolve import Decay, Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,8 @@ class Scheduler:
         self._encoding: set[ActiveSequence] = set()
         self._queues: list[deque[ActiveSequence]] = [deque() for _ in rules.exit_layers]
         self._step = 0
+        consensus = rules.schedule is Schedule.CONSENSUS
+        self.thresholds = ExitThresholds(rules.thresholds, rules.decay, consensus, rules.deep_first)
 
     def add(self, request: Request) -> None:
         self._admission.add(request)
@@ -152,19 +154,7 @@ class Scheduler:
         """Return which rows leave at this segment's exit."""
         if batch.segment == self.num_segments - 1:
             return [True] * len(batch.sequences)
-        thresholds = [self.threshold(batch.segment, sequence) for sequence in batch.sequences]
-        leaves = [confidence >= threshold for confidence, threshold in zip(confidences, thresholds, strict=True)]
-        if self.rules.schedule is Schedule.CONSENSUS:
-            return [all(leaves)] * len(leaves)
-        return leaves
-
-    def threshold(self, segment: int, sequence: ActiveSequence) -> float:
-        """Return how sure the exit of `segment` must be of the sequence's current token."""
-        if self.rules.decay is None and not self.rules.deep_first:
-            return self.rules.thresholds[segment]
-        if self.rules.deep_first and sequence.step == 0 < sequence.first_position:
-            return math.inf
-        return threshold_at(self.rules.thresholds[segment], sequence.step, self.rules.decay)
+        return self.thresholds.leaves(batch, confidences)
 
     def commit(self, batch: Batch, decision: Emission, leaves: Sequence[bool]) -> list[ActiveSequence]:
         """Record what was computed, move every row to its next place, return the sequences that finished."""
@@ -181,7 +171,7 @@ class Scheduler:
                 continue
             if not last:
                 stats.num_drafted += self.rules.max_drafts is not None
-                stats.involuntary_exits += confidence < self.threshold(batch.segment, sequence)
+                stats.involuntary_exits += confidence < self.thresholds.at(batch.segment, sequence)
             self._emit(sequence, token_id, confidence, self.rules.exit_layers[batch.segment])
             if sequence.finish_reason is None:
                 self._enqueue(sequence, 0)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from conf.errors import UserError
-from pipeline.images.preprocess import ImageProblem, image_to_pixels
+from pipeline.images.decode import ImageProblem, image_to_pixels
 from pipeline.source.left_out import in_words
 from pipeline.source.plan import LeftOut, Shard, sum_left_out
 from pipeline.source.readers import RawSample, ReadFailure, read_patiently

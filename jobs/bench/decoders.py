@@ -85,7 +85,7 @@ def measure(
 
 def _pipeline(data: bytes, image_size: int) -> npt.NDArray[np.uint8]:
     """Do all that preprocessing does, hash included."""
-    from pipeline.images.preprocess import Pixels, image_to_pixels
+    from pipeline.images.decode import Pixels, image_to_pixels
 
     pixels = image_to_pixels(data, image_size=image_size)
     assert isinstance(pixels, Pixels), pixels

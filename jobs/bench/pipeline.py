@@ -160,13 +160,13 @@ def measure_loop(paths: list[str], processes: int) -> dict[str, Any]:
 
 
 def _warm_up(_: int) -> None:
-    import pipeline.images.preprocess  # noqa: F401
+    import pipeline.images.decode  # noqa: F401
 
 
 def decode_shard(path: str) -> int:
     import tarfile
 
-    from pipeline.images.preprocess import Pixels, image_to_pixels
+    from pipeline.images.decode import Pixels, image_to_pixels
 
     count = 0
     with tarfile.open(path) as tar:

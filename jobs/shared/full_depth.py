@@ -67,7 +67,7 @@ def _sampled_requests(
     """Return the sampled rows that are still in the source, and their requests."""
     from actors.engine.request import Request
     from jobs.shared.source_rows import read_samples
-    from pipeline.images.preprocess import Pixels, image_to_pixels
+    from pipeline.images.decode import Pixels, image_to_pixels
     from pipeline.report.picks import Tag
     from pipeline.report.scan import scan_run
 

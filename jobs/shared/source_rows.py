@@ -82,7 +82,7 @@ def find_thumbnails(folder: RunFolder, wanted: Sequence[SampleKey]) -> dict[Samp
 
 def thumbnail(data: bytes) -> bytes | None:
     """Return a JPEG of at most 320 pixels a side; None for bytes that are no readable image."""
-    from pipeline.images.preprocess import ImageProblem, decode_upright
+    from pipeline.images.decode import ImageProblem, decode_upright
 
     decoded = decode_upright(data, _shrunk, result_px=_PREVIEW_PX)
     if isinstance(decoded, ImageProblem):

@@ -16,7 +16,7 @@ import pytest
 from actors.backend import Backend
 from actors.captioner import Captioner
 from actors.engine.request import Request
-from actors.room import Room
+from actors.engine_turns import Room
 from pipeline.chunk import Chunk
 from pipeline.ops.crash_log import CrashLog
 from pipeline.ops.duplicates import AnswerBook

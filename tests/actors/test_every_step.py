@@ -18,7 +18,7 @@ from actors.backend import Backend
 from actors.captioner import Captioner
 from conf.source import PromptConfig
 from pipeline import sample_rows
-from pipeline.images.isolated import image_to_pixels_or_die
+from pipeline.images.decode_isolated import image_to_pixels_or_die
 from pipeline.ops.crash_log import CrashLog
 from pipeline.output.publish import publish_shard
 from pipeline.output.storage import Storage

@@ -15,7 +15,7 @@ from actors.model.tokenizer import train_tokenizer
 from conf.checkpoint_info import read_checkpoint_info
 from conf.schema import JobConfig
 from jobs.caption import captioner_spec, run_job, with_checkpoint
-from pipeline.images.preprocess import Pixels, image_to_pixels
+from pipeline.images.decode import Pixels, image_to_pixels
 from pipeline.run import run
 from tests.actors.engine.tiny import tiny_model
 from tests.shards import image_bytes, sample_members, write_tar

@@ -17,7 +17,7 @@ from actors.training.scratch.scratch import initialise
 from conf.engine import EngineConfig
 from conf.training import ArchitectureConfig
 from jobs.cli import main
-from pipeline.images.preprocess import Pixels, image_to_pixels
+from pipeline.images.decode import Pixels, image_to_pixels
 from tests.actors.engine.tiny import run
 from tests.shards import image_bytes, sample_members, write_tar
 

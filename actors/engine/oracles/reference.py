@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.engine.exit_policy import Shortlist, saturation, score
+from actors.engine.confidence import Shortlist, saturation, score
 from actors.engine.loops import LoopRule
 from actors.engine.processors import Past, Processors
 from actors.engine.request import FinishReason, Request

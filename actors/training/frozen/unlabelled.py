@@ -14,7 +14,7 @@ from actors.model.checkpoint import Checkpoint
 from actors.model.model import PackedBatch
 from actors.training.corpus import ImageCorpus
 from conf.engine import EngineConfig, GenerationConfig
-from pipeline.images.preprocess import Pixels, image_to_pixels
+from pipeline.images.decode import Pixels, image_to_pixels
 
 Targets = list[tuple[int, ...]]
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.engine.confidence import score
 from actors.engine.engine import Engine
-from actors.engine.exit_policy import score
 from actors.engine.oracles.reference import encode_one, generate, teacher_forced
 from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import FinishReason

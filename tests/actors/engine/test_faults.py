@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from actors.backend import load_backend
+from actors.engine.batch import Batch
 from actors.engine.cross_source import CrossSource
 from actors.engine.engine import Engine
 from actors.engine.request import Completion
-from actors.engine.scheduler import Batch
 from actors.engine_thread import EngineThread, RequestFailure
 from conf.engine import CrossAttention, EngineConfig, Gate, GenerationConfig, Schedule
 from conf.errors import UserError

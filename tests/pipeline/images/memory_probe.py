@@ -11,7 +11,7 @@ from collections.abc import Sequence
 _CODE = """
 import pickle, re, sys
 from pathlib import Path
-from pipeline.images.preprocess import image_to_pixels
+from pipeline.images.decode import image_to_pixels
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 files, image_size, limits = pickle.load(sys.stdin.buffer)
 before = peak()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline.images.preprocess import Pixels, image_to_pixels
+from pipeline.images.decode import Pixels, image_to_pixels
 from tests.pipeline.images.profiles import cmyk_profile, grey_profile, rgb_profile, swapped_profile
 
 SIZE = 32

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.images import opening
-from pipeline.images.preprocess import ImageProblem, Pixels, image_to_pixels
+from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from tests.pipeline.images.profiles import swapped_profile
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from pipeline.images.opening import FORMATS
-from pipeline.images.preprocess import ImageProblem, Pixels, image_to_pixels
 from tests.pipeline.images.memory_probe import outcome, outcomes
 
 MAX_PIXELS = 1_000_000

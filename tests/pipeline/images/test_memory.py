@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.images import opening
-from pipeline.images.preprocess import ImageProblem, Pixels, image_to_pixels
+from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from tests.pipeline.images.memory_probe import outcome, outcomes, peak_bytes
 from tests.pipeline.images.test_hostile_images import bomb, png
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from pipeline.images.not_images import describe
-from pipeline.images.preprocess import ImageProblem, Pixels, image_to_pixels
 from tests.pipeline.images.memory_probe import outcomes
 from tests.pipeline.images.profiles import swapped_profile
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.images import opening
-from pipeline.images.preprocess import Pixels, image_to_pixels
+from pipeline.images.decode import Pixels, image_to_pixels
 
 SIZE = 32
 XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'

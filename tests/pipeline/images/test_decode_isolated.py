@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import isolated
-from pipeline.images.isolated import image_to_pixels_isolated, image_to_pixels_or_die
-from pipeline.images.preprocess import ImageProblem, Pixels, image_to_pixels
+from pipeline.images import decode_isolated as isolated
+from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
+from pipeline.images.decode_isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from tests.shards import image_bytes, many_scans
 
 LIMITS = {"image_size": 16, "max_pixels": 20_000_000, "limit_s": 30.0}
@@ -57,7 +57,7 @@ def test_a_process_that_does_not_even_start_is_stopped(monkeypatch: pytest.Monke
 
 def test_the_limit_ends_the_process_and_only_then() -> None:
     code = (
-        "import sys; from pipeline.images.isolated import image_to_pixels_or_die as f\n"
+        "import sys; from pipeline.images.decode_isolated import image_to_pixels_or_die as f\n"
         "for data in (sys.stdin.buffer.read(), b''): print(type(f(data, image_size=16, max_pixels=20_000_000,"
         " limit_s=float(sys.argv[1]))).__name__, flush=True)"
     )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import preprocess
-from pipeline.images.preprocess import ImageProblem, Pixels, image_to_pixels, to_rgb
+from pipeline.images import decode as preprocess
+from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels, to_rgb
 
 SIZE = 32
 

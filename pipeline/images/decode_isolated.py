@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pipeline.images.preprocess import ImageProblem, Pixels, image_to_pixels
+from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 
 _START_S = 60.0  # most seconds in which an interpreter starts on a busy machine
 
@@ -29,7 +29,12 @@ def image_to_pixels_isolated(
     data: bytes, *, limit_s: float, command: Sequence[str] | None = None, **limits: int
 ) -> Pixels | ImageProblem:
     """Like image_to_pixels, but a crash or a hang of the decoder is an ImageProblem too."""
-    child = command or [sys.executable, "-m", "pipeline.images.isolated", json.dumps({"limit_s": limit_s, **limits})]
+    child = command or [
+        sys.executable,
+        "-m",
+        "pipeline.images.decode_isolated",
+        json.dumps({"limit_s": limit_s, **limits}),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     hang = ImageProblem("decoder_hang", f"the decoder was stopped after {limit_s:g} s ({len(data)} bytes)")
     try:

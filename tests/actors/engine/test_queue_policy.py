@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from actors.engine.costs import VisitCost, costs_by_layers, fit
 from actors.engine.oracles.simulation import Scripts, Simulated, least_s, simulate
-from actors.engine.policy import QueuePolicy
+from actors.engine.queue_policy import QueuePolicy
 from actors.engine.scheduler import SchedulerRules
 from conf.engine import Schedule
 from conf.resolve import Decay, threshold_at
