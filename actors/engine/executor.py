@@ -8,7 +8,7 @@ import torch
 
 from actors.engine.batch import Batch, Emission, EncodeBatch
 from actors.engine.costs import VisitCost
-from actors.engine.exit_judge import ExitJudge, Verdict
+from actors.engine.exit_gate import ExitGate, Verdict
 from actors.engine.processors import Processors
 from actors.engine.request import ActiveSequence
 from actors.engine.runner import Runner
@@ -53,7 +53,7 @@ class EagerExecutor:
         self._cuda = self.device.type == "cuda"
         processors = Processors.resolve(model.config, resolved.settings.generation, self.device)
         self.runner = Runner(model, resolved, num_slots, keeps_tokens=not processors.idle)
-        self.judge = ExitJudge(model, resolved, processors, self.runner.cache.token_ST, meter)
+        self.judge = ExitGate(model, resolved, processors, self.runner.cache.token_ST, meter)
 
     @property
     def capacity_bytes(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from actors.engine.batch import Batch, EncodeBatch
 from actors.engine.cross_source import CrossSource
 from actors.engine.encoding import encode_requests
-from actors.engine.exit_judge import ExitStates
+from actors.engine.exit_gate import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.visit import Visit, VisitPart, index_tensor, plan_visit
 from actors.model.blocks import DecoderLayer, additive, attend, attend_shared

@@ -7,7 +7,7 @@ import torch
 
 from actors.engine.batch import Batch
 from actors.engine.costs import VisitCost, costs_by_layers, fit
-from actors.engine.exit_judge import ExitJudge
+from actors.engine.exit_gate import ExitGate
 from actors.engine.request import ActiveSequence, Request
 from actors.engine.runner import Runner
 
@@ -15,7 +15,7 @@ REPEATS = 2  # the quicker one counts: what disturbs a measurement only ever add
 
 
 def measure_visit_costs(
-    runner: Runner, judge: ExitJudge, max_rows: int, *, limit_s: float, clock: Callable[[], float]
+    runner: Runner, judge: ExitGate, max_rows: int, *, limit_s: float, clock: Callable[[], float]
 ) -> tuple[VisitCost, ...]:
     """Time every segment with its exit at a few batch sizes; costs by layers where `limit_s` did not suffice for two.
 
@@ -51,14 +51,14 @@ def _sequences(count: int, num_segments: int, position: int, num_context: int) -
     )  # fmt: skip
 
 
-def _visit(runner: Runner, judge: ExitJudge, batch: Batch) -> None:
+def _visit(runner: Runner, judge: ExitGate, batch: Batch) -> None:
     verdict = judge.judge(batch, runner.run(batch))
     judge.emit(batch, verdict, [True] * len(batch.sequences))
     if runner.device.type == "cuda":
         torch.cuda.synchronize(runner.device)
 
 
-def _timed(runner: Runner, judge: ExitJudge, batch: Batch, clock: Callable[[], float]) -> float:
+def _timed(runner: Runner, judge: ExitGate, batch: Batch, clock: Callable[[], float]) -> float:
     start_s = clock()
     _visit(runner, judge, batch)
     return clock() - start_s

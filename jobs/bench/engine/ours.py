@@ -17,7 +17,7 @@ from conf.resolve import resolve
 from jobs.bench.engine.cells import OWN_LIMIT, Cell
 from jobs.bench.engine.passes import Outcome, Pass, peak_memory_bytes, percentile
 from jobs.bench.engine.places import checkpoint_of
-from jobs.bench.engine.scripted_judge import THRESHOLD, ScriptedJudge
+from jobs.bench.engine.scripted_gate import THRESHOLD, ScriptedGate
 from jobs.bench.engine.variants import Variant
 from jobs.bench.engine.workload import ReplayedEncoder, endless, make_depths, make_requests, scripted_exits
 
@@ -56,7 +56,7 @@ class OurEngine:
         self._engine = Engine(self._model, self._settings)
         if depths is not None and self._variant.exits_early:
             executor = self._engine.executor
-            executor.judge = ScriptedJudge(executor.judge, depths)  # type: ignore[assignment]
+            executor.judge = ScriptedGate(executor.judge, depths)  # type: ignore[assignment]
         if cell.encoder == "replayed":
             self._engine.model.__dict__["encode"] = ReplayedEncoder(self._model, self._requests)
 

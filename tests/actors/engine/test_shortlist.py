@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from actors.engine import exit_judge
+from actors.engine import exit_gate as exit_gate
 from actors.engine.engine import Engine
 from actors.engine.oracles.reference import encode_one, verdicts
 from actors.engine.processors import Processors
@@ -36,7 +36,7 @@ def counted(model: MultiExitModel, done: dict[int, Completion], processors: Proc
 
 @pytest.mark.parametrize("ngram", [0, 2])
 def test_it_is_counted_over_the_tokens_that_left(ngram: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exit_judge, "AUDIT_EVERY", 1)
+    monkeypatch.setattr(exit_gate, "AUDIT_EVERY", 1)
     generation = {"max_new_tokens": 12, "no_repeat_ngram": ngram}
     settings = config(
         exits=EXITS, thresholds=THRESHOLDS, gate=Gate.SHORTLIST, generation=generation, calibration_s=0.05
@@ -53,7 +53,7 @@ def test_auditing_is_rare_and_changes_no_token(monkeypatch: pytest.MonkeyPatch) 
     settings = config(exits=EXITS, thresholds=THRESHOLDS, gate=Gate.SHORTLIST)
     seldom = Engine(MODEL, settings)
     rare = run(seldom, WORK)
-    monkeypatch.setattr(exit_judge, "AUDIT_EVERY", 1)
+    monkeypatch.setattr(exit_gate, "AUDIT_EVERY", 1)
     always = Engine(MODEL, settings)
     assert {i: c.token_ids for i, c in run(always, WORK).items()} == {i: c.token_ids for i, c in rare.items()}
     assert 0 < seldom.take_stats().num_audited < always.take_stats().num_audited

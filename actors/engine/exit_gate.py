@@ -44,7 +44,7 @@ class Verdict:
 AUDIT_EVERY = 32  # visits in which a shortlist chose tokens; one of them is checked against the whole vocabulary
 
 
-class ExitJudge:
+class ExitGate:
     """The gate of an engine; holds the shortlists of its slots, knows nothing of queues and thresholds."""
 
     def __init__(

@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 from actors.engine.batch import Batch, Emission
-from actors.engine.exit_judge import ExitJudge, ExitStates, Verdict
+from actors.engine.exit_gate import ExitGate, ExitStates, Verdict
 from jobs.bench.engine.scripts import Depths
 
 THRESHOLD = 0.5  # of every exit: scripted confidences are 0 or 1
 
 
-class ScriptedJudge:
+class ScriptedGate:
     """A token leaves at the exit its script names; which token it is, the model says."""
 
-    def __init__(self, judge: ExitJudge, depths: Depths) -> None:
+    def __init__(self, judge: ExitGate, depths: Depths) -> None:
         self._judge, self._depths = judge, depths
 
     def judge(self, batch: Batch, states: ExitStates) -> Verdict:
