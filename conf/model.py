@@ -126,6 +126,7 @@ class TransformersEncoderConfig(Section):
     kind: Literal["transformers"] = "transformers"
     model_type: Literal[
         "t5",
+        "mt5",
         "bart",
         "mbart",
         "pix2struct",

@@ -61,33 +61,28 @@ class SqliteReader:
                 (image,) = sqlite3.connect(shard.url).execute(query, (sample.record.begin,)).fetchone()
                 yield RawSample(sample, image)
 '''
-MT5 = '''
-"""mT5: the layers of T5 v1.1 and a vocabulary of many languages (Xue et al. 2021)."""
+LONGT5 = '''
+"""LongT5: the decoder of T5 behind an encoder of local attention (Guo et al. 2022)."""
 
 from dataclasses import replace
 
 from actors.model.interop import t5
 
-
-def decoder(hf, theirs):
-    return t5.t5_decoder(hf, tied=False, scaled=False)
-
-
-FAMILY = replace(t5.FAMILY, model_class="MT5ForConditionalGeneration", decoder=decoder)
+FAMILY = replace(t5.FAMILY, model_class="LongT5ForConditionalGeneration")
 '''
-MT5_ENCODER = """
-from transformers import MT5Config
-from transformers.models.mt5.modeling_mt5 import MT5Stack
+LONGT5_ENCODER = """
+from transformers import LongT5Config
+from transformers.models.longt5.modeling_longt5 import LongT5Stack
 
 from actors.model.pretrained.encoder import PretrainedEncoder
 
 
-class Mt5Encoder(PretrainedEncoder):
+class LongT5Encoder(PretrainedEncoder):
     def __init__(self, model):
         super().__init__(model)
-        config = MT5Config.from_dict(model.encoder.hf_config)
+        config = LongT5Config.from_dict(model.encoder.hf_config)
         config.is_decoder, config.use_cache = False, False
-        self.stack = MT5Stack(config)
+        self.stack = LongT5Stack(config)
 
     @property
     def max_context(self):
@@ -117,12 +112,12 @@ def main(arguments):
 """
 
 
-TINY_MT5 = """
-def _mt5() -> Any:
-    from transformers import MT5Config, MT5ForConditionalGeneration
+TINY_LONGT5 = """
+def _longt5() -> Any:
+    from transformers import LongT5Config, LongT5ForConditionalGeneration
 
-    settings = _t5_untied().config.to_dict()
-    return MT5ForConditionalGeneration(MT5Config(**{**settings, "model_type": "mt5"}))
+    settings = {**_t5().config.to_dict(), "model_type": "longt5", "local_radius": 2}
+    return LongT5ForConditionalGeneration(LongT5Config(**settings))
 
 """
 
@@ -214,18 +209,18 @@ def test_a_source_and_an_export(house: House, tmp_path: Path) -> None:
 
 
 def test_a_family(house: House) -> None:
-    house.add("actors/model/interop/mt5.py", MT5)
-    house.add("actors/model/pretrained/mt5.py", MT5_ENCODER)
+    house.add("actors/model/interop/longt5.py", LONGT5)
+    house.add("actors/model/pretrained/longt5.py", LONGT5_ENCODER)
     families = "actors/model/interop/families.py"
-    house.insert(families, "from typing import Any", "from actors.model.interop import mt5")
-    house.insert(families, "FAMILIES: dict[str, Family] = {", '    "mt5": mt5.FAMILY,')
-    house.insert("conf/model.py", "    model_type: Literal[", '        "mt5",')
-    house.insert("actors/model/encoders.py", "_PRETRAINED = {", '    "mt5": ("mt5", "Mt5Encoder"),')
-    house.insert("actors/model/encoders.py", "_SHARES_EMBEDDING = {", '    "mt5",')
+    house.insert(families, "from typing import Any", "from actors.model.interop import longt5")
+    house.insert(families, "FAMILIES: dict[str, Family] = {", '    "longt5": longt5.FAMILY,')
+    house.insert("conf/model.py", "    model_type: Literal[", '        "longt5",')
+    house.insert("actors/model/encoders.py", "_PRETRAINED = {", '    "longt5": ("longt5", "LongT5Encoder"),')
+    house.insert("actors/model/encoders.py", "_SHARES_EMBEDDING = {", '    "longt5",')
     cases = "tests/actors/interop/sources.py"
-    house.insert(cases, "VOCAB, LAYERS, STEPS = 97, 3, 12", TINY_MT5)
-    house.insert(cases, "CASES: dict[str, Case] = {", '    "mt5": Case(_mt5, _text_inputs, 32, gain=0.9),')
-    assert "1 passed" in house.tests("tests/actors/interop/test_parity.py", "equal_those_of_transformers and mt5")
+    house.insert(cases, "VOCAB, LAYERS, STEPS = 97, 3, 12", TINY_LONGT5)
+    house.insert(cases, "CASES: dict[str, Case] = {", '    "longt5": Case(_longt5, _text_inputs, 32),')
+    assert "1 passed" in house.tests("tests/actors/interop/test_parity.py", "equal_those_of_transformers and longt5")
 
 
 def test_a_gate(house: House) -> None:

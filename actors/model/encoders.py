@@ -16,6 +16,7 @@ _OWN = {
 # model_type -> (module, class)
 _PRETRAINED = {
     "t5":                     ("text_encoder", "TextEncoder"),
+    "mt5":                    ("text_encoder", "TextEncoder"),
     "bart":                   ("text_encoder", "TextEncoder"),
     "mbart":                  ("text_encoder", "TextEncoder"),
     "pix2struct":             ("pix2struct", "Pix2StructEncoder"),
@@ -26,6 +27,7 @@ _PRETRAINED = {
 # model_type of encoders whose token embedding is the decoder's
 _SHARES_EMBEDDING = {
     "t5",
+    "mt5",
     "bart",
     "mbart",
     "udop",

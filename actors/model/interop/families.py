@@ -8,6 +8,7 @@ from conf.errors import UserError
 
 FAMILIES: dict[str, Family] = {
     "t5": t5.FAMILY,
+    "mt5": t5.MT5,
     "bart": bart.BART,
     "mbart": bart.MBART,
     "pix2struct": pix2struct.FAMILY,

@@ -1,5 +1,6 @@
-"""T5, T5 v1.1 and Flan-T5: text to text (Raffel et al. 2020; Shazeer 2020 for the gated feed-forward)."""
+"""T5, T5 v1.1, Flan-T5 and mT5: text to text (Raffel et al. 2020; Shazeer 2020 for the gated feed-forward)."""
 
+from dataclasses import replace
 from typing import Any
 
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
@@ -12,6 +13,11 @@ OUTPUT_TOKENS = 512  # T5 has no longest output; this bounds the caches
 def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
     tied = head_is_tied(theirs, "lm_head.weight", "shared.weight")
     return t5_decoder(hf, tied=tied, scaled=hf.scale_decoder_outputs)
+
+
+def mt5_decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
+    """The head is its own in the published weights, and its input is never scaled."""
+    return t5_decoder(hf, tied=head_is_tied(theirs, "lm_head.weight", "shared.weight"), scaled=False)
 
 
 def t5_decoder(hf: Any, *, tied: bool, scaled: bool) -> DecoderConfig:
@@ -81,3 +87,4 @@ FAMILY = Family(
     text_rules=lambda hf: TextRules(leading_space=False, suffix_ids=(hf.eos_token_id,)),
     image_shape=lambda hf, processor: (32, 32),  # no image is read; the smallest one to carry through the pipeline
 )
+MT5 = replace(FAMILY, model_class="MT5ForConditionalGeneration", decoder=mt5_decoder)

@@ -1,4 +1,4 @@
-"""Encoders that read the prompt alone: T5, BART, mBART. The image is not looked at."""
+"""Encoders that read the prompt alone: T5, mT5, BART, mBART. The image is not looked at."""
 
 from torch import Tensor, nn
 
@@ -30,6 +30,13 @@ def _stack(model_type: str, raw: dict[str, object]) -> nn.Module:
         config = T5Config.from_dict(raw)
         config.is_decoder, config.use_cache = False, False
         return T5Stack(config)
+    if model_type == "mt5":
+        from transformers.models.mt5.configuration_mt5 import MT5Config
+        from transformers.models.mt5.modeling_mt5 import MT5Stack
+
+        mt5_config = MT5Config.from_dict(raw)
+        mt5_config.is_decoder, mt5_config.use_cache = False, False
+        return MT5Stack(mt5_config)
     if model_type == "bart":
         from transformers.models.bart.configuration_bart import BartConfig
         from transformers.models.bart.modeling_bart import BartEncoder
