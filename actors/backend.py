@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from actors.engine.drain import EngineLike
 from conf.engine import EngineConfig
@@ -37,6 +38,7 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
     small = with_weights(checkpoint.model, engine.weights)  # once and here, so that the larger weights are let go
     checkpoint = replace(checkpoint, model=small)
     max_prompt_tokens = checkpoint.config.encoder.max_prompt_tokens
+    keep_special = engine.generation.keep_special_tokens
 
     def encode_prompt(text: str) -> tuple[int, ...]:
         token_ids = checkpoint.codec.encode_prompt(text)
@@ -48,8 +50,8 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
         make_engine=lambda: make_engine(checkpoint, engine),
         encode_prompt=encode_prompt,
         encode_prefix=lambda prompt: prefix_of(prompt, engine.generation, checkpoint.codec),
-        decode_tokens=checkpoint.codec.decode,
-        token_texts=checkpoint.codec.pieces,
+        decode_tokens=partial(checkpoint.codec.decode, keep_special=keep_special),
+        token_texts=partial(checkpoint.codec.pieces, keep_special=keep_special),
         image_size=checkpoint.config.image_size,
         device=torch.cuda.get_device_name() if cuda else "cpu",
         # Numbers so small cost a CPU ten times the time. It holds for a thread and those that it starts.

@@ -12,9 +12,7 @@ from conf.model import TOKENIZER_FILE, ModelConfig
 
 def tokenized_for(generation: GenerationConfig, model: ModelConfig, checkpoint: str | Path) -> GenerationConfig:
     """Return the same options in token ids, by the tokenizer of the checkpoint, which need not be loaded."""
-    tokenizer = load_tokenizer(Path(checkpoint) / TOKENIZER_FILE)
-    codec = TextCodec(tokenizer, model.text, model.decoder.vocab_size, model.encoder.max_prompt_tokens)
-    return tokenized(generation, codec)
+    return tokenized(generation, TextCodec.of(load_tokenizer(Path(checkpoint) / TOKENIZER_FILE), model))
 
 
 def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfig:

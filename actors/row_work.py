@@ -80,6 +80,7 @@ def describe(backend: Backend, work: RowWork) -> None:
         "mean_depth": _mean(done.exit_layers),
         "exit_layers": done.exit_layers,
         "confidences": done.confidences,
+        "token_ids": done.token_ids,
         "queue_wait_s": done.admitted_s - done.enqueued_s,
         "encode_s": done.encode_s,
         "ttft_s": done.first_token_s - done.enqueued_s,

@@ -4,12 +4,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conf.errors import UserError
 from conf.json_file import parse_json, read_json
 from conf.model import TOKENIZER_FILE, WEIGHTS_FILE, ModelConfig, read_model_config, weights_sha256
 
 _NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds"}
+_ADDED_LATER = ("text.keep_special_tokens",)  # left out of the hash at their defaults: it is that of before they were
 _MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 
 
@@ -27,6 +29,8 @@ def read_checkpoint_info(path: str) -> CheckpointInfo:
     model = read_model_config(path)
     _check_files(Path(path))
     architecture = model.model_dump(mode="json", exclude=_NOT_ARCHITECTURE)
+    for name in _ADDED_LATER:
+        _drop_default(architecture, model, name)
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest()
     return CheckpointInfo(model, weights_sha256(path), digest)
 
@@ -48,3 +52,13 @@ def _check_files(path: Path) -> None:
             "the file was cut or damaged"
         )
     read_json(path / TOKENIZER_FILE, "tokenizer")
+
+
+def _drop_default(dumped: dict[str, Any], model: ModelConfig, name: str) -> None:
+    """Remove a field, by its dotted name, where it has its default value."""
+    section: Any = model
+    *outer, field = name.split(".")
+    for part in outer:
+        section, dumped = getattr(section, part), dumped[part]
+    if getattr(section, field) == type(section).model_fields[field].get_default(call_default_factory=True):
+        del dumped[field]

@@ -80,6 +80,11 @@ class GenerationConfig(Section):
     max_prefix_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Longest prefix of a request, in tokens; none: 32 where it holds `{prompt}`, else its length."
     )
+    keep_special_tokens: bool | None = Field(
+        None,
+        description="Leave special tokens in the text, such as `<loc_52>`; start, end and padding tokens never are. "
+        "none: what the checkpoint says.",
+    )
     loop_ngram: Annotated[int, Field(ge=0)] = Field(
         0,
         description="An output that ends with loop_repeats copies of the same sequence of at most this many tokens is "

@@ -156,7 +156,7 @@ EncoderConfig = Annotated[
 
 
 class TextRules(Section):
-    """How a prompt becomes what the encoder reads."""
+    """How a prompt becomes what the encoder reads, and the decoder's tokens a text."""
 
     prompt: Literal["tokens", "bytes", "none"] = Field(
         "tokens", description="bytes: the model draws the text itself; none: the encoder reads no prompt."
@@ -166,6 +166,9 @@ class TextRules(Section):
     prefix_ids: tuple[int, ...] = Field((), description="Tokens before every prompt.")
     suffix_ids: tuple[int, ...] = Field((), description="Tokens after every prompt.")
     tasks: dict[str, str] = Field({}, description="Task token -> prompt that stands for it; {input} is what follows.")
+    keep_special_tokens: bool = Field(
+        False, description="Special tokens are part of an output's text, but for those that start, end or pad it."
+    )
 
 
 class GenerationDefaults(Section):

@@ -2,7 +2,9 @@
 
 One results row and one errors row never share a (sample_id, prompt_index): every input row is in exactly one of them.
 The lists exit_layers, confidences and token_texts have one entry per decoding step; a final end-of-sequence step counts
-as a step and its text is empty, so num_steps is num_tokens or num_tokens + 1.
+as a step and its text is empty, so num_steps is num_tokens or num_tokens + 1. token_ids has one entry per token.
+
+A column that earlier versions did not write is null in their rows (`with_columns_of`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,7 @@ _ANSWER = [                                         # what the model said, and h
     ("exit_layers",     pa.list_(pa.uint8())),      # decoder layers of each step
     ("confidences",     pa.list_(pa.float32())),    # confidence of each step
     ("token_texts",     pa.list_(pa.string())),     # text each step added; joined they are `text`, up to outer spaces
+    ("token_ids",       pa.list_(pa.int32())),      # tokens of the answer, without what it began with and the end token
 ]
 
 _RESULTS = [
@@ -153,6 +156,18 @@ def prepared_schema(passthrough: Passthrough = ()) -> pa.Schema:
 def _source_columns(passthrough: Passthrough) -> list[tuple[str, pa.DataType]]:
     fields = (pa.field(own, pa.string()) if isinstance(own, str) else own for own in passthrough)
     return [(SOURCE_PREFIX + field.name, field.type) for field in fields]
+
+
+def with_columns_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
+    """Return the table with every column of the schema, null where an earlier version wrote none, then its others."""
+    missing = {
+        field.name: pa.nulls(table.num_rows, field.type) for field in schema if field.name not in table.schema.names
+    }
+    if not missing:
+        return table
+    names = [*schema.names, *(name for name in table.schema.names if name not in schema.names)]
+    columns = [missing[name] if name in missing else table[name] for name in names]
+    return pa.table(columns, names).replace_schema_metadata(table.schema.metadata)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -83,8 +83,7 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype
             f"tokenizer of checkpoint {str(path)!r} has {tokenizer.get_vocab_size()} entries, "
             f"the model only {config.decoder.vocab_size}"
         )
-    codec = TextCodec(tokenizer, config.text, config.decoder.vocab_size, config.encoder.max_prompt_tokens)
-    return Checkpoint(model, codec, config, weights_sha256(path))
+    return Checkpoint(model, TextCodec.of(tokenizer, config), config, weights_sha256(path))
 
 
 def check_checkpoint(path: str | Path) -> None:

@@ -1,13 +1,13 @@
 """Text <-> token ids by a BPE tokenizer of the `tokenizers` library."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from actors.model.word_boxes import pack, split_words
 from conf.errors import UserError
-from conf.model import TextRules, longest_prompt
+from conf.model import ModelConfig, TextRules, longest_prompt
 from pipeline.text import encodable
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
@@ -53,10 +53,19 @@ class TextCodec:
         rules: TextRules | None = None,
         vocab_size: int | None = None,
         max_prompt_tokens: int | None = None,
+        marker_ids: Collection[int] = (),
     ) -> None:
+        """`marker_ids` start, end or pad an output and are in no text, even where special tokens are."""
         self.tokenizer, self.rules = tokenizer, rules or TextRules()
         self.vocab_size = tokenizer.get_vocab_size() if vocab_size is None else vocab_size
-        self.max_prompt_tokens = max_prompt_tokens
+        self.max_prompt_tokens, self._marker_ids = max_prompt_tokens, frozenset(marker_ids)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, model: ModelConfig) -> "TextCodec":
+        """Return the codec of a checkpoint."""
+        rules, forced = model.text, model.generation.forced_bos_id
+        markers = (model.start_id, model.eos_id, model.pad_id, *(() if forced is None else (forced,)))
+        return cls(tokenizer, rules, model.decoder.vocab_size, model.encoder.max_prompt_tokens, markers)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Text -> ids, nothing added but the leading space that gives a word one spelling wherever it stands."""
@@ -97,16 +106,23 @@ class TextCodec:
                 return prompt.replace("{input}", rest)
         return text
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+    def decode(self, token_ids: Sequence[int], keep_special: bool | None = None) -> str:
+        """Return the text of an output; `keep_special` None: special tokens as the checkpoint's rules have them."""
+        return self._text(token_ids, keep_special).strip()
 
-    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+    def pieces(self, token_ids: Sequence[int], keep_special: bool | None = None) -> list[str]:
         """Return the text each token adds, for galleries; joined and stripped they give `decode`."""
         if self.rules.leading_space:  # byte-level: a token's text does not depend on its neighbours
-            return [str(self.tokenizer.decode([token_id], skip_special_tokens=True)) for token_id in token_ids]
+            return [self._text([token_id], keep_special) for token_id in token_ids]
         pieces, before = [], ""
         for end in range(1, len(token_ids) + 1):
-            text = str(self.tokenizer.decode(list(token_ids[:end]), skip_special_tokens=True))
+            text = self._text(token_ids[:end], keep_special)
             pieces.append(text[len(before) :] if text.startswith(before) else "")
             before = text if text.startswith(before) else before
         return pieces
+
+    def _text(self, token_ids: Sequence[int], keep_special: bool | None) -> str:
+        if not (self.rules.keep_special_tokens if keep_special is None else keep_special):
+            return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        said = [token_id for token_id in token_ids if token_id not in self._marker_ids]
+        return str(self.tokenizer.decode(said, skip_special_tokens=False))

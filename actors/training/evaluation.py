@@ -105,4 +105,6 @@ def predict(
             yield Request(request_id, pixels[item.key], prompt_ids, prefix_ids=prefix_ids)
 
     done = drain(make_engine(checkpoint, engine), requests(), ahead=4 * engine.num_slots)
-    return [Prediction(item, checkpoint.codec.decode(c.token_ids), c) for item, c in zip(items, done, strict=True)]
+    keep = engine.generation.keep_special_tokens
+    texts = (checkpoint.codec.decode(completion.token_ids, keep) for completion in done)
+    return [Prediction(*each) for each in zip(items, texts, done, strict=True)]

@@ -20,7 +20,7 @@ from pipeline.source.source_types import to_json
 from pipeline.text import finite
 
 _GONE = (MISSING_SHARD, "missing_file")
-_STEPS_NOT_COPIED = ("exit_layers", "confidences", "token_texts")
+_STEPS_NOT_COPIED = ("exit_layers", "confidences", "token_texts", "token_ids")
 
 
 def write(published: Published, out: str, options: Options) -> Exported:

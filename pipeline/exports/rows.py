@@ -18,6 +18,7 @@ from pipeline.output.output import Output
 from pipeline.output.publish import RESULTS, published_name
 from pipeline.output.storage import Storage
 from pipeline.source.file_systems import is_local, resolve
+from pipeline.tables import results_schema, with_columns_of
 from pipeline.text import storable
 
 _BATCH_ROWS = 2048
@@ -32,7 +33,8 @@ class Published:
         self.shards = sorted(self.output.published())
         if not self.shards:
             raise UserError(f"{url!r} holds no results of a run")
-        self.columns: tuple[str, ...] = tuple(self._schema().names)
+        schema = with_columns_of(results_schema(), self._schema().empty_table()).schema
+        self.columns: tuple[str, ...] = tuple(schema.names)
 
     def source(self) -> dict[str, Any]:
         """Return the configuration of the run's source."""
@@ -52,11 +54,12 @@ class Published:
             raise UserError(f"the results have no column {unknown[0]!r}, only {', '.join(self.columns)}")
 
     def rows(self, shard: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield one shard's rows, in input order."""
+        """Yield one shard's rows, in input order; a column that its file does not have is null."""
         fs, root = resolve(self.storage.url)
         with fs.open(f"{root}/{published_name(RESULTS, shard)}", "rb") as stream:
             for batch in pq.ParquetFile(stream).iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
-                yield from batch.to_pylist()
+                for row in batch.to_pylist():
+                    yield {name: row.get(name) for name in columns}
 
     def all_rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         for shard in self.shards:

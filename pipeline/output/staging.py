@@ -16,7 +16,7 @@ import pyarrow as pa
 from conf.errors import UserError
 from pipeline.output.storage import Storage
 from pipeline.source.shard_index import ShardIndex
-from pipeline.tables import Passthrough, staging_schema, to_table
+from pipeline.tables import Passthrough, staging_schema, to_table, with_columns_of
 
 STAGING, REOPENED = "_staging", "reopened"
 _CHUNK_NAME = re.compile(r"chunk-(\d{6})\.parquet")
@@ -96,7 +96,7 @@ def stage_chunk(storage: Storage, shard_name: str, chunk_index: int, rows: pa.Ta
 def read_chunk(storage: Storage, shard_name: str, chunk_index: int) -> pa.Table | None:
     """Return the staged table; None if there is none or it is damaged."""
     try:
-        return storage.read_table(chunk_name(storage, shard_name, chunk_index))
+        return with_columns_of(staging_schema(), storage.read_table(chunk_name(storage, shard_name, chunk_index)))
     except (FileNotFoundError, pa.ArrowException):
         return None
 

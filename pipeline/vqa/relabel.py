@@ -23,7 +23,7 @@ from conf.vqa import VqaConfig
 from pipeline.output.publish import RESULTS, published_name, replace_results
 from pipeline.output.storage import Storage
 from pipeline.source.plan import Contents, Sample, Shard
-from pipeline.tables import ANSWER
+from pipeline.tables import ANSWER, results_schema, with_columns_of
 from pipeline.vqa.ticks import Tick, TickReader, tick_config, with_prompts
 
 RELABEL, CHANGES_NAME, DONE_NAME = "relabel", "changes.json", "relabel.json"
@@ -110,7 +110,7 @@ def save_changes(root: Storage, tick: Tick, shards: Sequence[str], limit: float)
     """Compare both answers of every uncertain row. The run at full depth is complete, and nothing is replaced yet."""
     counts = [0, 0, 0]
     for name in shards:
-        before, again = root.read_table(_results(tick.folder, name)), _again(root, tick, name)
+        before, again = _before(root, tick, name), _again(root, tick, name)
         texts = zip(before["text"].to_pylist(), replaced(before, again)["text"].to_pylist(), strict=True)
         found = (len(uncertain(root, tick, name, limit)), again.num_rows, sum(a != b for a, b in texts))
         counts = [total + more for total, more in zip(counts, found, strict=True)]
@@ -122,9 +122,8 @@ def save_changes(root: Storage, tick: Tick, shards: Sequence[str], limit: float)
 def replace_answers(root: Storage, tick: Tick, changes: Changes) -> None:
     """Put the new answers in place and close the tick for good."""
     for name in changes.shards:
-        own = _results(tick.folder, name)
-        before = root.read_table(own)
-        replace_results(root, own, before, replaced(before, _again(root, tick, name)))
+        before = _before(root, tick, name)
+        replace_results(root, _results(tick.folder, name), before, replaced(before, _again(root, tick, name)))
     root.write(f"{tick.folder}/{DONE_NAME}", _json(changes))
 
 
@@ -137,8 +136,13 @@ def replaced(before: pa.Table, again: pa.Table) -> pa.Table:
     return pa.table(columns, schema=before.schema)
 
 
+def _before(root: Storage, tick: Tick, shard_name: str) -> pa.Table:
+    return with_columns_of(results_schema(), root.read_table(_results(tick.folder, shard_name)))
+
+
 def _again(root: Storage, tick: Tick, shard_name: str) -> pa.Table:
-    return root.read_table(_results(f"{tick.folder}/{RELABEL}", shard_name))
+    again = root.read_table(_results(f"{tick.folder}/{RELABEL}", shard_name))
+    return with_columns_of(results_schema(), again)
 
 
 def _results(folder: str, shard_name: str) -> str:

@@ -102,6 +102,7 @@ def test_a_chunk_becomes_one_file_with_results_and_errors(storage: Storage) -> N
     assert (first["num_tokens"], first["finish_reason"]) == (len(tokens), "eos")
     assert len(first["exit_layers"]) == len(first["confidences"]) == len(first["token_texts"]) == len(tokens) + 1
     assert "".join(first["token_texts"]) == first["text"]
+    assert first["token_ids"] == list(tokens)
     assert first["mean_depth"] == pytest.approx(np.mean(first["exit_layers"]))
     assert first["min_confidence"] == pytest.approx(min(first["confidences"]))
     assert (first["shard"], first["key"], first["width"], first["src_note"]) == ("s", "4", 9, "note 4")

@@ -1,11 +1,12 @@
 """A checkpoint is known, and found damaged, before any weights are loaded."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from conf.checkpoint_info import read_checkpoint_info
+from conf.checkpoint_info import _NOT_ARCHITECTURE, read_checkpoint_info
 from conf.errors import UserError
 from tests.integration.corpus import write_checkpoint
 
@@ -14,6 +15,17 @@ def test_a_checkpoint_is_read_without_loading_it(tmp_path: Path) -> None:
     found = read_checkpoint_info(str(write_checkpoint(tmp_path)))
     assert (found.model.image_size, found.model.exits, found.model.thresholds) == (32, (2, 4, 6, 8), (0.9, 0.9, 0.9))
     assert found.weights_sha256 == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_settings_that_did_not_exist_when_an_output_was_begun_do_not_make_it_another_model(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path) / "config.json"
+    before = read_checkpoint_info(str(tmp_path))
+    written = before.model.model_dump(mode="json", exclude=_NOT_ARCHITECTURE)
+    del written["text"]["keep_special_tokens"]  # as the version before had it
+    digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+    assert digest == before.architecture_sha256
+    path.write_text(json.dumps({**json.loads(path.read_text()), "text": {"keep_special_tokens": True}}))
+    assert read_checkpoint_info(str(tmp_path)).architecture_sha256 != before.architecture_sha256
 
 
 @pytest.mark.parametrize(

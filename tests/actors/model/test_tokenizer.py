@@ -1,6 +1,9 @@
-"""Texts that Unicode does not allow reach a tokenizer in a form that it takes."""
+"""Texts that Unicode does not allow reach a tokenizer in a form that it takes; special tokens stay where wanted."""
+
+import pytest
 
 from actors.model.tokenizer import TextCodec, train_tokenizer
+from conf.model import TextRules
 
 
 def test_half_a_character_is_encoded_like_its_escaped_form() -> None:
@@ -20,3 +23,21 @@ def test_of_a_prompt_that_is_cut_only_the_beginning_is_tokenised() -> None:
     codec, text = Watched(train_tokenizer(["a few words of text"] * 3, 300)), "a few words of text " * 2_000_000
     assert codec.encode_prompt(text, 8) == codec.encode_prompt(text[:1000], 8)
     assert lengths == [100_000, 1000]
+
+
+@pytest.mark.parametrize("leading_space", [True, False])
+@pytest.mark.parametrize("rule", [True, False])
+def test_special_tokens_stay_where_wanted_and_markers_never(leading_space: bool, rule: bool) -> None:
+    tokenizer = train_tokenizer(["a car and a cart"], 300)
+    tokenizer.add_special_tokens(["<loc_52>", "<loc_100>"])
+    tokenizer.add_tokens(["<sep/>"])  # part of a text anyway
+    codec = TextCodec(tokenizer, TextRules(leading_space=leading_space, keep_special_tokens=rule), marker_ids=(0, 1, 2))
+    said = [1, *codec.encode("car<loc_52><loc_100><sep/>cart"), 2, 0]
+    kept, left_out = "car<loc_52><loc_100><sep/>cart", "car<sep/>cart"
+    assert codec.decode(said, True) == kept
+    assert codec.decode(said, False) == left_out
+    assert codec.decode(said) == (kept if rule else left_out)
+    for keep in (True, False, None):
+        pieces = codec.pieces(said, keep)
+        assert len(pieces) == len(said)
+        assert "".join(pieces).strip() == codec.decode(said, keep)

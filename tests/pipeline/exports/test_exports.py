@@ -3,9 +3,12 @@
 import csv
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conf.errors import UserError
@@ -159,3 +162,23 @@ def test_the_command_counts_and_refuses_in_one_sentence(
     assert capsys.readouterr().out == f"12 rows of 2 shards written to {tmp_path}/a.jsonl\n"
     assert cli.main(["export", str(tmp_path), "--to", "csv", "--out", f"{tmp_path}/a.csv"]) == 2
     assert "holds no results" in capsys.readouterr().err
+
+
+def test_an_output_begun_by_an_earlier_version_has_no_token_ids_in_some_of_its_shards(
+    run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(run, out)
+    for later, name in enumerate(("part-0", "part-1")):
+        path = out / "results" / f"{name}.parquet"
+        table = pq.read_table(path)
+        column = table.schema.get_field_index("token_ids")
+        ids = pa.array([[7, 9]] * table.num_rows, pa.list_(pa.int32()))
+        table = table.set_column(column, "token_ids", ids) if later else table.drop_columns(["token_ids"])
+        pq.write_table(table, path)
+    for form in (Form.JSONL, Form.CSV):
+        assert write(out, form, tmp_path / form.value).rows == len(EXPECTED)
+    rows = [json.loads(line) for line in (tmp_path / "jsonl").read_text("utf-8").splitlines()]
+    assert [row["token_ids"] for row in rows] == [None] * 6 + [[7, 9]] * 6
+    with open(tmp_path / "csv", encoding="utf-8", newline="") as stream:
+        assert [row["token_ids"] for row in csv.DictReader(stream)] == [""] * 6 + ["[7, 9]"] * 6
