@@ -36,12 +36,15 @@ def train_tokenizer(texts: Iterable[str] | Iterator[str], vocab_size: int) -> To
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Return the tokenizer of a tokenizer.json; UserError in one sentence where the library cannot make one of it."""
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # bare Exception, and what a panic of the library becomes
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"tokenizer {str(path)!r} cannot be read: {reason}") from None
+    tokenizer.no_padding()  # some files carry what their last user had set
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 class TextCodec:

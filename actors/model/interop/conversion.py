@@ -13,6 +13,7 @@ from torch import Tensor
 from actors.model.interop.families import configuration, family_of
 from actors.model.interop.family import Family
 from actors.model.interop.model_directory import SIDE_FILES, Source, load_tensors
+from actors.model.interop.prompt_rules import text_rules
 from actors.model.interop.special_tokens import special_tokens
 from actors.model.interop.vision_encoder_decoder import trocr_sinusoids
 from actors.model.interop.weight_names import to_ours, to_theirs
@@ -50,6 +51,7 @@ def convert(
     decoder = family.decoder(hf, tensors)
     if max_new_tokens is not None and decoder.positions == "none":
         decoder = decoder.model_copy(update={"max_positions": max_new_tokens})
+    rules, rule_notes = text_rules(source, family, hf, tokenizer, decoder.vocab_size)
     special = special_tokens(source, hf, family.text_config(hf), tokenizer, decoder.vocab_size)
     layers = tuple(exits) if exits is not None else default_exits(decoder.num_layers)
     mean, std = pixel_statistics(source.processor)
@@ -67,7 +69,7 @@ def convert(
                 image_shape=None if height == width else (height, width),
                 max_prompt_tokens=max_prompt_tokens,
             ),
-            text=family.text_rules(hf),
+            text=rules,
             decoder=decoder,
             exits=layers,
             untrained_exits=layers[:-1],
@@ -78,7 +80,7 @@ def convert(
         )
     except ValueError as error:
         raise UserError(f"the conversion does not fit the source: {_first_reason(error)}") from None
-    notes = (*special.notes, *preprocessing_notes(config, source.processor))
+    notes = (*special.notes, *rule_notes, *preprocessing_notes(config, source.processor))
     return Converted(config, to_state(config, hf, family, tensors), notes)
 
 

@@ -27,6 +27,7 @@ class Family:
     text_rules: Callable[[Any], TextRules]
     image_shape: Callable[[Any, Mapping[str, Any]], tuple[int, int]]  # from configuration and image processor
     prompts: bool = True  # the encoder reads a prompt
+    frames_prompts: bool = False  # the processor, not the tokenizer, puts tokens around a prompt
     ignored: tuple[str, ...] = field(default=())  # patterns of tensors that carry nothing
 
     def encoder_name(self, theirs: str) -> str | None:

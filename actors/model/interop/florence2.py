@@ -69,4 +69,5 @@ FAMILY = Family(
         tasks=TASKS,
     ),
     image_shape=image_shape,
+    frames_prompts=True,
 )

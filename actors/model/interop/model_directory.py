@@ -50,6 +50,18 @@ def read_source(path: str | Path) -> Source:
     return Source(path, config, _json(path / "generation_config.json"), processor, weight_files)
 
 
+def tokenizer_settings(path: Path) -> dict[str, Any]:
+    """Return tokenizer_config.json; empty where there is none, or none that can be read."""
+    file = path / "tokenizer_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        settings = read_json(file, "file")
+    except UserError:
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None

@@ -11,9 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from actors.model.interop.model_directory import Source
+from actors.model.interop.model_directory import Source, tokenizer_settings
 from conf.errors import UserError
-from conf.json_file import read_json
 from conf.model import GenerationDefaults
 
 
@@ -30,7 +29,7 @@ def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | No
     """Raise UserError for an id that is missing or outside the vocabulary."""
     notes: list[str] = []
     asked = _generation(source, hf)
-    named = _named_by_tokenizer(source, tokenizer)
+    named = named_tokens(source, tokenizer)
 
     def believe(name: str, votes: list[tuple[str, int | None]]) -> int | None:
         known = [(who, value) for who, value in votes if value is not None]
@@ -112,17 +111,11 @@ def _generation(source: Source, hf: Any) -> dict[str, Any]:
     return dict(GenerationConfig.from_model_config(hf).to_dict())
 
 
-def _named_by_tokenizer(source: Source, tokenizer: Tokenizer | None) -> dict[str, int]:
-    path = source.path / "tokenizer_config.json"
-    if tokenizer is None or not path.is_file():
+def named_tokens(source: Source, tokenizer: Tokenizer | None) -> dict[str, int]:
+    """Return the ids that tokenizer_config.json gives the start, end and padding tokens."""
+    if tokenizer is None:
         return {}
-    try:
-        settings = read_json(path, "file")
-    except UserError:
-        return {}
-    if not isinstance(settings, dict):
-        return {}
-    found = {}
+    settings, found = tokenizer_settings(source.path), {}
     for name in ("bos", "eos", "pad"):
         token = settings.get(f"{name}_token")
         token = token.get("content") if isinstance(token, dict) else token

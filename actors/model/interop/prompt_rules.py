@@ -1,0 +1,75 @@
+"""Which tokens stand around a prompt, as the tokenizer of the source puts them there."""
+
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from actors.model.interop.family import Family
+from actors.model.interop.model_directory import Source, tokenizer_settings
+from actors.model.interop.special_tokens import named_tokens
+from conf.model import TextRules
+
+_PROBE = "a"
+_DEFAULT_LANGUAGE = "en_XX"  # of the library's mBART tokenizers
+Frame = tuple[tuple[int, ...], tuple[int, ...]]  # before and after a prompt
+
+
+def text_rules(
+    source: Source, family: Family, hf: Any, tokenizer: Tokenizer | None, vocab_size: int
+) -> tuple[TextRules, list[str]]:
+    """Return the rules of the family with the tokenizer's frame, and what the user should know of it.
+
+    A tokenizer that adds nothing says nothing: its class may add at run time what tokenizer.json lacks (T5).
+    """
+    rules, notes = family.text_rules(hf), list[str]()
+    if tokenizer is None or rules.prompt != "tokens" or family.frames_prompts:
+        return rules, notes
+    language = _language(source, tokenizer)
+    frame = _language_frame(source, tokenizer, language) if language else _template_frame(tokenizer)
+    if frame is None or any(token_id >= vocab_size for part in frame for token_id in part):
+        return rules, notes
+    if language:
+        notes.append(f"prompts are in {language}, as src_lang of tokenizer_config.json says")
+        if _is_mbart50(source) and _forced_bos(source) is None:
+            target = tokenizer_settings(source.path).get("tgt_lang") or "the code of a language"
+            notes.append(
+                "the source forces no language of outputs (forced_bos_token_id); give "
+                f"engine.generation.decoder_prefix={target}"
+            )
+    return rules.model_copy(update={"prefix_ids": frame[0], "suffix_ids": frame[1]}), notes
+
+
+def _template_frame(tokenizer: Tokenizer) -> Frame | None:
+    if tokenizer.num_special_tokens_to_add(False) == 0:
+        return None
+    encoding = tokenizer.encode(_PROBE)
+    added = encoding.special_tokens_mask
+    own = [place for place, special in enumerate(added) if not special]
+    if not own:
+        return None
+    return tuple(encoding.ids[: own[0]]), tuple(encoding.ids[own[-1] + 1 :])
+
+
+def _language(source: Source, tokenizer: Tokenizer) -> str | None:
+    """Return the language code of an mBART tokenizer's prompts; None for other tokenizers."""
+    settings = tokenizer_settings(source.path)
+    named = str(settings.get("tokenizer_class", ""))
+    if not named.startswith("MBart") and not (named == "" and source.config.get("model_type") == "mbart"):
+        return None
+    language = str(settings.get("src_lang") or _DEFAULT_LANGUAGE)
+    return None if tokenizer.token_to_id(language) is None else language
+
+
+def _language_frame(source: Source, tokenizer: Tokenizer, language: str) -> Frame:
+    """mBART-50 puts the language code first, mBART after the end token."""
+    code, end = tokenizer.token_to_id(language), named_tokens(source, tokenizer).get("eos_token_id")
+    ends = () if end is None else (end,)
+    return ((code,), ends) if _is_mbart50(source) else ((), (*ends, code))
+
+
+def _is_mbart50(source: Source) -> bool:
+    return str(tokenizer_settings(source.path).get("tokenizer_class", "")).startswith("MBart50")
+
+
+def _forced_bos(source: Source) -> Any:
+    return (source.generation or source.config).get("forced_bos_token_id")

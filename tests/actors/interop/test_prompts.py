@@ -1,0 +1,113 @@
+"""Prompts as the library's own tokenizers and processors lay them out, from text to text."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from actors.engine.engine import Engine
+from actors.engine.request import Request
+from actors.model.checkpoint import Checkpoint, load_checkpoint
+from conf.engine import EngineConfig
+from jobs.cli import main
+from tests.actors.engine.tiny import run
+from tests.actors.interop.sources import LAYERS, randomise
+
+STEPS = 10
+FULL = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": STEPS}})
+PROMPTS = ["w1", "w2 w3", " w4  w5 ", "w6 w1 w1 w7", "unheard w8", "w9 " * 30, "w10", "w11 w12", "w13 </s> w2", "w14."]
+
+
+PIECES = [(f"▁w{i}", -3.0) for i in range(30)]
+
+
+def _converted(source: Path) -> Checkpoint:
+    assert main(["convert", str(source), str(source / "ours")]) == 0
+    return load_checkpoint(source / "ours")
+
+
+def _said(checkpoint: Checkpoint, prompt_ids: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    side = checkpoint.config.image_size
+    pixels = torch.zeros(side, side, 3, dtype=torch.uint8).numpy()
+    done = run(Engine(checkpoint.model, FULL), [Request(i, pixels, ids) for i, ids in enumerate(prompt_ids)])
+    return [done[i].token_ids for i in range(len(prompt_ids))]
+
+
+def _text_to_text(model: Any, tokenizer: Any, source: Path) -> Checkpoint:
+    """Save model and tokenizer, convert them, and compare ids and outputs for every prompt."""
+    randomise(model.eval(), 3, gain=2.5)
+    model.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    checkpoint = _converted(source)
+    ids = [checkpoint.codec.encode_prompt(prompt) for prompt in PROMPTS]
+    assert ids == [tuple(tokenizer(prompt).input_ids) for prompt in PROMPTS]
+    forced = checkpoint.config.generation.forced_bos_id is not None
+    said, eos = _said(checkpoint, ids), checkpoint.config.eos_id
+    for prompt, mine in zip(PROMPTS, said, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        theirs = model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)[0, 1:].tolist()
+        assert mine == tuple(theirs[: theirs.index(eos)] if eos in theirs else theirs)
+        assert checkpoint.codec.decode(mine) == tokenizer.decode(theirs, skip_special_tokens=True).strip()
+    assert len({mine[forced:] for mine in said}) > 5
+    return checkpoint
+
+
+def _t5_tokenizer() -> Any:
+    from transformers import T5Tokenizer
+
+    specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    return T5Tokenizer(vocab=[*specials, *PIECES], extra_ids=4)
+
+
+def _mbart_tokenizer(kind: str, **languages: str) -> Any:
+    import transformers
+
+    specials = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    return getattr(transformers, kind)(vocab=[*specials, *PIECES], **languages)
+
+
+def _mbart(vocab_size: int, **settings: Any) -> Any:
+    from transformers import MBartConfig, MBartForConditionalGeneration
+
+    return MBartForConditionalGeneration(MBartConfig(
+        vocab_size=vocab_size, d_model=24, encoder_layers=2, decoder_layers=LAYERS, encoder_attention_heads=2,
+        decoder_attention_heads=3, encoder_ffn_dim=32, decoder_ffn_dim=40, max_position_embeddings=96,
+        scale_embedding=True, **settings,
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", ["t5", "mt5"])
+def test_prompts_of_t5_end_as_its_tokenizer_ends_them(model_type: str, tmp_path: Path) -> None:
+    import transformers
+
+    tokenizer = _t5_tokenizer()
+    config = getattr(transformers, f"{model_type.upper()}Config")(
+        vocab_size=len(tokenizer), d_model=32, d_kv=12, d_ff=48, num_layers=LAYERS, num_heads=4,
+        relative_attention_num_buckets=8, relative_attention_max_distance=20, decoder_start_token_id=0,
+    )  # fmt: skip
+    model = getattr(transformers, f"{model_type.upper()}ForConditionalGeneration")(config)
+    _text_to_text(model, tokenizer, tmp_path)
+
+
+def test_prompts_of_mbart_end_with_their_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = _mbart_tokenizer("MBartTokenizer", src_lang="ro_RO", tgt_lang="de_DE")
+    german, romanian = tokenizer.convert_tokens_to_ids(["de_DE", "ro_RO"])
+    model = _mbart(len(tokenizer), decoder_start_token_id=german)
+    rules = _text_to_text(model, tokenizer, tmp_path).config
+    assert (rules.text.prefix_ids, rules.text.suffix_ids, rules.start_id) == ((), (2, romanian), german)
+    assert "prompts are in ro_RO" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_prompts_of_mbart50_begin_with_their_language(
+    forced: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = _mbart_tokenizer("MBart50Tokenizer", src_lang="ro_RO", tgt_lang="de_DE")
+    german, romanian = tokenizer.convert_tokens_to_ids(["de_DE", "ro_RO"])
+    model = _mbart(len(tokenizer), decoder_start_token_id=2)
+    model.generation_config.forced_bos_token_id = german if forced else None
+    rules = _text_to_text(model, tokenizer, tmp_path).config
+    assert (rules.text.prefix_ids, rules.text.suffix_ids) == ((romanian,), (2,))
+    assert rules.generation.forced_bos_id == (german if forced else None)
+    assert ("engine.generation.decoder_prefix=de_DE" in capsys.readouterr().out) == (not forced)
