@@ -39,6 +39,7 @@ class Thumbnail(Section):
     height: Pixels
     width: Pixels
     filter: Filter = "bilinear"
+    reducing_gap: float | None = Field(None, description="Pillow may halve a picture first that is larger by this.")
 
 
 class AlignLongAxis(Section):
@@ -78,6 +79,7 @@ class Header(Section):
     """The prompt, drawn above the picture (Pix2Struct, arXiv 2210.03347, section 2.3)."""
 
     kind: Literal["header"] = "header"
+    font: str | None = Field(None, description="TrueType file of the letters; none: Pillow's built-in font.")
 
 
 class Patches(Section):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from conf.errors import UserError
+from conf.image_plan import ImagePlan
 from conf.json_file import read_json
 from conf.section import Section
 
@@ -188,7 +189,8 @@ class ModelConfig(Section):
     format_version: Literal[1] = 1
     name: str
     family: Literal["scenes", "t5", "bart", "latr", "ofa"] = "scenes"
-    image_size: Count = Field(description="Side of the square input, pixels.")
+    image_size: Count = Field(description="Side of the square input, pixels; of another input, the longer side.")
+    image_plan: ImagePlan | None = Field(None, description="What becomes of a picture; none: that square.")
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     encoder: EncoderConfig
@@ -213,6 +215,11 @@ class ModelConfig(Section):
     start_id: int = 1
     eos_id: int = 2
     generation: GenerationDefaults = GenerationDefaults()
+
+    @property
+    def plan(self) -> ImagePlan:
+        """What becomes of a decoded picture before it travels to the model."""
+        return self.image_plan or ImagePlan.squeeze(self.image_size)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
