@@ -166,6 +166,10 @@ class TextRules(Section):
     leading_space: bool = Field(True, description="Put a space before a text, so that a word has one spelling.")
     prefix_ids: tuple[int, ...] = Field((), description="Tokens before every prompt.")
     suffix_ids: tuple[int, ...] = Field((), description="Tokens after every prompt.")
+    words_end_ids: tuple[int, ...] = Field(
+        (),
+        description="Tokens after the words; where there are any, they and suffix_ids have the box of the far corner.",
+    )
     tasks: dict[str, str] = Field({}, description="Task token -> prompt that stands for it; {input} is what follows.")
     keep_special_tokens: bool = Field(
         False, description="Special tokens are part of an output's text, but for those that start, end or pad it."

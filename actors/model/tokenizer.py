@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from actors.model.word_boxes import pack, split_words
+from actors.model.word_boxes import FAR_CORNER, pack, split_words
 from conf.errors import UserError
 from conf.model import ModelConfig, TextRules, longest_prompt
 from pipeline.text import encodable
@@ -88,16 +88,17 @@ class TextCodec:
         ids = list(self.encode(self._task(question)))
         if strangers := [token_id for token_id in ids if token_id >= self.vocab_size]:
             raise ValueError(f"the prompt holds {self.tokenizer.id_to_token(strangers[0])!r}, which no prompt may")
-        around = len(rules.prefix_ids) + len(rules.suffix_ids)
+        ends = len(rules.words_end_ids)
+        around = len(rules.prefix_ids) + len(rules.suffix_ids) + ends
         ids = [*rules.prefix_ids, *ids[: None if max_tokens is None else max(0, max_tokens - around)]]
-        ids += rules.suffix_ids
+        ids += pack(rules.suffix_ids, FAR_CORNER, self.vocab_size) if ends else rules.suffix_ids
         most = self.max_prompt_tokens if max_tokens is None else max_tokens
         for word in words:
             more = pack(self.encode(word.text), word.box, self.vocab_size)
-            if most is not None and len(ids) + len(more) > most:
+            if most is not None and len(ids) + len(more) + ends > most:
                 break
             ids += more
-        return tuple(ids)
+        return (*ids, *pack(rules.words_end_ids, FAR_CORNER, self.vocab_size))
 
     def _task(self, text: str) -> str:
         """`<TASK>` or `<TASK> what it is about` -> the prompt it stands for."""

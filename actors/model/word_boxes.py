@@ -19,6 +19,7 @@ from torch import Tensor
 LEVELS = 1001  # coordinates 0..1000
 _LINE = re.compile(r"(\d+) (\d+) (\d+) (\d+)\t(.+)")
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
+FAR_CORNER: Box = (LEVELS - 1,) * 4  # of what ends a question and its words, for UDOP
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ FAMILY = Family(
     encoder_prefixes=(("encoder.", "stack."),),
     copies=t5.FAMILY.copies,
     text_config=lambda hf: hf,
-    text_rules=lambda hf: TextRules(leading_space=False, suffix_ids=(hf.eos_token_id,), words=True),
+    text_rules=lambda hf: TextRules(
+        leading_space=False, suffix_ids=(hf.eos_token_id,), words=True, words_end_ids=(hf.eos_token_id,)
+    ),
     image_shape=lambda hf, processor: (hf.image_size, hf.image_size),
     ignored=(r"decoder\.relative_bias\..*", r"decoder\.embed_patches\..*", r"patch_embed\..*"),
 )

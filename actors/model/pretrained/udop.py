@@ -12,6 +12,9 @@ from conf.model import ModelConfig
 class UdopEncoder(PretrainedEncoder):
     """Question tokens have no box; patches under a word's centre are merged into it by the source's own code.
 
+    That code reads boxes between 0 and 1, and the source's processor gives thousandths: every corner but 0 is the last
+    one then. What `generate` says comes from these, and so it does here.
+
     There, patches follow the padded text, so their distance to it depends on the batch. Here every prompt length runs
     by itself, so a request's states are those it has alone.
     """
@@ -47,11 +50,10 @@ class UdopEncoder(PretrainedEncoder):
     def _encode(self, pixels_BXYC: Tensor, prompt_ids_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts of one length -> states [B, Q + patches, D] and mask."""
         tokens, boxes, _ = unpack(prompt_ids_BQ, self.vocab_size)
-        dtype = self.stack.embed_tokens.weight.dtype
         output = self.stack(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
-            bbox=boxes.to(dtype) / 1000,
-            pixel_values=self.normal(pixels_BXYC, dtype),
+            bbox=boxes,
+            pixel_values=self.normal(pixels_BXYC, self.stack.embed_tokens.weight.dtype),
         )
         return output.last_hidden_state, output.attention_mask.bool()

@@ -198,7 +198,7 @@ def _pix2struct_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
 def _udop_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
     ids, mask = _padded(requests)
     code = ids // VOCAB - 1
-    boxes = torch.stack([code // 1001**i % 1001 for i in (3, 2, 1, 0)], dim=-1).where(code[..., None] >= 0, 0) / 1000
+    boxes = torch.stack([code // 1001**i % 1001 for i in (3, 2, 1, 0)], dim=-1).where(code[..., None] >= 0, 0)
     return {"input_ids": ids % VOCAB, "attention_mask": mask, "bbox": boxes, "pixel_values": _pixels(requests)}
 
 

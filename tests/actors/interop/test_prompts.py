@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from actors.engine.engine import Engine
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
+from actors.model.word_boxes import unpack
 from conf.engine import EngineConfig
 from jobs.cli import main
 from tests.actors.engine.tiny import run
@@ -67,6 +70,15 @@ def _mbart_tokenizer(kind: str, **languages: str) -> Any:
     return getattr(transformers, kind)(vocab=[*specials, *PIECES], **languages)
 
 
+def _udop_processor() -> Any:
+    from transformers import UdopProcessor, UdopTokenizer
+    from transformers.models.layoutlmv3.image_processing_pil_layoutlmv3 import LayoutLMv3ImageProcessorPil
+
+    specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    images = LayoutLMv3ImageProcessorPil(apply_ocr=False, size={"height": 16, "width": 16})
+    return UdopProcessor(images, UdopTokenizer(vocab=[*specials, *PIECES]))
+
+
 def _mbart(vocab_size: int, **settings: Any) -> Any:
     from transformers import MBartConfig, MBartForConditionalGeneration
 
@@ -111,3 +123,38 @@ def test_prompts_of_mbart50_begin_with_their_language(
     assert (rules.text.prefix_ids, rules.text.suffix_ids) == ((romanian,), (2,))
     assert rules.generation.forced_bos_id == (german if forced else None)
     assert ("engine.generation.decoder_prefix=de_DE" in capsys.readouterr().out) == (not forced)
+
+
+def test_udop_reads_question_and_words_as_its_processor_lays_them_out(tmp_path: Path) -> None:
+    from transformers import UdopConfig, UdopForConditionalGeneration
+
+    processor = _udop_processor()
+    model = UdopForConditionalGeneration(UdopConfig(
+        vocab_size=len(processor.tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=LAYERS, num_heads=4,
+        image_size=16, patch_size=4, max_2d_position_embeddings=64, decoder_start_token_id=0,
+    ))  # fmt: skip
+    randomise(model.eval(), 3, gain=2.5)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    checkpoint, rng = _converted(tmp_path), np.random.default_rng(0)
+    requests, expected = [], []
+    for i, question in enumerate(PROMPTS):
+        words = [f"w{rng.integers(40)}" for _ in range(5 * i)]  # some are in no vocabulary; the first has no words
+        boxes = rng.integers(0, 1001, (len(words), 4)).tolist()
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        inputs = processor(Image.fromarray(pixels), [question], text_pair=[words], boxes=[boxes], return_tensors="pt")
+        lines = [f"{' '.join(map(str, box))}\t{word}" for box, word in zip(boxes, words, strict=True)]
+        ids = checkpoint.codec.encode_prompt("\n".join([question, *lines]))
+        tokens, places, _ = unpack(torch.tensor([ids]), checkpoint.codec.vocab_size)
+        assert torch.equal(tokens, inputs["input_ids"])
+        assert torch.equal(places, inputs["bbox"])
+        requests.append(Request(i, pixels, ids))
+        expected.append(model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)[0, 1:].tolist())
+    done, eos = run(Engine(checkpoint.model, FULL), requests), checkpoint.config.eos_id
+    for i, theirs in enumerate(expected):
+        assert done[i].token_ids == tuple(theirs[: theirs.index(eos)] if eos in theirs else theirs)
+    assert len({completion.token_ids for completion in done.values()}) > 5
+
+    cut = checkpoint.codec.encode_prompt("\n".join(["w1 w2", *["1 2 3 4\tw5"] * 90]), 20)
+    assert len(cut) == 20
+    assert cut[-1] % checkpoint.codec.vocab_size == eos  # what does not fit is left out before the end
