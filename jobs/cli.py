@@ -17,6 +17,7 @@ COMMANDS = {
     "vqa":       ("jobs.vqa:main",       "answer questions about images: each run answers only what is new"),
     "train":     ("jobs.train:main",     "train a multi-exit model"),
     "convert":   ("jobs.convert:main",   "turn a transformers model directory into a multi-exit checkpoint, or back"),
+    "parity":    ("jobs.parity:main",    "compare a conversion with the library's own model on a few of your pictures"),
     "calibrate": ("jobs.calibrate:main", "choose the exit thresholds of a checkpoint"),
     "evaluate":  ("jobs.evaluate:main",  "score a checkpoint on labelled shards, exit by exit"),
     "bench":     ("jobs.bench:main",     "measure the engine or the data plane on this machine, or try to break a run"),
@@ -31,7 +32,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 success, 1 crash, 2 a user's mistake, 3 too many errors, 4 another run holds the output, 5 the
-    output takes no more, 6 another run has taken it over."""
+    output takes no more, 6 another run has taken it over, 7 deed parity has found a difference."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that no terminal can show is no reason to stop
     arguments = list(sys.argv[1:] if arguments is None else arguments)

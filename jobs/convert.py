@@ -37,7 +37,7 @@ def _from_transformers(source: Path, output: Path, options: argparse.Namespace) 
 
     content = read_source(source)
     family_of(content.config)  # before anything slow is imported
-    _quiet()
+    quiet()
     from actors.model.checkpoint import save_checkpoint
     from actors.model.interop.conversion import MAX_PROMPT_TOKENS, convert
 
@@ -74,7 +74,7 @@ def _from_transformers(source: Path, output: Path, options: argparse.Namespace) 
 
 
 def _to_transformers(source: Path, output: Path) -> int:
-    _quiet()
+    quiet()
     from actors.model.checkpoint import load_checkpoint
     from actors.model.interop.conversion import export
 
@@ -85,7 +85,7 @@ def _to_transformers(source: Path, output: Path) -> int:
     return 0
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence the library's advice, meant for those who call it themselves; what matters here is said in our words."""
     from transformers.utils import logging
 

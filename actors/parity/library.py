@@ -1,0 +1,118 @@
+"""The library's side: its own processor and `generate`, called as its documentation does, one picture at a time."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from actors.model.interop.families import configuration, family_of
+from actors.model.interop.model_directory import read_source
+from actors.model.word_boxes import split_words
+from actors.parity.answer import Answer
+from conf.engine import PROMPT_PLACE
+from conf.errors import UserError
+from pipeline.unexpected_errors import one_line
+
+VISION_INPUTS = ("pixel_values", "flattened_patches")
+_READS_NO_IMAGE = ("t5", "bart", "mbart", "mt5")
+_LONGEST = 300  # characters of a reason: the library lists all the models it has
+
+
+class Library:
+    """A model directory of `transformers`, loaded by the library alone.
+
+    `decoder_prefix` is what outputs begin with, as engine.generation has it; `font_file` draws headers.
+    """
+
+    def __init__(
+        self, path: str | Path, max_new_tokens: int, *, decoder_prefix: str = "", font_file: str | None = None
+    ) -> None:
+        """UserError, in one sentence, where the library cannot load the directory."""
+        source = read_source(path)
+        self.model_type = str(source.config["model_type"])
+        family, hf = family_of(source.config), configuration(source.config)
+        self._max_new_tokens, self._decoder_prefix, self._font_file = max_new_tokens, decoder_prefix, font_file
+        import transformers
+
+        local = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model_class = getattr(transformers, family.model_class)
+                self.model = model_class.from_pretrained(str(path), config=hf, dtype=torch.float32, **local).eval()
+                self.image_processor, self.tokenizer, self.processor = self._processors(str(path), local)
+        except Exception as error:  # the library raises many kinds
+            raise UserError(f"the library cannot load {str(path)!r}: {one_line(error)[:_LONGEST]}") from None
+
+    def _processors(self, path: str, local: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """Return the image processor, the tokenizer and the processor that joins them, as far as the family has them.
+
+        A vision-encoder-decoder has no processor of its own: its pictures and prompts are made ready one by one.
+        """
+        from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+        if self.model_type in _READS_NO_IMAGE:
+            return None, AutoTokenizer.from_pretrained(path, **local), None
+        if self.model_type == "vision-encoder-decoder":
+            tokenizer = AutoTokenizer.from_pretrained(path, **local) if self._decoder_prefix else None
+            return AutoImageProcessor.from_pretrained(path, **local), tokenizer, None
+        processor = AutoProcessor.from_pretrained(path, **local)
+        return processor.image_processor, processor.tokenizer, processor
+
+    @property
+    def reads_image(self) -> str:
+        """Name what makes its pictures ready."""
+        return "nothing" if self.image_processor is None else type(self.image_processor).__name__
+
+    def inputs(self, image: Image.Image, prompt: str) -> dict[str, Any]:
+        """Return what `generate` takes for one picture and prompt."""
+        if self.model_type in _READS_NO_IMAGE:
+            return dict(self.tokenizer(prompt, return_tensors="pt"))
+        if self.model_type == "vision-encoder-decoder":
+            inputs = dict(self.image_processor(image, return_tensors="pt"))
+            if self._decoder_prefix:
+                text = self._decoder_prefix.replace(PROMPT_PLACE, prompt)
+                given = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+                inputs["decoder_input_ids"] = given.input_ids
+            return inputs
+        if self.model_type == "udop":
+            question, words = split_words(prompt)
+            texts, boxes = [word.text for word in words], [list(word.box) for word in words]
+            return dict(self.processor(image, question, text_pair=texts, boxes=boxes, return_tensors="pt"))
+        if self.model_type == "pix2struct":
+            # The processor's own default of 2,048 patches would win over its file.
+            options = {"max_patches": self.image_processor.max_patches, "return_tensors": "pt"}
+            if self.image_processor.is_vqa:
+                options |= {"text": prompt, "font_bytes": self._font()}
+            return dict(self.processor(images=image, **options))
+        return dict(self.processor(images=image, text=prompt, return_tensors="pt"))
+
+    def _font(self) -> bytes:
+        """Return the typeface of headers: the library would download Arial."""
+        from PIL import ImageFont
+
+        if self._font_file is not None:
+            return Path(self._font_file).read_bytes()
+        font = ImageFont.load_default(10)
+        assert isinstance(font, ImageFont.FreeTypeFont)
+        return bytes(font.font_bytes)  # the built-in one has no file
+
+    @torch.inference_mode()
+    def answer(self, image: Image.Image, prompt: str) -> Answer:
+        """Return what `generate` says, greedily; raises whatever the library raises for this picture."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            inputs = self.inputs(image, prompt)
+            done = self.model.generate(
+                **inputs, max_new_tokens=self._max_new_tokens, do_sample=False, num_beams=1,
+                return_dict_in_generate=True, output_scores=True,
+            )  # fmt: skip
+        steps = len(done.scores)
+        said = done.sequences[0, done.sequences.shape[1] - steps :].tolist()
+        seen = next((inputs[name][0] for name in VISION_INPUTS if name in inputs), None)
+        if seen is not None and "flattened_patches" in inputs:
+            seen = seen[inputs["attention_mask"][0].bool()]  # without the padding up to max_patches
+        scores_TV = torch.stack([score[0] for score in done.scores])
+        return Answer(tuple(said), seen, scores_TV.float().log_softmax(-1))

@@ -1,0 +1,12 @@
+"""Configuration of `deed parity`. Nothing here imports torch."""
+
+from conf.engine import EngineConfig
+from conf.section import Section
+from conf.source import SourceConfig
+
+
+class ParityConfig(Section):
+    """Which pictures, what is asked of them, and how long outputs are; the sections are those of `deed caption`."""
+
+    source: SourceConfig
+    engine: EngineConfig = EngineConfig()

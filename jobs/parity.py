@@ -1,0 +1,177 @@
+"""`deed parity`: run a few of your pictures through the library's own processor and `generate`, and through the
+pipeline at full depth, and show where the two differ.
+
+Both decode greedily. Exit code 0: every picture that both sides take is answered equally; 7: one is not.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.shared.job_arguments import add_set_argument, kind_of
+from pipeline.text import finite, json_text
+
+if TYPE_CHECKING:
+    from actors.parity.compare import Asked, Comparison
+    from conf.engine import EngineConfig
+    from conf.model import ModelConfig
+    from conf.parity import ParityConfig
+
+EQUAL, DIFFERENT = 0, 7
+_PICTURES = 24
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = make_parser().parse_args(arguments)
+    config = parity_config(options)
+    with tempfile.TemporaryDirectory(prefix="deed-parity-") as folder:
+        checkpoint = options.checkpoint
+        if checkpoint is None:
+            from jobs.convert import main as convert
+
+            checkpoint = folder
+            convert([options.source, checkpoint])
+        comparisons = list(run(config, options.source, checkpoint, options.count))
+    print(summary(comparisons))
+    if options.json:
+        document = {"format_version": 1, "pictures": [comparison.as_dict() for comparison in comparisons]}
+        path = Path(options.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(finite(document), indent=1) + "\n")
+        print(f"numbers: {options.json}")
+    return exit_code(comparisons)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="deed parity", description=__doc__)
+    parser.add_argument("source", metavar="HF_DIR", help="directory of a transformers model")
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="what to read, as for deed caption: a folder, tars")
+    parser.add_argument("--checkpoint", metavar="FOLDER", help="its conversion (default: converted for this run)")
+    parser.add_argument("--prompt", help="what to ask of every picture; {field} is replaced by a field of the sample")
+    parser.add_argument("--count", type=int, default=_PICTURES, help="pictures to compare (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also write every comparison as JSON")
+    add_set_argument(parser, ", e.g. engine.generation.max_new_tokens=128")
+    return parser
+
+
+def parity_config(options: argparse.Namespace) -> "ParityConfig":
+    """The configuration that the parsed arguments ask for."""
+    from conf.errors import UserError
+    from conf.load import load_config
+    from conf.parity import ParityConfig
+
+    if options.count < 1:
+        raise UserError(f"--count must be at least 1, got {options.count}")
+    given = {"source.kind": kind_of(options.images), "source.paths": options.images}
+    if options.prompt is not None:
+        given["source.prompt.template"] = options.prompt
+    return load_config(
+        None, [*(f"{key}={json_text(value)}" for key, value in given.items()), *options.set], ParityConfig
+    )
+
+
+def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "Iterator[Comparison]":
+    """Compare the first `count` pictures and print each; UserError where there is none, or a model cannot be loaded."""
+    from conf.errors import UserError
+    from conf.model import read_model_config
+
+    model = read_model_config(checkpoint)
+    work = list(pictures(config, count))
+    if not work:
+        raise UserError(f"no picture was found in {', '.join(config.source.paths)}")
+
+    from actors.parity.compare import compare
+    from actors.parity.library import Library
+    from actors.parity.ours import Ours
+    from jobs.convert import quiet
+
+    quiet()
+    engine = fitted(config, model)
+    generation = engine.generation
+    library = Library(source, generation.max_new_tokens, decoder_prefix=generation.decoder_prefix)
+    ours = Ours.load(checkpoint, engine)
+    print(f"pictures are made ready by {library.reads_image} there, {len(work)} are compared")
+    print(HEADER)
+    for comparison in compare(library, ours, work):
+        print("\n".join(lines(comparison)), flush=True)
+        yield comparison
+
+
+def fitted(config: "ParityConfig", model: "ModelConfig") -> "EngineConfig":
+    """Return the engine's settings, with outputs no longer than the decoder has positions for."""
+    generation = config.engine.generation
+    most = model.decoder.max_positions - generation.longest_prefix
+    limit = min(generation.max_new_tokens, max(1, most))
+    generation = generation.model_copy(update={"max_new_tokens": limit})
+    return config.engine.model_copy(update={"generation": generation})
+
+
+def pictures(config: "ParityConfig", count: int) -> "Iterator[Asked]":
+    """Yield the first `count` pictures of the source, each with its first prompt."""
+    from actors.parity.compare import Asked
+    from pipeline.source.prompts import NoPrompts, make_prompts
+    from pipeline.source.readers import make_reader, read_patiently
+
+    reader, found = make_reader(config.source), 0
+    for shard in reader.shards(()).shards:
+        samples = reader.index(shard).samples[: count - found]
+        found += len(samples)
+        for raw in read_patiently(reader, shard, samples, config.source.retry):
+            key = raw.sample.key
+            try:
+                prompt = make_prompts(config.source.prompt, raw.fields)[0]
+            except NoPrompts as error:
+                yield Asked(key, b"", "", str(error))
+                continue
+            problem = raw.message if raw.image is None else prompt.message or None
+            yield Asked(key, raw.image or b"", prompt.text, problem)
+        if found == count:
+            return
+
+
+HEADER = f"{'picture':<32} {'':<16} {'pixels':>7}  says"
+
+
+def lines(comparison: "Comparison") -> list[str]:
+    """Lines of the table for one picture: one where all is equal; both texts, and where they part, where not."""
+    from actors.parity.compare import Verdict
+    from pipeline.report.safe_text import visible, visible_piece
+
+    pixels = "-" if comparison.pixel_difference is None else f"{comparison.pixel_difference:.2g}"
+    start = f"{visible(comparison.name, 32):<32} {comparison.verdict.value:<16} {pixels:>7}  "
+    notes = [f"    {visible(note)}" for note in comparison.notes]
+    if comparison.verdict is Verdict.NOT_COMPARED:
+        return [start.rstrip(), *notes]
+    if (first := comparison.first) is None:
+        return [start + repr(visible(comparison.ours)), *notes]
+    return [
+        f"{start}token {first.position}: {visible_piece(first.theirs)!r} there, {visible_piece(first.ours)!r} here, "
+        f"margin {first.margin:.3g}",
+        f"    there {visible(comparison.theirs)!r}",
+        f"    here  {visible(comparison.ours)!r}",
+        *notes,
+    ]
+
+
+def summary(comparisons: "Sequence[Comparison]") -> str:
+    """Say in one sentence how many are equal, and what the others are."""
+    from actors.parity.compare import Verdict
+
+    counts = {verdict: sum(comparison.verdict is verdict for comparison in comparisons) for verdict in Verdict}
+    parts = [f"{counts[Verdict.EQUAL]} of {len(comparisons)} equal"]
+    if number := counts[Verdict.OPENED_OTHERWISE]:
+        parts.append(f"{number} equal once the library is given the picture as it is opened here")
+    parts += [f"{counts[verdict]} {verdict.value}" for verdict in (Verdict.DIFFERENT, Verdict.NOT_COMPARED)
+              if counts[verdict]]  # fmt: skip
+    return ", ".join(parts)
+
+
+def exit_code(comparisons: "Sequence[Comparison]") -> int:
+    from actors.parity.compare import Verdict
+
+    good = {Verdict.EQUAL, Verdict.OPENED_OTHERWISE}
+    compared = [comparison for comparison in comparisons if comparison.verdict is not Verdict.NOT_COMPARED]
+    return EQUAL if compared and all(comparison.verdict in good for comparison in compared) else DIFFERENT
