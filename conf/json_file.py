@@ -30,3 +30,13 @@ def parse_json(data: bytes | str) -> Any:
         return json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None where there is no file; UserError where it is none or not readable."""
+    if not path.is_file():
+        return None
+    content = read_json(path, "file")
+    if not isinstance(content, dict):
+        raise UserError(f"{str(path)!r} is not a JSON object")
+    return content

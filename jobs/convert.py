@@ -32,16 +32,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _from_transformers(source: Path, output: Path, options: argparse.Namespace) -> int:
-    from actors.model.interop.families import family_of
-    from actors.model.interop.model_directory import SIDE_FILES, read_source, read_tokenizer
+    from actors.model.interop.model_directory import SIDE_FILES, read_source
 
-    content = read_source(source)
-    family_of(content.config)  # before anything slow is imported
     quiet()
+    content = read_source(source)
     from actors.model.checkpoint import save_checkpoint
     from actors.model.interop.conversion import MAX_PROMPT_TOKENS, convert
+    from actors.model.interop.families import configuration
+    from actors.model.interop.tokenizer_files import read_tokenizer
 
-    tokenizer = read_tokenizer(source)
+    tokenizer = read_tokenizer(source, configuration(content.config))
     converted = convert(
         content,
         tokenizer,

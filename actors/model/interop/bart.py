@@ -93,6 +93,7 @@ def _family(pre_norm: bool) -> Family:
             leading_space=False, prefix_ids=(hf.bos_token_id,), suffix_ids=(hf.eos_token_id,)
         ),
         image_shape=lambda hf, processor: (32, 32),  # no image is read; the smallest one to carry through the pipeline
+        reads_images=False,
     )
 
 

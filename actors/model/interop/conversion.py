@@ -1,6 +1,7 @@
 """A `transformers` directory -> a multi-exit model, and back. Full depth keeps the original's weights bit for bit."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from actors.model.interop.families import configuration, family_of
-from actors.model.interop.family import Family
+from actors.model.interop.family import POOLER, Family
 from actors.model.interop.model_directory import SIDE_FILES, Source, load_tensors
 from actors.model.interop.prompt_rules import text_rules
 from actors.model.interop.special_tokens import special_tokens
@@ -47,7 +48,7 @@ def convert(
 ) -> Converted:
     """Convert a source, its adapters starting as the identity; UserError where source and family do not fit."""
     family, hf = family_of(source.config), configuration(source.config)
-    tensors = load_tensors(source, family.model_class, hf)
+    tensors = load_tensors(source, family, hf)
     decoder = family.decoder(hf, tensors)
     if max_new_tokens is not None and decoder.positions == "none":
         decoder = decoder.model_copy(update={"max_positions": max_new_tokens})
@@ -80,8 +81,12 @@ def convert(
         )
     except ValueError as error:
         raise UserError(f"the conversion does not fit the source: {_first_reason(error)}") from None
-    notes = (*special.notes, *rule_notes, *preprocessing_notes(config, source.processor))
-    return Converted(config, to_state(config, hf, family, tensors), notes)
+    notes = [*special.notes, *rule_notes, *preprocessing_notes(config, source.processor)]
+    if family.reads_images and not source.processor:
+        notes.append(
+            "the source has no preprocessor_config.json: pixels are scaled to -1 .. 1, sizes are the encoder's"
+        )
+    return Converted(config, to_state(config, hf, family, tensors), tuple(notes))
 
 
 def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,7 +184,8 @@ def export(config: ModelConfig, state: Mapping[str, Tensor], files: Path, out: P
     assert not report.unexpected_keys, report.unexpected_keys
     if lost := [name for name in report.missing_keys if name not in family.copies and not family.is_ignored(name)]:
         raise UserError(f"the checkpoint lacks what {lost[0]!r} is made of")
-    model.save_pretrained(out)
+    own = {name: tensor for name, tensor in model.state_dict().items() if not re.fullmatch(POOLER, name)}
+    model.save_pretrained(out, state_dict=own)
     (out / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
     for name in SIDE_FILES:
         if (files / name).is_file():

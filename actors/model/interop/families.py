@@ -19,11 +19,28 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(raw: dict[str, Any]) -> Family:
-    """Return the family of a model_type; the UserError for an unknown one names the families there are."""
+    """Return the family of a model_type; the UserError for another one names what there is instead."""
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
-        raise UserError(f"model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
-    return FAMILIES[model_type]
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    supported = f"supported are {', '.join(FAMILIES)}"
+    if _is_decoder_only(raw):
+        raise UserError(f"model_type {model_type!r} is a decoder-only model, which vLLM serves; {supported}")
+    raise UserError(f"model_type {model_type!r} is not supported; {supported}")
+
+
+def _is_decoder_only(raw: dict[str, Any]) -> bool:
+    """Whether the library runs it, and not as an encoder-decoder."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+
+    model_type, classes = raw.get("model_type"), raw.get("architectures")
+    if model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES or raw.get("is_encoder_decoder") is True:
+        return False
+    is_causal = isinstance(classes, list) and any(str(name).endswith("ForCausalLM") for name in classes)
+    return is_causal or model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
 def configuration(raw: dict[str, Any]) -> Any:
@@ -34,7 +51,7 @@ def configuration(raw: dict[str, Any]) -> Any:
     try:
         hf = CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
     except Exception as error:  # the library's validators raise many kinds
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"the source's config.json is not valid: {reason}") from None
     if raw["model_type"] == "t5":
         # The library forgets this flag of files it wrote itself: it derives it anew from the tie flag it has set.

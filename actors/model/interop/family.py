@@ -11,6 +11,11 @@ from actors.model.interop.weight_names import NameMap
 from conf.model import DecoderConfig, TextRules
 
 Tensors = Mapping[str, Tensor]
+POOLER = r"(.*\.)?pooler\..*"  # no decoder reads it: what an encoder says in one vector
+_CARRIES_NOTHING = (  # of any family: what older versions stored, and every version computes by itself
+    POOLER, r"(.*\.)?position_ids", r"(.*\.)?embed_positions\.(_float_tensor|weights)",
+    r".*\.(attn|crossattention)\.(masked_)?bias", r".*\.relative_position_index",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Family:
     text_rules: Callable[[Any], TextRules]
     image_shape: Callable[[Any, Mapping[str, Any]], tuple[int, int]]  # from configuration and image processor
     prompts: bool = True  # the encoder reads a prompt
+    reads_images: bool = True  # False: text to text
     frames_prompts: bool = False  # the processor, not the tokenizer, puts tokens around a prompt
     ignored: tuple[str, ...] = field(default=())  # patterns of tensors that carry nothing
 
@@ -38,7 +44,7 @@ class Family:
         return None
 
     def is_ignored(self, theirs: str) -> bool:
-        return any(re.fullmatch(pattern, theirs) for pattern in self.ignored)
+        return any(re.fullmatch(pattern, theirs) for pattern in (*_CARRIES_NOTHING, *self.ignored))
 
 
 def activation(name: str, gated: bool = False) -> str:

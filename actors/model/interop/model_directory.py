@@ -1,24 +1,24 @@
-"""Read a `transformers` model directory without running any of its code: JSON, safetensors, tokenizer.json."""
+"""Read a `transformers` model directory without running any of its code: configurations, weights, tokenizer."""
 
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
+import torch
 from torch import Tensor
 
+from actors.model.interop.families import configuration, family_of
+from actors.model.interop.family import Family
+from actors.model.interop.processor_files import PROCESSOR_FILES, read_image_processor
+from actors.model.interop.tokenizer_files import TOKENIZER_SETTINGS
+from actors.model.interop.weight_files import read_weights
 from actors.model.layer_counts import check_layer_counts
-from actors.model.tokenizer import load_tokenizer
 from conf.errors import UserError
-from conf.json_file import read_json
-from conf.model import pickled_weights
+from conf.json_file import read_object
 
-_INDEX = "model.safetensors.index.json"
-SIDE_FILES = (  # kept beside the converted weights, for the way back
-    "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-)  # fmt: skip
+# Kept beside the converted weights, for the way back.
+SIDE_FILES = ("generation_config.json", *PROCESSOR_FILES, *TOKENIZER_SETTINGS, "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Source:
     config: dict[str, Any]
     generation: dict[str, Any] | None
     processor: dict[str, Any]  # of the image processor
-    weight_files: tuple[str, ...]
+    tensors: dict[str, Tensor]  # under the names they have in the files
 
 
 def read_source(path: str | Path) -> Source:
@@ -37,78 +37,30 @@ def read_source(path: str | Path) -> Source:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"source {str(path)!r} is not a directory")
-    config = _json(path / "config.json")
+    config = read_object(path / "config.json")
     if config is None:
         raise UserError(f"source {str(path)!r} has no config.json")
     if "quantization_config" in config:
         raise UserError(f"source {str(path)!r} is quantised; convert the original weights")
-    processor = _json(path / "preprocessor_config.json") or {}
-    combined = _json(path / "processor_config.json") or {}
-    processor = {**combined.get("image_processor", {}), **processor}
-    weight_files, num_tensors = _weight_files(path)
-    check_layer_counts(config, num_tensors, f"source {str(path)!r}")
-    return Source(path, config, _json(path / "generation_config.json"), processor, weight_files)
+    family_of(config)  # no file of a model that is not supported is looked at
+    generation = read_object(path / "generation_config.json")
+    tensors = read_weights(path)
+    check_layer_counts(config, len(tensors), f"source {str(path)!r}")
+    processor = read_image_processor(path, configuration(config))
+    return Source(path, config, generation, processor, tensors)
 
 
-def tokenizer_settings(path: Path) -> dict[str, Any]:
-    """Return tokenizer_config.json; empty where there is none, or none that can be read."""
-    file = path / "tokenizer_config.json"
-    if not file.is_file():
-        return {}
-    try:
-        settings = read_json(file, "file")
-    except UserError:
-        return {}
-    return settings if isinstance(settings, dict) else {}
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    content = read_json(path, "file")
-    if not isinstance(content, dict):
-        raise UserError(f"{str(path)!r} is not a JSON object")
-    return content
-
-
-def _weight_files(path: Path) -> tuple[tuple[str, ...], int]:
-    """The safetensors files of the directory, checked to be readable, and how many tensors they hold; UserError where
-    there are none."""
-    num_tensors = 0
-    index = _json(path / _INDEX)
-    if index is not None:
-        files = sorted(set(index.get("weight_map", {}).values()))
-    else:
-        files = ["model.safetensors"] if (path / "model.safetensors").is_file() else []
-    if not files:
-        if pickled := pickled_weights(path):
-            raise UserError(
-                f"source {str(path)!r} has its weights only as {pickled!r}, a format that can run code when it is "
-                "loaded; save them as safetensors first"
-            )
-        raise UserError(f"source {str(path)!r} has no model.safetensors")
-    for name in files:
-        if Path(name).name != name:
-            raise UserError(f"source {str(path)!r} names a weights file outside itself: {name!r}")
-        try:
-            with safe_open(path / name, framework="pt") as file:
-                num_tensors += len(file.keys())
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"weights {str(path / name)!r} are not readable safetensors: {error}") from None
-    return tuple(files), num_tensors
-
-
-def load_tensors(source: Source, model_class: str, hf: Any) -> dict[str, Tensor]:
+def load_tensors(source: Source, family: Family, hf: Any) -> dict[str, Tensor]:
     """Return every tensor under the library's present names: it renames what older versions wrote.
 
-    A class of the library is called, never one the directory names; only safetensors are read.
+    A class of the library is called, never one the directory names.
     """
     import transformers
 
     try:
-        model, report = getattr(transformers, model_class).from_pretrained(
-            str(source.path), config=hf, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-            output_loading_info=True, dtype="auto", ignore_mismatched_sizes=True,
+        model, report = getattr(transformers, family.model_class).from_pretrained(
+            None, config=hf, state_dict=dict(source.tensors), output_loading_info=True,
+            dtype=_dtype(source.tensors), ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # the library raises many kinds
         reason = " ".join(str(error).split())
@@ -116,25 +68,14 @@ def load_tensors(source: Source, model_class: str, hf: Any) -> dict[str, Tensor]
     if wrong := sorted(report["mismatched_keys"]):
         name, stored, wanted = wrong[0]
         raise UserError(f"source tensor {name!r} has shape {list(stored)} where the configuration says {list(wanted)}")
-    if missing := sorted(report["missing_keys"]):
+    if missing := sorted(name for name in report["missing_keys"] if not family.is_ignored(name)):
         raise UserError(f"the source weights lack the tensor {missing[0]!r} ({len(missing)} missing)")
-    if unknown := sorted(report["unexpected_keys"]):
+    if unknown := sorted(name for name in report["unexpected_keys"] if not family.is_ignored(name)):
         raise UserError(f"the source weights hold the unknown tensor {unknown[0]!r} ({len(unknown)} unknown)")
     return dict(model.state_dict())
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer of a source directory, made from its vocabulary files where it has no tokenizer.json."""
-    file = path / "tokenizer.json"
-    try:
-        if file.is_file():
-            return load_tokenizer(file)
-        from transformers import AutoTokenizer
-
-        loaded = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True)
-        return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-    except UserError:
-        raise
-    except Exception as error:  # the library raises whatever it likes
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"source {str(path)!r} has no tokenizer that can be read: {reason}") from None
+def _dtype(tensors: dict[str, Tensor]) -> torch.dtype:
+    """Return the smallest type that holds every stored number; what config.json says of it is a wish."""
+    stored = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    return reduce(torch.promote_types, stored) if stored else torch.float32

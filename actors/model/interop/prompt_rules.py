@@ -5,8 +5,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from actors.model.interop.family import Family
-from actors.model.interop.model_directory import Source, tokenizer_settings
+from actors.model.interop.model_directory import Source
 from actors.model.interop.special_tokens import named_tokens
+from actors.model.interop.tokenizer_files import tokenizer_settings
 from conf.model import TextRules
 
 _PROBE = "a"

@@ -11,7 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from actors.model.interop.model_directory import Source, tokenizer_settings
+from actors.model.interop.model_directory import Source
+from actors.model.interop.tokenizer_files import tokenizer_settings
 from conf.errors import UserError
 from conf.model import GenerationDefaults
 

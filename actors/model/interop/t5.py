@@ -86,5 +86,6 @@ FAMILY = Family(
     text_config=lambda hf: hf,
     text_rules=lambda hf: TextRules(leading_space=False, suffix_ids=(hf.eos_token_id,)),
     image_shape=lambda hf, processor: (32, 32),  # no image is read; the smallest one to carry through the pipeline
+    reads_images=False,
 )
 MT5 = replace(FAMILY, model_class="MT5ForConditionalGeneration", decoder=mt5_decoder)

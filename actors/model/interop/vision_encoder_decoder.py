@@ -59,7 +59,7 @@ def trocr_sinusoids(num_rows: int, width: int) -> Tensor:
 
 def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
     """Return what the processor makes of an image, or what the encoder is configured for."""
-    size = processor.get("size") or {}
+    size = (processor.get("crop_size") if processor.get("do_center_crop") else processor.get("size")) or {}
     if "height" in size and "width" in size:
         return int(size["height"]), int(size["width"])
     own = getattr(hf.encoder, "image_size", None)

@@ -1,5 +1,7 @@
 """The image side of a VisionEncoderDecoder (ViT, DeiT, BEiT, Swin, Donut's Swin): no prompt is read."""
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +23,9 @@ class VisionEncoder(PretrainedEncoder):
         )
 
         config = VisionEncoderDecoderConfig.from_dict(model.encoder.hf_config)
-        self.vision = AutoModel.from_config(config.encoder, trust_remote_code=False)
+        taken = inspect.signature(AutoModel._model_mapping[type(config.encoder)].__init__).parameters
+        no_pooler = {"add_pooling_layer": False} if "add_pooling_layer" in taken else {}
+        self.vision = AutoModel.from_config(config.encoder, trust_remote_code=False, **no_pooler)
         width, wanted = config.encoder.hidden_size, config.decoder.hidden_size
         projects = width != wanted and getattr(config.decoder, "cross_attention_hidden_size", None) is None
         self.project = nn.Linear(width, wanted) if projects else None

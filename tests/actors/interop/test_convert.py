@@ -1,7 +1,6 @@
 """`deed convert` there and back, and one clear sentence for every directory it cannot take."""
 
 import json
-import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -55,10 +54,11 @@ def test_there_and_back(name: str, sources: dict[str, tuple[Path, Any]], tmp_pat
 
     assert main(["convert", "--to-hf", str(ours), str(back)]) == 0
     again, report = type(theirs).from_pretrained(back, output_loading_info=True)
-    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    missing = {key for key in report["missing_keys"] if not key.startswith("encoder.pooler.")}
+    assert not missing | report["unexpected_keys"] | report["mismatched_keys"]
     mine, other = again.state_dict(), theirs.state_dict()
     assert mine.keys() == other.keys()
-    unread = ("decoder.embed_patches", "decoder.relative_bias", "decoder.embed_positions.weights")  # by UDOP, TrOCR
+    unread = ("decoder.embed_patches", "decoder.relative_bias", "decoder.embed_positions.weights", "encoder.pooler.")
     assert all(torch.equal(mine[key], other[key]) for key in other if not key.startswith(unread))  # bit for bit
     assert json.loads((back / "config.json").read_text())["model_type"] == theirs.config.model_type
     assert (back / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
@@ -191,9 +191,9 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-def _only_a_pickle(path: Path) -> None:
+def _pickle_with_code(path: Path) -> None:
     (path / "model.safetensors").unlink()
-    (path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(path / "exploded")))
+    torch.save({"weight": torch.ones(1), "bomb": Bomb(path / "exploded")}, path / "pytorch_model.bin")
 
 
 def _own_code(path: Path) -> None:
@@ -214,8 +214,8 @@ def _change_weights(path: Path, change: Any) -> None:
 
 NORM = "decoder.final_layer_norm.weight"
 MISTAKES = {
-    "only a pickle": (_only_a_pickle, "has its weights only as 'pytorch_model.bin', a format that can run code"),
-    "code of its own": (_own_code, "model_type 'evil' is not supported; supported are t5, bart"),
+    "a pickle with code": (_pickle_with_code, "hold something besides tensors, which could run code"),
+    "code of its own": (_own_code, "model_type 'evil' is not supported; supported are t5, "),
     "a tensor too few": (lambda p: _change_weights(p, lambda t: t.pop(NORM)), f"lack the tensor {NORM!r} (1 missing)"),
     "a tensor too many": (
         lambda p: _change_weights(p, lambda t: t.update(stranger=torch.ones(1))), "hold the unknown tensor 'stranger'"),

@@ -1,0 +1,105 @@
+"""The tokenizer of a model directory: tokenizer.json, or one made of the vocabulary files that older models have."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from actors.model.tokenizer import load_tokenizer
+from conf.errors import UserError
+from conf.json_file import read_object
+
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# What a vocabulary is where neither settings nor the model's type say it: file -> class of the library.
+_CLASS_OF_FILE = {
+    "spiece.model": "T5Tokenizer",
+    "sentencepiece.bpe.model": "XLMRobertaTokenizer",
+    "merges.txt": "RobertaTokenizer",
+    "vocab.txt": "BertTokenizer",
+}
+
+
+def read_tokenizer(path: Path, hf: Any) -> Tokenizer:
+    """Return the tokenizer of a source directory, with the tokens that files beside it add; UserError without one.
+
+    No code of the directory is run: vocabularies are converted by the library's own classes.
+    """
+    file = path / "tokenizer.json"
+    tokenizer = load_tokenizer(file) if file.is_file() else _from_vocabulary(path, hf)
+    _add_tokens(tokenizer, path)
+    return tokenizer
+
+
+def tokenizer_settings(path: Path) -> dict[str, Any]:
+    """Return tokenizer_config.json; empty where there is none."""
+    return read_object(path / TOKENIZER_SETTINGS[0]) or {}
+
+
+def _from_vocabulary(path: Path, hf: Any) -> Tokenizer:
+    import transformers
+    from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    own = getattr(hf, "decoder", hf)  # the half that has tokens, where there are two
+    own = getattr(own, "text_config", own)
+    found = [name for name in _CLASS_OF_FILE if (path / name).is_file()]
+    if not found:
+        raise UserError(
+            f"source {str(path)!r} has no tokenizer that can be read: neither tokenizer.json nor "
+            f"{', '.join(_CLASS_OF_FILE)}"
+        )
+    declared = tokenizer_settings(path).get("tokenizer_class")
+    known = declared or getattr(own, "tokenizer_class", None) or TOKENIZER_MAPPING_NAMES.get(own.model_type)
+    chosen = AutoTokenizer if known else getattr(transformers, _CLASS_OF_FILE[found[0]])
+    options = {"config": own} if known else {}
+    try:
+        loaded = chosen.from_pretrained(str(path), trust_remote_code=False, local_files_only=True, **options)
+        return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    except Exception as error:  # the library raises whatever it likes
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer of source {str(path)!r} cannot be made of {found[0]}: {reason}") from None
+
+
+def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
+    """Add the tokens that only the settings beside a tokenizer name, under the ids they have there."""
+    settings, special, added = (read_object(path / name) or {} for name in TOKENIZER_SETTINGS)
+    by_id: dict[int, AddedToken] = {}
+    for content, token_id in added.items():
+        if isinstance(token_id, int):
+            by_id[token_id] = AddedToken(content, normalized=False)
+    decoder = settings.get("added_tokens_decoder")
+    for token_id, fields in (decoder if isinstance(decoder, dict) else {}).items():
+        if token_id.isdecimal() and isinstance(fields, dict) and isinstance(fields.get("content"), str):
+            by_id[int(token_id)] = _token(fields)
+    for token_id, token in sorted(by_id.items(), key=lambda item: item[0]):
+        if tokenizer.token_to_id(token.content) is None:
+            _add(tokenizer, token)
+            if (got := tokenizer.token_to_id(token.content)) != token_id:
+                raise UserError(
+                    f"the added token {token.content!r} of source {str(path)!r} has the id {token_id}, but the "
+                    f"vocabulary's next one is {got}"
+                )
+    for token in _named(settings, special):
+        if tokenizer.token_to_id(token.content) is None:
+            _add(tokenizer, token)
+
+
+def _token(fields: dict[str, Any]) -> AddedToken:
+    flags = {name: fields[name] is True for name in ("single_word", "lstrip", "rstrip", "normalized") if name in fields}
+    return AddedToken(fields["content"], special=fields.get("special") is True, **flags)
+
+
+def _add(tokenizer: Tokenizer, token: AddedToken) -> None:
+    (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+
+
+def _named(*settings: dict[str, Any]) -> Iterator[AddedToken]:
+    """Yield the further special tokens that have no id yet: task tokens of fine-tunes."""
+    for values in settings:
+        more = values.get("additional_special_tokens") or values.get("extra_special_tokens") or []
+        for token in more.values() if isinstance(more, dict) else more:
+            if isinstance(token, dict) and isinstance(token.get("content"), str):
+                yield _token({**token, "special": True})
+            elif isinstance(token, str):
+                yield AddedToken(token, special=True, normalized=False)
