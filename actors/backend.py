@@ -20,6 +20,8 @@ class Backend:
     image_size: int
     device: str  # "cpu", or the GPU's name
     encode_prefix: Callable[[str], tuple[int, ...] | None] = lambda prompt: None  # what its output begins with
+    # (tokens, prompt, width and height) -> what the output says besides words, as JSON
+    read_fields: Callable[[Sequence[int], str, tuple[int, int]], str | None] = lambda token_ids, prompt, size: None
     enter_thread: Callable[[], object] = lambda: None  # called once in the thread that runs the engines
 
 
@@ -50,6 +52,7 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
         make_engine=lambda: make_engine(checkpoint, engine),
         encode_prompt=encode_prompt,
         encode_prefix=lambda prompt: prefix_of(prompt, engine.generation, checkpoint.codec),
+        read_fields=checkpoint.codec.fields,
         decode_tokens=partial(checkpoint.codec.decode, keep_special=keep_special),
         token_texts=partial(checkpoint.codec.pieces, keep_special=keep_special),
         image_size=checkpoint.config.image_size,

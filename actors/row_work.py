@@ -61,6 +61,12 @@ def decode_text(backend: Backend, work: RowWork) -> None:
     work.columns["text"] = backend.decode_tokens(work.completion.token_ids)
 
 
+def read_fields(backend: Backend, work: RowWork) -> None:
+    assert work.completion is not None
+    size = (work.row["width"], work.row["height"])
+    work.columns["fields"] = backend.read_fields(work.completion.token_ids, work.row["prompt"], size)
+
+
 def split_tokens(backend: Backend, work: RowWork) -> None:
     assert work.completion is not None
     texts = backend.token_texts(work.completion.token_ids)
@@ -92,7 +98,7 @@ def describe(backend: Backend, work: RowWork) -> None:
 
 Step = Callable[[Backend, RowWork], None]
 BEFORE_ENGINE: tuple[Step, ...] = (encode_prompt, encode_prefix, build_request)
-AFTER_ENGINE: tuple[Step, ...] = (decode_text, split_tokens, describe)
+AFTER_ENGINE: tuple[Step, ...] = (decode_text, read_fields, split_tokens, describe)
 
 
 def request_of(backend: Backend, work: RowWork) -> Request | RequestFailure:

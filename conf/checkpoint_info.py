@@ -11,7 +11,8 @@ from conf.json_file import parse_json, read_json
 from conf.model import TOKENIZER_FILE, WEIGHTS_FILE, ModelConfig, read_model_config, weights_sha256
 
 _NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds"}
-_ADDED_LATER = ("text.keep_special_tokens",)  # left out of the hash at their defaults: it is that of before they were
+# Left out of the hash at their defaults, so that it is what it was before they were there.
+_ADDED_LATER = ("image_plan", "text.words_end_ids", "text.keep_special_tokens", "text.structure")
 _MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 
 

@@ -156,6 +156,15 @@ EncoderConfig = Annotated[
 ]
 
 
+class OutputStructure(Section):
+    """What an output's text says besides words: places in the image, named values."""
+
+    kind: Literal["florence2", "donut"] = Field(
+        description="florence2: phrases with `<loc_52>` for boxes and polygons; donut: `<s_name>value</s_name>`."
+    )
+    banned_phrases: tuple[str, ...] = Field((), description="florence2: what grounding a caption leaves out.")
+
+
 class TextRules(Section):
     """How a prompt becomes what the encoder reads, and the decoder's tokens a text."""
 
@@ -174,6 +183,7 @@ class TextRules(Section):
     keep_special_tokens: bool = Field(
         False, description="Special tokens are part of an output's text, but for those that start, end or pad it."
     )
+    structure: OutputStructure | None = Field(None, description="How the column `fields` is read from an output.")
 
 
 class GenerationDefaults(Section):

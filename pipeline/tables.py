@@ -20,6 +20,7 @@ IN_ORDER = [("row", "ascending"), ("prompt_index", "ascending")]  # of the sourc
 # fmt: off
 _ANSWER = [                                         # what the model said, and how sure it was
     ("text",            pa.string()),               # what it answered
+    ("fields",          pa.string()),               # JSON: boxes in pixels, or named values; null: the model has none
     ("num_tokens",      pa.int32()),                # tokens of the answer, end-of-sequence not counted
     ("finish_reason",   pa.string()),               # eos, length or loop
     ("mean_confidence", pa.float32()),              # over steps, at the exit taken

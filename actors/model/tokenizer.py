@@ -1,10 +1,13 @@
 """Text <-> token ids by a BPE tokenizer of the `tokenizers` library."""
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from actors.model.structured import donut, florence2
 from actors.model.word_boxes import FAR_CORNER, pack, split_words
 from conf.errors import UserError
 from conf.model import ModelConfig, TextRules, longest_prompt
@@ -102,13 +105,16 @@ class TextCodec:
 
     def _task(self, text: str) -> str:
         """`<TASK>` or `<TASK> what it is about` -> the prompt it stands for."""
-        for task, prompt in self.rules.tasks.items():
-            if text.startswith(task):
-                rest = text.removeprefix(task).strip()
-                if rest and "{input}" not in prompt:
-                    raise ValueError(f"nothing may follow the task {task}, got {rest!r}")
-                return prompt.replace("{input}", rest)
-        return text
+        task = self._task_of(text)
+        if task is None:
+            return text
+        prompt, rest = self.rules.tasks[task], text.removeprefix(task).strip()
+        if rest and "{input}" not in prompt:
+            raise ValueError(f"nothing may follow the task {task}, got {rest!r}")
+        return prompt.replace("{input}", rest)
+
+    def _task_of(self, prompt: str) -> str | None:
+        return next((task for task in self.rules.tasks if prompt.startswith(task)), None)
 
     def decode(self, token_ids: Sequence[int], keep_special: bool | None = None) -> str:
         """Return the text of an output; `keep_special` None: special tokens as the checkpoint's rules have them."""
@@ -124,6 +130,27 @@ class TextCodec:
             pieces.append(text[len(before) :] if text.startswith(before) else "")
             before = text if text.startswith(before) else before
         return pieces
+
+    def fields(self, token_ids: Sequence[int], prompt: str, size: tuple[int, int]) -> str | None:
+        """Return what an output says besides words, as JSON; None where the model or the prompt's task has no such
+        thing, or where it cannot be written down. `size`: width and height of the original image, in pixels."""
+        structure = self.rules.structure
+        if structure is None:
+            return None
+        text = self.decode(token_ids, keep_special=True)
+        try:
+            found: object
+            if structure.kind == "florence2":
+                found = florence2.fields_of(text, self._task_of(prompt), size, structure.banned_phrases)
+            else:
+                found = donut.fields_of(text, self._added_tokens)
+            return None if found is None else json.dumps(found, ensure_ascii=False)
+        except (ValueError, OverflowError, RecursionError):  # numbers no image has, or tags nested a thousand deep
+            return None
+
+    @cached_property
+    def _added_tokens(self) -> frozenset[str]:
+        return frozenset(token.content for token in self.tokenizer.get_added_tokens_decoder().values())
 
     def _text(self, token_ids: Sequence[int], keep_special: bool | None) -> str:
         if not (self.rules.keep_special_tokens if keep_special is None else keep_special):

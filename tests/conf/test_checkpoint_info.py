@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.checkpoint_info import _NOT_ARCHITECTURE, read_checkpoint_info
+from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from tests.integration.corpus import write_checkpoint
 
@@ -20,10 +20,8 @@ def test_a_checkpoint_is_read_without_loading_it(tmp_path: Path) -> None:
 def test_settings_that_did_not_exist_when_an_output_was_begun_do_not_make_it_another_model(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path) / "config.json"
     before = read_checkpoint_info(str(tmp_path))
-    written = before.model.model_dump(mode="json", exclude=_NOT_ARCHITECTURE)
-    del written["text"]["keep_special_tokens"]  # as the version before had it
-    digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
-    assert digest == before.architecture_sha256
+    # What the version of 2b88512 made of this file. Fields that came later are named in conf/checkpoint_info.py.
+    assert before.architecture_sha256 == "5f965fabdec6c56a4a9c603ca8f6c52094be7de84fbcf376de1646399ecb52eb"
     path.write_text(json.dumps({**json.loads(path.read_text()), "text": {"keep_special_tokens": True}}))
     assert read_checkpoint_info(str(tmp_path)).architecture_sha256 != before.architecture_sha256
 

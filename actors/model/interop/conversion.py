@@ -20,7 +20,7 @@ from actors.model.interop.vision_encoder_decoder import trocr_sinusoids
 from actors.model.interop.weight_names import to_ours, to_theirs
 from actors.model.model import MultiExitModel
 from conf.errors import UserError
-from conf.model import ModelConfig, TransformersEncoderConfig
+from conf.model import ModelConfig, OutputStructure, TextRules, TransformersEncoderConfig
 
 MAX_PROMPT_TOKENS = 64
 _BILINEAR = 2  # in Pillow's numbers
@@ -70,7 +70,7 @@ def convert(
                 image_shape=None if height == width else (height, width),
                 max_prompt_tokens=max_prompt_tokens,
             ),
-            text=rules,
+            text=with_structure(rules, family.structure(source.path, hf, tokenizer)),
             decoder=decoder,
             exits=layers,
             untrained_exits=layers[:-1],
@@ -87,6 +87,11 @@ def convert(
             "the source has no preprocessor_config.json: pixels are scaled to -1 .. 1, sizes are the encoder's"
         )
     return Converted(config, to_state(config, hf, family, tensors), tuple(notes))
+
+
+def with_structure(rules: TextRules, structure: OutputStructure | None) -> TextRules:
+    """Return the rules of a model whose outputs have this structure; it is said in special tokens, which stay."""
+    return rules.model_copy(update={"structure": structure, "keep_special_tokens": structure is not None})
 
 
 def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from actors.model.interop.weight_names import NameMap
-from conf.model import DecoderConfig, TextRules
+from conf.model import DecoderConfig, OutputStructure, TextRules
 
 Tensors = Mapping[str, Tensor]
 POOLER = r"(.*\.)?pooler\..*"  # no decoder reads it: what an encoder says in one vector
@@ -34,6 +36,7 @@ class Family:
     prompts: bool = True  # the encoder reads a prompt
     reads_images: bool = True  # False: text to text
     frames_prompts: bool = False  # the processor, not the tokenizer, puts tokens around a prompt
+    structure: Callable[[Path, Any, Tokenizer | None], OutputStructure | None] = lambda path, hf, tokenizer: None
     ignored: tuple[str, ...] = field(default=())  # patterns of tensors that carry nothing
 
     def encoder_name(self, theirs: str) -> str | None:

@@ -1,13 +1,17 @@
 """Florence-2: DaViT image tokens before the prompt in a BART encoder (Xiao et al. 2024)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from actors.model.interop.bart import bart_decoder, bart_names
 from actors.model.interop.family import Family, Tensors, head_is_tied
 from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
-from conf.model import DecoderConfig, TextRules
+from conf.json_file import read_json
+from conf.model import DecoderConfig, OutputStructure, TextRules
 
 _LANGUAGE, _SHARED = "model.language_model.", "model.language_model.shared.weight"
 IMAGE_SIZE = 768  # of the published checkpoints
@@ -50,6 +54,17 @@ def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
     return side, side
 
 
+def structure(path: Path, hf: Any, tokenizer: Tokenizer | None) -> OutputStructure:
+    """Return how outputs are read; the processor's file says which phrases grounding leaves out."""
+    file = path / "processor_config.json"
+    settings = read_json(file, "file") if file.is_file() else {}
+    try:
+        banned = settings["post_processor_config"]["phrase_grounding"]["banned_grounding_tokens"]
+    except (KeyError, TypeError):
+        banned = []
+    return OutputStructure(kind="florence2", banned_phrases=sorted({str(phrase) for phrase in banned}))
+
+
 FAMILY = Family(
     name="bart",
     model_class="Florence2ForConditionalGeneration",
@@ -70,4 +85,5 @@ FAMILY = Family(
     ),
     image_shape=image_shape,
     frames_prompts=True,
+    structure=structure,
 )
