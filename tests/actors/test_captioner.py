@@ -119,6 +119,18 @@ def test_a_chunk_becomes_one_file_with_results_and_errors(storage: Storage) -> N
     assert summary["num_layers_run"] == sum(first["exit_layers"]) + sum(last["exit_layers"])
 
 
+def test_what_an_output_says_besides_words_is_read_with_its_prompt_and_the_size_of_its_image(storage: Storage) -> None:
+    def backend() -> Backend:
+        return replace(make_backend(SIZE), read_fields=lambda tokens, *asked: json.dumps([len(tokens), *asked]))
+
+    caption(storage, [chunk(0, [good(4, 0), bad(5)], pixels_of(1))], backend=backend)
+    first, failed = storage.read_table(chunk_name(storage, "s", 0)).to_pylist()
+    assert json.loads(first["fields"]) == [first["num_tokens"], "what?", [first["width"], first["height"]]]
+    assert failed["fields"] is None
+    caption(storage, [chunk(1, [good(4, 0)], pixels_of(1))])
+    assert storage.read_table(chunk_name(storage, "s", 1))["fields"].to_pylist() == [None]
+
+
 def test_limits_and_prefixes_reach_the_engine(storage: Storage) -> None:
     seen: list[tuple[int | None, tuple[int, ...] | None]] = []
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from actors.engine.engine import Engine
 from actors.model.checkpoint import load_checkpoint
 from conf.checkpoint_info import read_checkpoint_info
 from conf.engine import EngineConfig
-from conf.model import read_model_config
+from conf.model import ModelConfig, OutputStructure, read_model_config
 from jobs.cli import main
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import CASES, STEPS, make_requests, make_source, their_outputs
@@ -74,6 +75,30 @@ def test_florence2_prompts_are_those_of_its_processor(sources: dict[str, tuple[P
     with pytest.raises(ValueError, match="nothing may follow the task <OD>"):
         codec.encode_prompt("<OD> cat")
     assert codec.pieces((5, 6)) == ["w5", " w6"]
+
+
+def test_the_structure_of_outputs_is_that_of_the_sources_processor_and_tokenizer(
+    sources: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    def converted(name: str, source: Path) -> ModelConfig:
+        assert main(["convert", str(source), str(tmp_path / name)]) == 0
+        return read_model_config(tmp_path / name)
+
+    source = Path(shutil.copytree(sources["florence2"][0], tmp_path / "florence2_source"))
+    config = converted("plain", source)
+    assert (config.text.structure, config.text.keep_special_tokens) == (OutputStructure(kind="florence2"), True)
+    phrases = {"post_processor_config": {"phrase_grounding": {"banned_grounding_tokens": ["it", "I", "it"]}}}
+    (source / "processor_config.json").write_text(json.dumps(phrases))
+    assert converted("phrases", source).text.structure == OutputStructure(kind="florence2", banned_phrases=("I", "it"))
+
+    source = Path(shutil.copytree(sources["donut"][0], tmp_path / "donut_source"))
+    config = converted("nougat", source)  # the same classes, no tags
+    assert (config.text.structure, config.text.keep_special_tokens) == (None, False)
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<s_menu>", "</s_menu>"])
+    tokenizer.save(str(source / "tokenizer.json"))
+    config = converted("donut", source)
+    assert (config.text.structure, config.text.keep_special_tokens) == (OutputStructure(kind="donut"), True)
 
 
 def test_an_encoder_of_rectangles_reads_stretched_squares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
