@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from actors.model.interop.model_directory import Source
 from actors.model.interop.tokenizer_files import tokenizer_settings
 from conf.errors import UserError
+from conf.json_file import read_object
 from conf.model import GenerationDefaults
 
 
@@ -113,10 +114,11 @@ def _generation(source: Source, hf: Any) -> dict[str, Any]:
 
 
 def named_tokens(source: Source, tokenizer: Tokenizer | None) -> dict[str, int]:
-    """Return the ids that tokenizer_config.json gives the start, end and padding tokens."""
+    """Return the ids that the settings beside the tokenizer give the start, end and padding tokens."""
     if tokenizer is None:
         return {}
-    settings, found = tokenizer_settings(source.path), {}
+    found: dict[str, int] = {}
+    settings = {**(read_object(source.path / "special_tokens_map.json") or {}), **tokenizer_settings(source.path)}
     for name in ("bos", "eos", "pad"):
         token = settings.get(f"{name}_token")
         token = token.get("content") if isinstance(token, dict) else token

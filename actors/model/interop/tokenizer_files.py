@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers
 
 from actors.model.tokenizer import load_tokenizer
 from conf.errors import UserError
@@ -26,8 +26,12 @@ def read_tokenizer(path: Path, hf: Any) -> Tokenizer:
     No code of the directory is run: vocabularies are converted by the library's own classes.
     """
     file = path / "tokenizer.json"
-    tokenizer = load_tokenizer(file) if file.is_file() else _from_vocabulary(path, hf)
-    _add_tokens(tokenizer, path)
+    if file.is_file():
+        tokenizer = load_tokenizer(file)
+        known = set(tokenizer.get_vocab())
+    else:
+        tokenizer, known = _from_vocabulary(path, hf), set[str]()
+    _add_tokens(tokenizer, path, known)
     return tokenizer
 
 
@@ -49,20 +53,41 @@ def _from_vocabulary(path: Path, hf: Any) -> Tokenizer:
             f"source {str(path)!r} has no tokenizer that can be read: neither tokenizer.json nor "
             f"{', '.join(_CLASS_OF_FILE)}"
         )
-    declared = tokenizer_settings(path).get("tokenizer_class")
-    known = declared or getattr(own, "tokenizer_class", None) or TOKENIZER_MAPPING_NAMES.get(own.model_type)
-    chosen = AutoTokenizer if known else getattr(transformers, _CLASS_OF_FILE[found[0]])
-    options = {"config": own} if known else {}
+    declared = tokenizer_settings(path).get("tokenizer_class") or getattr(own, "tokenizer_class", None)
+    named = str(declared or TOKENIZER_MAPPING_NAMES.get(own.model_type)).removesuffix("Fast")
+    names = getattr(getattr(transformers, named, None), "vocab_files_names", {})
+    if declared or found[0] in names.values():
+        chosen, options = AutoTokenizer, {"config": own}
+    else:
+        chosen, options = getattr(transformers, _CLASS_OF_FILE[found[0]]), {}
     try:
         loaded = chosen.from_pretrained(str(path), trust_remote_code=False, local_files_only=True, **options)
-        return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+        tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+        _normalise_as_trained(tokenizer, path / found[0])
+        return tokenizer
     except Exception as error:  # the library raises whatever it likes
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the tokenizer of source {str(path)!r} cannot be made of {found[0]}: {reason}") from None
 
 
-def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
-    """Add the tokens that only the settings beside a tokenizer name, under the ids they have there."""
+def _normalise_as_trained(tokenizer: Tokenizer, file: Path) -> None:
+    """Give back the character map of a SentencePiece model, which some classes of the library leave behind (mBART)."""
+    if file.suffix != ".model" or "Precompiled" in str(tokenizer.normalizer):
+        return
+    from sentencepiece import sentencepiece_model_pb2
+
+    character_map = sentencepiece_model_pb2.ModelProto.FromString(
+        file.read_bytes()
+    ).normalizer_spec.precompiled_charsmap
+    if character_map:
+        mapped = normalizers.Precompiled(character_map)
+        before = tokenizer.normalizer
+        tokenizer.normalizer = mapped if before is None else normalizers.Sequence([mapped, before])
+
+
+def _add_tokens(tokenizer: Tokenizer, path: Path, known: set[str]) -> None:
+    """Add the tokens that only the settings beside a tokenizer name, under the ids they have there; `known` are those
+    of tokenizer.json, which is believed."""
     settings, special, added = (read_object(path / name) or {} for name in TOKENIZER_SETTINGS)
     by_id: dict[int, AddedToken] = {}
     for content, token_id in added.items():
@@ -73,13 +98,15 @@ def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
         if token_id.isdecimal() and isinstance(fields, dict) and isinstance(fields.get("content"), str):
             by_id[int(token_id)] = _token(fields)
     for token_id, token in sorted(by_id.items(), key=lambda item: item[0]):
+        if token.content in known:
+            continue
         if tokenizer.token_to_id(token.content) is None:
             _add(tokenizer, token)
-            if (got := tokenizer.token_to_id(token.content)) != token_id:
-                raise UserError(
-                    f"the added token {token.content!r} of source {str(path)!r} has the id {token_id}, but the "
-                    f"vocabulary's next one is {got}"
-                )
+        if (got := tokenizer.token_to_id(token.content)) != token_id:
+            raise UserError(
+                f"the added token {token.content!r} of source {str(path)!r} has the id {token_id}, but the "
+                f"vocabulary gives it {got}"
+            )
     for token in _named(settings, special):
         if tokenizer.token_to_id(token.content) is None:
             _add(tokenizer, token)
