@@ -12,7 +12,10 @@ from conf.model import TOKENIZER_FILE, WEIGHTS_FILE, ModelConfig, read_model_con
 
 _NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds"}
 # Left out of the hash at their defaults, so that it is what it was before they were there.
-_ADDED_LATER = ("image_plan", "text.words_end_ids", "text.keep_special_tokens", "text.structure")
+_ADDED_LATER = (
+    "image_plan", "text.words_end_ids", "text.keep_special_tokens", "text.structure", "text.image", "decoder.merged",
+    "decoder.logit_softcap",
+)  # fmt: skip
 _MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 
 

@@ -37,6 +37,27 @@ class AbsoluteBias(Section):
     num_distances: Count = Field(32, description="Distances told apart by each layer's table; larger ones are one.")
 
 
+class Rope(Section):
+    """Rotary positions: channel pair i of a head turns by position / factor / theta ** (2 i / d_head)."""
+
+    theta: Annotated[float, Field(gt=0)]
+    factor: Annotated[float, Field(gt=0)] = 1.0
+
+
+class MergedAttention(Section):
+    """A layer's own keys and those of the encoder in one softmax, from the same projections (T5Gemma 2).
+
+    Own keys are rotated to their positions, encoder keys have none; keys and queries are normalised head by head.
+    """
+
+    num_kv_heads: Count = Field(description="Heads of keys and values, each read by equally many heads of queries.")
+    sliding: tuple[bool, ...] = Field(description="By layer: whether it sees its own last `window` positions alone.")
+    window: Count = Field(description="Own positions in sight of a sliding layer, the query's included.")
+    full_rope: Rope
+    sliding_rope: Rope
+    image_end_id: int = Field(description="End of an image: its embedding is a vector of its own, and is not scaled.")
+
+
 class DecoderConfig(Section):
     """Block settings of the multi-exit decoder."""
 
@@ -47,7 +68,9 @@ class DecoderConfig(Section):
     d_ff: Count
     d_cross: Count = Field(description="Width of the encoder states the cross-attention reads.")
     vocab_size: Count
-    norm: Literal["rms", "layer"] = "rms"
+    norm: Literal["rms", "unit_offset_rms", "layer"] = Field(
+        "rms", description="unit_offset_rms: the gain is one plus the weight, in float32 at least."
+    )
     norm_eps: float = 1e-6
     pre_norm: bool = True
     final_norm: bool = True
@@ -57,6 +80,7 @@ class DecoderConfig(Section):
     ffn: Literal["relu", "gelu", "gelu_new", "gated_gelu_new"] = "gelu"
     relative_bias: RelativeBias | None = None
     absolute_bias: AbsoluteBias | None = None
+    merged: MergedAttention | None = None
     sublayer_norm: bool = Field(
         False, description="Norms after both attentions and inside the feed-forward (NormFormer, arXiv 2110.09456)."
     )
@@ -70,10 +94,27 @@ class DecoderConfig(Section):
     head_tied: bool = True
     head_scale: float = Field(1.0, description="Factor on the head's input (tied T5: d_model ** -0.5).")
     head_bias: bool = False
+    logit_softcap: float | None = Field(None, description="Logits x become c tanh(x / c).")
 
     @property
     def d_inner(self) -> int:
         return self.num_heads * self.d_head
+
+    @property
+    def kv_width(self) -> int:
+        """Return the width of K and V of one position, side by side."""
+        return 2 * (self.num_heads if self.merged is None else self.merged.num_kv_heads) * self.d_head
+
+    @model_validator(mode="after")
+    def _merged_attention_fits(self) -> "DecoderConfig":
+        merged = self.merged
+        if merged is not None and (len(merged.sliding) != self.num_layers or self.num_heads % merged.num_kv_heads):
+            raise ValueError(
+                f"merged attention of {self.num_layers} layers and {self.num_heads} heads needs one entry of `sliding` "
+                f"per layer and a number of num_kv_heads that divides the heads, got {len(merged.sliding)} and "
+                f"{merged.num_kv_heads}"
+            )
+        return self
 
 
 class ScenesEncoderConfig(Section):
@@ -131,6 +172,7 @@ class TransformersEncoderConfig(Section):
         "bart",
         "mbart",
         "pix2struct",
+        "t5gemma2",
         "udop",
         "florence2",
         "vision-encoder-decoder",
@@ -165,6 +207,18 @@ class OutputStructure(Section):
     banned_phrases: tuple[str, ...] = Field((), description="florence2: what grounding a caption leaves out.")
 
 
+class ImageTokens(Section):
+    """How an image stands among the tokens of a prompt: two newlines, begin, image, end, two newlines.
+
+    All of that takes the place of the begin token of a prompt, or comes before a prompt that has none. The encoder puts
+    as many image tokens as it has for the one image token here.
+    """
+
+    begin_id: int
+    image_id: int
+    end_id: int
+
+
 class TextRules(Section):
     """How a prompt becomes what the encoder reads, and the decoder's tokens a text."""
 
@@ -179,6 +233,7 @@ class TextRules(Section):
         (),
         description="Tokens after the words; where there are any, they and suffix_ids have the box of the far corner.",
     )
+    image: ImageTokens | None = None
     tasks: dict[str, str] = Field({}, description="Task token -> prompt that stands for it; {input} is what follows.")
     keep_special_tokens: bool = Field(
         False, description="Special tokens are part of an output's text, but for those that start, end or pad it."
@@ -202,7 +257,7 @@ class ModelConfig(Section):
 
     format_version: Literal[1] = 1
     name: str
-    family: Literal["scenes", "t5", "bart", "latr", "ofa"] = "scenes"
+    family: Literal["scenes", "t5", "bart", "t5gemma2", "latr", "ofa"] = "scenes"
     image_size: Count = Field(description="Side of the square input, pixels; of another input, the longer side.")
     image_plan: ImagePlan | None = Field(None, description="What becomes of a picture; none: that square.")
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)

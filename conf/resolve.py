@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conf.engine import EngineConfig, Gate, GenerationConfig, Schedule
+from conf.engine import CrossAttention, EngineConfig, Gate, GenerationConfig, Schedule
 from conf.errors import UserError
 from conf.model import ModelConfig
 
@@ -49,6 +49,13 @@ class Resolved:
 
 def resolve(model: ModelConfig, engine: EngineConfig) -> Resolved:
     """Return what an engine with this model and these settings runs with; UserError where the two do not fit."""
+    if model.decoder.merged is not None and engine.tuning.cross is CrossAttention.ABSORBED:
+        raise UserError(
+            "engine.tuning.cross=absorbed is for models whose keys are plain projections of the encoder states; this "
+            "one normalises them, set auto or projected"
+        )
+    if model.decoder.merged is not None and engine.generation.num_beams > 1:
+        raise UserError("engine.generation.num_beams > 1 is not available for decoders with merged attention")
     generation = engine.generation
     assert not generation.has_texts, "texts become token ids first: actors/engine_factory.py"
     exits = _chosen_exits(model, engine)

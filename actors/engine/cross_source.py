@@ -26,8 +26,9 @@ class CrossSource:
     ) -> None:
         width, head = config.d_cross, config.d_head
         self._pays_from = float("inf") if width <= head else width * head / (width - head) / RAGGED_GAIN
-        absorbs_first = cross is CrossAttention.ABSORBED or (
-            cross is CrossAttention.AUTO and max_new_tokens <= 2 * head  # outputs end well before the limit
+        absorbs_first = config.merged is None and (
+            cross is CrossAttention.ABSORBED
+            or (cross is CrossAttention.AUTO and max_new_tokens <= 2 * head)  # outputs end well before the limit
         )
         self._projects_deep = (
             len(exit_layers) > 1 and cross is CrossAttention.AUTO and max_new_tokens >= self._pays_from

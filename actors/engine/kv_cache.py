@@ -21,7 +21,7 @@ from conf.model import DecoderConfig
 class SlotCache:
     """Allocated once; `max_context` encoder positions and `max_positions` output positions per slot."""
 
-    self_kv_LST2I: Tensor
+    self_kv_LST2I: Tensor  # with merged attention also those of encoder positions
     cross_kv_LSC2I: Tensor  # of the last layers; L is 0 where cross-attention reads the encoder states themselves
     context_SCD: Tensor  # encoder states
     context_bias_SC: Tensor  # 0 where there is one, -inf elsewhere
@@ -34,9 +34,13 @@ class SlotCache:
         num_kv_layers: int, like: Tensor,
     ) -> "SlotCache":  # fmt: skip
         """Allocate it; `like` gives device and dtype, the last `num_kv_layers` have room for cross-attention K/V."""
-        layers, width = config.num_layers, 2 * config.d_inner
+        layers, width = config.num_layers, config.kv_width
+        if config.merged is not None:  # both kinds of keys are in one range of a slot's rows
+            own_rows, num_kv_layers = max_positions + max_context, 0
+        else:
+            own_rows = max_positions
         return cls(
-            self_kv_LST2I=like.new_zeros(layers, num_slots, max_positions, width),
+            self_kv_LST2I=like.new_zeros(layers, num_slots, own_rows, width),
             cross_kv_LSC2I=like.new_zeros(num_kv_layers, num_slots, max_context, width),
             context_SCD=like.new_zeros(num_slots, max_context, config.d_cross),
             context_bias_SC=like.new_full((num_slots, max_context), float("-inf")),
@@ -79,8 +83,8 @@ def slot_bytes(
     config: DecoderConfig, max_positions: int, max_context: int, *, num_kv_layers: int, item_bytes: int
 ) -> int:
     """Return the bytes that one sequence takes of every cache of `SlotCache.allocate`."""
-    per_position = config.num_layers * 2 * config.d_inner + config.d_model
-    per_context = config.d_cross + num_kv_layers * 2 * config.d_inner + 1
+    per_position = config.num_layers * config.kv_width + config.d_model
+    per_context = config.d_cross + num_kv_layers * config.kv_width + 1
     tokens = 8 * max_positions
     return item_bytes * (max_positions * per_position + max_context * per_context) + tokens
 

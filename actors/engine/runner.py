@@ -14,6 +14,7 @@ from actors.engine.encoding import encode_requests
 from actors.engine.exit_gate import ExitStates
 from actors.engine.kv_cache import SlotCache
 from actors.engine.layer_runner import LayerRunner
+from actors.engine.merged_layers import MergedLayers
 from actors.engine.separate_layers import SeparateLayers
 from actors.engine.visit import Visit, index_tensor, plan_visit
 from actors.model.blocks import additive
@@ -45,7 +46,11 @@ class Runner:
             model.config.decoder, num_slots, self.max_positions, model.max_context,
             num_kv_layers=self.cross.num_kv_layers, like=embedding.detach(),
         )  # fmt: skip
-        self.layers: LayerRunner = SeparateLayers(self.decoder, self.cache, self.cross)
+        self.layers: LayerRunner = (
+            SeparateLayers(self.decoder, self.cache, self.cross)
+            if model.config.decoder.merged is None
+            else MergedLayers(self.decoder, self.cache)
+        )
         self._fill = filled_rows if self.layers.is_packed else int
         self.cross_rows_built = 0  # (sequence, layer) pairs whose cross-attention K/V were projected
 

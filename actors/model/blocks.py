@@ -22,8 +22,22 @@ class RMSNorm(nn.RMSNorm):
         return super().forward(x if x.dtype == self.weight.dtype else x.to(self.weight.dtype))
 
 
+class UnitOffsetRMSNorm(nn.Module):
+    """Gain of one plus the weight; computed in float32 at least, and rounded once."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.zeros(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), self.weight.shape, 1.0 + self.weight.to(wide), self.eps).to(x.dtype)
+
+
 def make_norm(config: DecoderConfig) -> nn.Module:
     """Return the configured normalisation over the model width."""
+    if config.norm == "unit_offset_rms":
+        return UnitOffsetRMSNorm(config.d_model, config.norm_eps)
     if config.norm == "rms":
         return RMSNorm(config.d_model, eps=config.norm_eps)
     return nn.LayerNorm(config.d_model, eps=config.norm_eps)

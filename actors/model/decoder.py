@@ -9,6 +9,7 @@ Shape suffixes as in blocks.py; V vocabulary.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +22,8 @@ from actors.model.blocks import (
     sinusoids,
 )
 from actors.model.linear import SmallLinear, weight_rows
-from conf.model import DecoderConfig
+from actors.model.merged_blocks import MergedDecoderLayer, teacher_forced
+from conf.model import DecoderConfig, MergedAttention
 
 
 class MultiExitDecoder(nn.Module):
@@ -47,7 +49,12 @@ class MultiExitDecoder(nn.Module):
                     sinusoids(self.position_table.num_embeddings, config.d_model), requires_grad=False
                 )
         self.embed_norm = make_norm(config) if config.embed_norm else None
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.image_end_embedding: nn.Parameter | None = None
+        if config.merged is not None:
+            self.image_end_embedding = nn.Parameter(torch.zeros(config.d_model))
+            self.layers = nn.ModuleList(MergedDecoderLayer(config, index) for index in range(config.num_layers))
+        else:
+            self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.relative_bias = (
             RelativePositionBias(config.relative_bias, config.num_heads) if config.relative_bias else None
         )
@@ -73,10 +80,18 @@ class MultiExitDecoder(nn.Module):
 
     def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """Token ids [...] and positions [...] -> h [..., D]."""
+        if self.config.merged is not None:
+            return self._embed_merged(token_ids, self.config.merged)
         h = self.embedding(token_ids) * self.config.embed_scale
         if self.position_table is not None:
             h = h + self.position_table(positions + self.config.position_offset)
         return h if self.embed_norm is None else self.embed_norm(h)
+
+    def _embed_merged(self, token_ids: Tensor, merged: MergedAttention) -> Tensor:
+        """Scale in the precision of the weights, where the factor itself is rounded."""
+        h = self.embedding(token_ids)
+        h = h * torch.tensor(self.config.embed_scale, dtype=h.dtype, device=h.device)
+        return torch.where((token_ids == merged.image_end_id)[..., None], self.image_end_embedding, h)
 
     def exit_features(self, exit_layer: int, h: Tensor) -> Tensor:
         """h [..., D] after `exit_layer` layers -> what the shared head reads [..., D]."""
@@ -88,8 +103,11 @@ class MultiExitDecoder(nn.Module):
 
     def exit_logits(self, exit_layer: int, h: Tensor) -> Tensor:
         """h [..., D] after `exit_layer` layers -> logits [..., V]."""
-        logits: Tensor = self._head(exit_layer)(self.exit_features(exit_layer, h))
-        return logits
+        return self._capped(self._head(exit_layer)(self.exit_features(exit_layer, h)))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = self.config.logit_softcap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _head(self, exit_layer: int) -> nn.Linear | SmallLinear:
         has_own = self.own_heads and exit_layer != self.config.num_layers
@@ -106,7 +124,7 @@ class MultiExitDecoder(nn.Module):
         head = self._head(exit_layer)
         features_BD = self.exit_features(exit_layer, h_BD)
         logits_BK = (weight_rows(head, token_ids_BK).to(h_BD.dtype) @ features_BD[..., None]).squeeze(-1)
-        return logits_BK if head.bias is None else logits_BK + head.bias[token_ids_BK]
+        return self._capped(logits_BK if head.bias is None else logits_BK + head.bias[token_ids_BK])
 
     def self_bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
         """Additive bias [B, H, T, S] for query positions [B, T] and key positions [B, S]; None without a table."""
@@ -137,6 +155,8 @@ class MultiExitDecoder(nn.Module):
         Returns the hidden states [B, T, D] after every layer, so `hidden[e - 1]` belongs to exit layer e.
         """
         h = self.embed(token_ids_BT, positions_BT)
+        if self.config.merged is not None:
+            return teacher_forced(self.layers, h, positions_BT, states_BSD, self_mask, cross_mask)
         bias = self.self_bias(positions_BT, positions_BT)
         mask = self_mask if bias is None else bias.masked_fill(~self_mask, float("-inf"))
         cross = self.cross_bias(positions_BT, states_BSD.shape[1])

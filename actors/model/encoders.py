@@ -20,6 +20,7 @@ _PRETRAINED = {
     "bart":                   ("text_encoder", "TextEncoder"),
     "mbart":                  ("text_encoder", "TextEncoder"),
     "pix2struct":             ("pix2struct", "Pix2StructEncoder"),
+    "t5gemma2":               ("t5gemma2", "T5Gemma2Encoder"),
     "udop":                   ("udop", "UdopEncoder"),
     "florence2":              ("florence2", "Florence2Encoder"),
     "vision-encoder-decoder": ("vision", "VisionEncoder"),
@@ -44,6 +45,12 @@ def tied_names(config: ModelConfig) -> dict[str, str]:
     if getattr(config.encoder, "model_type", None) == "udop":
         bias = "relative_attention_bias.weight"
         ties[f"encoder.stack.relative_bias.biases.0.{bias}"] = f"encoder.stack.block.0.layer.0.SelfAttention.{bias}"
+    if getattr(config.encoder, "model_type", None) == "t5gemma2":
+        embed_tokens = "encoder.stack.text_model.embed_tokens"
+        ties |= {
+            f"{embed_tokens}.weight": embedding,
+            f"{embed_tokens}.eoi_embedding": "decoder.image_end_embedding",
+        }
     if config.encoder.kind in ("latr", "ofa"):
         ties["encoder.embedding.weight"] = embedding
     return ties

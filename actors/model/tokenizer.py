@@ -88,7 +88,7 @@ class TextCodec:
         question, words = split_words(text) if rules.words else (text, [])
         if max_tokens is not None:  # what lies far behind the cut is not tokenised at all
             question = question[: longest_prompt(max_tokens)]
-        ids = list(self.encode(self._task(question)))
+        ids = list(self.encode(self._with_image(self._task(question))))
         if strangers := [token_id for token_id in ids if token_id >= self.vocab_size]:
             raise ValueError(f"the prompt holds {self.tokenizer.id_to_token(strangers[0])!r}, which no prompt may")
         ends = len(rules.words_end_ids)
@@ -115,6 +115,19 @@ class TextCodec:
 
     def _task_of(self, prompt: str) -> str | None:
         return next((task for task in self.rules.tasks if prompt.startswith(task)), None)
+
+    def _with_image(self, text: str) -> str:
+        """Give the prompt the tokens of its image, as text; ValueError where it asks for more than one."""
+        image = self.rules.image
+        if image is None:
+            return text
+        begin, middle, end = (self.tokenizer.id_to_token(i) for i in (image.begin_id, image.image_id, image.end_id))
+        if middle in text:
+            raise ValueError(f"the prompt holds {middle!r}, which no prompt may")
+        if (asked := text.count(begin)) > 1:
+            raise ValueError(f"the prompt asks for {asked} images with {begin!r}, a sample has one")
+        placed = text if asked else begin + text
+        return placed.replace(begin, f"\n\n{begin}{middle}{end}\n\n")
 
     def decode(self, token_ids: Sequence[int], keep_special: bool | None = None) -> str:
         """Return the text of an output; `keep_special` None: special tokens as the checkpoint's rules have them."""

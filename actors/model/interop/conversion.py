@@ -127,7 +127,9 @@ def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str,
 
 
 def _head_name(theirs: Mapping[str, Tensor]) -> str:
-    heads = ("lm_head.weight", "decoder.lm_head.weight", "decoder.output_projection.weight")
+    heads = (
+        "lm_head.weight", "lm_head.out_proj.weight", "decoder.lm_head.weight", "decoder.output_projection.weight",
+    )  # fmt: skip
     return next(name for name in heads if name in theirs)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from actors.model.interop import bart, florence2, pix2struct, t5, udop, vision_encoder_decoder
+from actors.model.interop import bart, florence2, pix2struct, t5, t5gemma2, udop, vision_encoder_decoder
 from actors.model.interop.family import Family
 from conf.errors import UserError
 
@@ -12,6 +12,7 @@ FAMILIES: dict[str, Family] = {
     "bart": bart.BART,
     "mbart": bart.MBART,
     "pix2struct": pix2struct.FAMILY,
+    "t5gemma2": t5gemma2.FAMILY,
     "udop": udop.FAMILY,
     "florence2": florence2.FAMILY,
     "vision-encoder-decoder": vision_encoder_decoder.FAMILY,

@@ -19,6 +19,7 @@ from actors.model.interop.conversion import Converted, convert
 from actors.model.interop.model_directory import read_source
 from actors.model.model import MultiExitModel
 from actors.model.word_boxes import pack
+from tests.actors.interop import t5gemma2
 
 VOCAB, LAYERS, STEPS = 97, 3, 12
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -33,6 +34,7 @@ class Case:
     image_size: int
     prompts: bool = True
     boxes: bool = False
+    image_id: int | None = None  # token that two of three prompts ask for the image with
     gain: float = 1.5  # of the random weights: larger speaks more varied and amplifies rounding
     batched: bool = True  # False: the source's own answer depends on the padding of its batch
 
@@ -211,6 +213,11 @@ CASES: dict[str, Case] = {
     "pix2struct": Case(_pix2struct, _pix2struct_inputs, 16, prompts=False, gain=1.0),
     "udop": Case(_udop, _udop_inputs, 16, boxes=True, batched=False),
     "florence2": Case(_florence2, _florence2_inputs, 64, gain=1.1),
+    "t5gemma2": Case(
+        lambda: t5gemma2.build(VOCAB, LAYERS, final_logit_softcapping=3.0),
+        lambda model, requests: t5gemma2.inputs(model, [r.prompt_ids for r in requests], _pixels(requests)),
+        t5gemma2.SIDE, image_id=VOCAB - 1,
+    ),
     "donut": Case(_donut, _vision_inputs, 32, prompts=False),
     "trocr": Case(_trocr, _vision_inputs, 32, prompts=False),
     "trocr_sinusoids": Case(
@@ -228,6 +235,8 @@ def randomise(model: nn.Module, seed: int, gain: float = 1.5) -> None:
             noise = scale * torch.randn(parameter.shape, generator=generator)
             if "embed_positions" in name or "relative_attention_bias" in name:
                 noise = noise * 4
+            if name.endswith(("post_self_attn_layernorm.weight", "post_feedforward_layernorm.weight")):
+                noise = noise + 4  # there, embeddings are scaled up and layers normalised
             parameter.copy_(noise if parameter.dim() >= 2 else parameter + noise)
         for name, buffer in model.named_buffers():
             if name.endswith("final_logits_bias"):
@@ -242,6 +251,8 @@ def make_requests(case: Case, count: int, seed: int) -> list[Request]:
         ids = [int(x) for x in rng.integers(3, VOCAB - 1, rng.integers(2, 10))] if case.prompts else [1]
         if case.boxes:  # the first two tokens are the question
             ids[2:] = [x for t in ids[2:] for x in pack([t], tuple(map(int, rng.integers(1, 1000, 4))), VOCAB)]
+        if case.image_id is not None and i % 3:
+            ids.insert(int(rng.integers(0, len(ids) + 1)), case.image_id)
         pixels = rng.integers(0, 256, (case.image_size, case.image_size, 3), dtype=np.uint8)
         requests.append(Request(i, pixels, tuple(ids)))
     return requests

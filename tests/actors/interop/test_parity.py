@@ -46,10 +46,13 @@ def _exit_logits_of_theirs(theirs: Any, hidden: torch.Tensor, ours: MultiExitMod
     decoder = getattr(decoder, "decoder", decoder)
     decoder = getattr(decoder, "model", decoder)
     decoder = getattr(decoder, "decoder", decoder)
-    norm = getattr(decoder, "final_layer_norm", None) or getattr(decoder, "layer_norm", None)
+    norms = (getattr(decoder, name, None) for name in ("final_layer_norm", "layer_norm", "norm"))
+    norm = next((norm for norm in norms if norm is not None), None)
     hidden = hidden if norm is None else norm(hidden)
     logits = theirs.get_output_embeddings()(hidden * ours.decoder.config.head_scale)
-    return logits + getattr(theirs, "final_logits_bias", 0.0)
+    cap = ours.decoder.config.logit_softcap
+    logits = logits + getattr(theirs, "final_logits_bias", 0.0)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 @pytest.mark.parametrize("name", CASES)
