@@ -38,10 +38,10 @@ def _from_transformers(source: Path, output: Path, options: argparse.Namespace) 
     content = read_source(source)
     from actors.model.checkpoint import save_checkpoint
     from actors.model.interop.conversion import MAX_PROMPT_TOKENS, convert
-    from actors.model.interop.families import configuration
+    from actors.model.interop.families import configuration, family_of
     from actors.model.interop.tokenizer_files import read_tokenizer
 
-    tokenizer = read_tokenizer(source, configuration(content.config))
+    tokenizer = read_tokenizer(source, family_of(content.config), configuration(content.config))
     converted = convert(
         content,
         tokenizer,

@@ -34,6 +34,7 @@ class Family:
     text_rules: Callable[[Any], TextRules]
     image_shape: Callable[[Any, Mapping[str, Any]], tuple[int, int]]  # from configuration and image processor
     prompts: bool = True  # the encoder reads a prompt
+    added_tokens: tuple[str, ...] = ()  # special ones that a processor adds to a tokenizer without them, in order
     reads_images: bool = True  # False: text to text
     frames_prompts: bool = False  # the processor, not the tokenizer, puts tokens around a prompt
     structure: Callable[[Path, Any, Tokenizer | None], OutputStructure | None] = lambda path, hf, tokenizer: None

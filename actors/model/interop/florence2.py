@@ -35,6 +35,18 @@ TASKS = {
     "<REGION_TO_OCR>": "What text is in the region {input}?",
 }
 
+# What the processor adds to BART's tokenizer: ids 50265 to 51288.
+_MARKS = ("cap", "ncap", "dcap", "grounding", "seg")
+_REGION_MARKS = ("region_cap", "region_to_desciption", "proposal", "poly")
+ADDED_TOKENS = (
+    *(f"<{end}{mark}>" for mark in ("od", "ocr") for end in ("", "/")),
+    *(f"<loc_{place}>" for place in range(1000)),
+    *(f"<{end}{mark}>" for mark in _MARKS for end in ("", "/")),
+    "<sep>",
+    *(f"<{end}{mark}>" for mark in _REGION_MARKS for end in ("", "/")),
+    "<and>",
+)
+
 
 def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
     return bart_decoder(
@@ -85,5 +97,6 @@ FAMILY = Family(
     ),
     image_shape=image_shape,
     frames_prompts=True,
+    added_tokens=ADDED_TOKENS,
     structure=structure,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actors.model.interop import florence2_remote
 from actors.model.interop.families import configuration, family_of
 from actors.model.interop.family import Family
 from actors.model.interop.processor_files import PROCESSOR_FILES, read_image_processor
@@ -23,13 +24,13 @@ SIDE_FILES = ("generation_config.json", *PROCESSOR_FILES, *TOKENIZER_SETTINGS, "
 
 @dataclass(frozen=True)
 class Source:
-    """What a directory holds. `generation` is None where there is no generation_config.json."""
+    """What a directory holds, in the library's words. `generation` is None where there is no generation_config.json."""
 
     path: Path
     config: dict[str, Any]
     generation: dict[str, Any] | None
     processor: dict[str, Any]  # of the image processor
-    tensors: dict[str, Tensor]  # under the names they have in the files
+    tensors: dict[str, Tensor]  # under the names they have in the files, or the library's for a layout it has not
 
 
 def read_source(path: str | Path) -> Source:
@@ -43,8 +44,11 @@ def read_source(path: str | Path) -> Source:
     if "quantization_config" in config:
         raise UserError(f"source {str(path)!r} is quantised; convert the original weights")
     family_of(config)  # no file of a model that is not supported is looked at
+    remote = florence2_remote.is_remote(config)
+    config = florence2_remote.native_config(config) if remote else config
     generation = read_object(path / "generation_config.json")
     tensors = read_weights(path)
+    tensors = florence2_remote.native_tensors(tensors) if remote else tensors
     check_layer_counts(config, len(tensors), f"source {str(path)!r}")
     processor = read_image_processor(path, configuration(config))
     return Source(path, config, generation, processor, tensors)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, normalizers
 
+from actors.model.interop.family import Family
 from actors.model.tokenizer import load_tokenizer
 from conf.errors import UserError
 from conf.json_file import read_object
@@ -20,7 +21,7 @@ _CLASS_OF_FILE = {
 }
 
 
-def read_tokenizer(path: Path, hf: Any) -> Tokenizer:
+def read_tokenizer(path: Path, family: Family, hf: Any) -> Tokenizer:
     """Return the tokenizer of a source directory, with the tokens that files beside it add; UserError without one.
 
     No code of the directory is run: vocabularies are converted by the library's own classes.
@@ -32,6 +33,9 @@ def read_tokenizer(path: Path, hf: Any) -> Tokenizer:
     else:
         tokenizer, known = _from_vocabulary(path, hf), set[str]()
     _add_tokens(tokenizer, path, known)
+    lacking = [token for token in family.added_tokens if tokenizer.token_to_id(token) is None]
+    if tokenizer.get_vocab_size() + len(lacking) <= family.text_config(hf).vocab_size:
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])
     return tokenizer
 
 

@@ -13,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from actors.model.checkpoint import load_checkpoint
+from actors.model.interop.families import FAMILIES
 from actors.model.interop.tokenizer_files import read_tokenizer
 from conf.errors import UserError
 from jobs.cli import main
@@ -49,6 +50,7 @@ def texts(count: int, seed: int) -> list[str]:
     return lines
 
 
+FAMILY = FAMILIES["t5"]  # no tokens of its own
 ASKED = [*texts(effort(300, 3000), 1), *ODD]
 
 
@@ -130,7 +132,7 @@ def test_ids_are_those_of_the_library(
     folder = shutil.copytree(vocabularies[kind], tmp_path / "source")
     if declared:
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": declared}))
-    tokenizer, expected = read_tokenizer(folder, hf), right(vocabularies[kind])
+    tokenizer, expected = read_tokenizer(folder, FAMILY, hf), right(vocabularies[kind])
     different = [text for text in ASKED if tokenizer.encode(text, add_special_tokens=False).ids != expected(text)]
     assert different == []
 
@@ -142,7 +144,7 @@ def test_a_converted_checkpoint_has_the_tokenizer_and_its_added_tokens(
     make_source("donut", source)
     (source / "tokenizer.json").unlink()
     shutil.copy(vocabularies["fairseq"] / "sentencepiece.bpe.model", source)
-    count = read_tokenizer(source, transformers.MBartConfig()).get_vocab_size()
+    count = read_tokenizer(source, FAMILY, transformers.MBartConfig()).get_vocab_size()
     (source / "added_tokens.json").write_text(json.dumps({"<s_cord-v2>": count, "<s_menu>": count + 1}))
     (source / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": ["<s_name>"]}))
     assert main(["convert", str(source), str(tmp_path / "ours")]) == 0
@@ -156,13 +158,13 @@ def test_a_converted_checkpoint_has_the_tokenizer_and_its_added_tokens(
 
 def test_added_tokens_have_the_flags_of_their_settings(vocabularies: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(vocabularies["spiece"], tmp_path / "source")
-    count = read_tokenizer(folder, transformers.T5Config()).get_vocab_size()
+    count = read_tokenizer(folder, FAMILY, transformers.T5Config()).get_vocab_size()
     decoder = {
         str(count): {"content": "<task>", "special": True},
         str(count + 1): {"content": "kept", "special": False},
     }
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
-    tokenizer = read_tokenizer(folder, transformers.T5Config())
+    tokenizer = read_tokenizer(folder, FAMILY, transformers.T5Config())
     assert tokenizer.decode([count, count + 1], skip_special_tokens=True) == "kept"
 
 
@@ -170,14 +172,28 @@ def test_what_is_wrong_with_a_tokenizer_is_one_sentence(vocabularies: dict[str, 
     folder, hf = shutil.copytree(vocabularies["bpe"], tmp_path / "source"), transformers.BartConfig()
     (folder / "added_tokens.json").write_text(json.dumps({"<far>": 9000}))
     with pytest.raises(UserError, match=r"added token '<far>' of source .* has the id 9000, but the vocabulary"):
-        read_tokenizer(folder, hf)
+        read_tokenizer(folder, FAMILY, hf)
     (folder / "added_tokens.json").unlink()
     (folder / "merges.txt").unlink()
     (folder / "vocab.json").unlink()
     with pytest.raises(
         UserError, match=r"neither tokenizer.json nor spiece.model, sentencepiece.bpe.model, merges.txt"
     ):
-        read_tokenizer(folder, hf)
+        read_tokenizer(folder, FAMILY, hf)
     (folder / "spiece.model").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"cannot be made of spiece.model"):
-        read_tokenizer(folder, hf)
+        read_tokenizer(folder, FAMILY, hf)
+
+
+def test_florence2_has_the_tokens_that_its_processor_adds(vocabularies: dict[str, Path]) -> None:
+    """Only where the vocabulary of the weights has room for them."""
+    folder, family = vocabularies["bpe"], FAMILIES["florence2"]
+    count = read_tokenizer(folder, FAMILY, transformers.BartConfig()).get_vocab_size()
+    for room in (count, count + 1024):
+        hf = transformers.Florence2Config(text_config={"model_type": "bart", "vocab_size": room})
+        tokenizer = read_tokenizer(folder, family, hf)
+        assert tokenizer.get_vocab_size() == room
+    assert tokenizer.token_to_id("</od>") == count + 1
+    assert tokenizer.token_to_id("<loc_0>") == count + 4
+    assert tokenizer.token_to_id("<and>") == room - 1
+    assert tokenizer.encode("a<loc_52>", add_special_tokens=False).ids[-1] == count + 56
