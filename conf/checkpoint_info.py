@@ -8,13 +8,20 @@ from typing import Any
 
 from conf.errors import UserError
 from conf.json_file import parse_json, read_json
-from conf.model import TOKENIZER_FILE, WEIGHTS_FILE, ModelConfig, read_model_config, weights_sha256
+from conf.model import (
+    QFORMER_TOKENIZER_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    ModelConfig,
+    read_model_config,
+    weights_sha256,
+)
 
 _NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds"}
 # Left out of the hash at their defaults, so that it is what it was before they were there.
 _ADDED_LATER = (
-    "image_plan", "text.words_end_ids", "text.keep_special_tokens", "text.structure", "text.image", "decoder.merged",
-    "decoder.logit_softcap",
+    "image_plan", "text.words_end_ids", "text.qformer", "text.keep_special_tokens", "text.structure", "text.image",
+    "decoder.merged", "decoder.logit_softcap",
 )  # fmt: skip
 _MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 
@@ -31,7 +38,7 @@ class CheckpointInfo:
 def read_checkpoint_info(path: str) -> CheckpointInfo:
     """Read config.json and hash the weights; UserError in one sentence on anything wrong."""
     model = read_model_config(path)
-    _check_files(Path(path))
+    _check_files(Path(path), model)
     architecture = model.model_dump(mode="json", exclude=_NOT_ARCHITECTURE)
     for name in _ADDED_LATER:
         _drop_default(architecture, model, name)
@@ -39,7 +46,7 @@ def read_checkpoint_info(path: str) -> CheckpointInfo:
     return CheckpointInfo(model, weights_sha256(path), digest)
 
 
-def _check_files(path: Path) -> None:
+def _check_files(path: Path, model: ModelConfig) -> None:
     """Raise UserError if weights or tokenizer are cut or unreadable: actors would say so later and less clearly."""
     weights = path / WEIGHTS_FILE
     try:
@@ -56,6 +63,8 @@ def _check_files(path: Path) -> None:
             "the file was cut or damaged"
         )
     read_json(path / TOKENIZER_FILE, "tokenizer")
+    if model.text.qformer:
+        read_json(path / QFORMER_TOKENIZER_FILE, "tokenizer")
 
 
 def _drop_default(dumped: dict[str, Any], model: ModelConfig, name: str) -> None:

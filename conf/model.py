@@ -18,6 +18,7 @@ from conf.section import Section
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+QFORMER_TOKENIZER_FILE = "qformer_tokenizer.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 Count = Annotated[int, Field(ge=1)]
@@ -77,7 +78,7 @@ class DecoderConfig(Section):
     attn_scale: float | None = Field(None, description="Factor on q.k; none: d_head ** -0.5. T5 uses 1.")
     attn_bias: bool = False
     ffn_bias: bool = False
-    ffn: Literal["relu", "gelu", "gelu_new", "gated_gelu_new"] = "gelu"
+    ffn: Literal["relu", "gelu", "gelu_new", "gated_gelu", "gated_gelu_new"] = "gelu"
     relative_bias: RelativeBias | None = None
     absolute_bias: AbsoluteBias | None = None
     merged: MergedAttention | None = None
@@ -175,6 +176,8 @@ class TransformersEncoderConfig(Section):
         "t5gemma2",
         "udop",
         "florence2",
+        "blip-2",
+        "instructblip",
         "vision-encoder-decoder",
     ]
     hf_config: dict[str, Any] = Field(description="config.json of the source, as it was.")
@@ -226,6 +229,9 @@ class TextRules(Section):
         "tokens", description="bytes: the model draws the text itself; none: the encoder reads no prompt."
     )
     words: bool = Field(False, description="Prompt tokens carry places; a prompt may bring words found in the image.")
+    qformer: bool = Field(
+        False, description="The prompt is also read by a Q-Former, by a tokenizer of its own (InstructBLIP)."
+    )
     leading_space: bool = Field(True, description="Put a space before a text, so that a word has one spelling.")
     prefix_ids: tuple[int, ...] = Field((), description="Tokens before every prompt.")
     suffix_ids: tuple[int, ...] = Field((), description="Tokens after every prompt.")

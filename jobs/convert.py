@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _from_transformers(source: Path, output: Path, options: argparse.Namespace) -> int:
-    from actors.model.interop.model_directory import SIDE_FILES, read_source
+    from actors.model.interop.model_directory import QFORMER_TOKENIZER, SIDE_FILES, read_source
 
     quiet()
     content = read_source(source)
@@ -41,7 +41,8 @@ def _from_transformers(source: Path, output: Path, options: argparse.Namespace) 
     from actors.model.interop.families import configuration, family_of
     from actors.model.interop.tokenizer_files import read_tokenizer
 
-    tokenizer = read_tokenizer(source, family_of(content.config), configuration(content.config))
+    family, hf = family_of(content.config), configuration(content.config)
+    tokenizer = read_tokenizer(source, family, hf)
     converted = convert(
         content,
         tokenizer,
@@ -51,10 +52,14 @@ def _from_transformers(source: Path, output: Path, options: argparse.Namespace) 
         max_new_tokens=options.max_new_tokens,
     )
     dtype = converted.state["decoder.embedding.weight"].dtype
-    save_checkpoint(output, converted.config, converted.state, tokenizer, dtype)
+    qformer = (
+        read_tokenizer(source / QFORMER_TOKENIZER, family, hf.qformer_config) if converted.config.text.qformer else None
+    )
+    save_checkpoint(output, converted.config, converted.state, tokenizer, dtype, qformer)
     (output / "source").mkdir(exist_ok=True)
     for name in SIDE_FILES:
         if (source / name).is_file():
+            (output / "source" / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, output / "source" / name)
     config = converted.config
     parameters = sum(tensor.numel() for tensor in converted.state.values())

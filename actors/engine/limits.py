@@ -13,7 +13,9 @@ def check_request(request: Request, model: ModelConfig, max_prefix: int) -> None
     longest = model.encoder.max_prompt_tokens
     if not 1 <= len(request.prompt_ids) <= longest:
         raise ValueError(f"a prompt must have 1 to {longest} tokens, got {len(request.prompt_ids)}")
-    if model.text.prompt == "tokens" and not model.text.words:  # with words, an id is a token and a place
+    if model.text.prompt == "tokens" and not (
+        model.text.words or model.text.qformer
+    ):  # there an id is more than a token
         check_token_ids("a prompt", request.prompt_ids, model)
     check_token_ids("a decoder prefix", request.prefix_ids or (), model)
     if len(request.prefix_ids or ()) > max_prefix:

@@ -20,6 +20,7 @@ from actors.model.tokenizer import TextCodec, load_tokenizer
 from conf.errors import UserError
 from conf.model import (
     CONFIG_FILE,
+    QFORMER_TOKENIZER_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     ModelConfig,
@@ -47,6 +48,7 @@ def save_checkpoint(
     state: Mapping[str, Tensor],
     tokenizer: Tokenizer,
     dtype: torch.dtype = torch.float32,
+    qformer_tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write a checkpoint directory; floating-point weights are stored as `dtype`."""
     path = Path(path)
@@ -60,6 +62,8 @@ def save_checkpoint(
     save_file(tensors, path / WEIGHTS_FILE)
     (path / CONFIG_FILE).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     tokenizer.save(str(path / TOKENIZER_FILE))
+    if qformer_tokenizer is not None:
+        qformer_tokenizer.save(str(path / QFORMER_TOKENIZER_FILE))
 
 
 def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> Checkpoint:
@@ -85,13 +89,16 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu", dtype: torch.dtype
             f"tokenizer of checkpoint {str(path)!r} has {tokenizer.get_vocab_size()} entries, "
             f"the model only {config.decoder.vocab_size}"
         )
-    return Checkpoint(model, TextCodec.of(tokenizer, config), config, weights_sha256(path))
+    qformer = load_tokenizer(Path(path) / QFORMER_TOKENIZER_FILE) if config.text.qformer else None
+    return Checkpoint(model, TextCodec.of(tokenizer, config, qformer), config, weights_sha256(path))
 
 
 def check_checkpoint(path: str | Path) -> None:
     """UserError in one sentence where `load_checkpoint` would have one; of the weights only the header is read."""
     config = read_model_config(path)
     load_tokenizer(Path(path) / TOKENIZER_FILE)
+    if config.text.qformer:
+        load_tokenizer(Path(path) / QFORMER_TOKENIZER_FILE)
     with _opened(Path(path) / WEIGHTS_FILE) as file:
         check_layer_counts(config.model_dump(mode="json"), len(file.keys()), f"checkpoint {str(path)!r}")
         expected = _without_storage(config).state_dict()

@@ -23,6 +23,8 @@ _PRETRAINED = {
     "t5gemma2":               ("t5gemma2", "T5Gemma2Encoder"),
     "udop":                   ("udop", "UdopEncoder"),
     "florence2":              ("florence2", "Florence2Encoder"),
+    "blip-2":                 ("blip2", "Blip2Encoder"),
+    "instructblip":           ("blip2", "Blip2Encoder"),
     "vision-encoder-decoder": ("vision", "VisionEncoder"),
 }  # fmt: skip
 # model_type of encoders whose token embedding is the decoder's
@@ -33,6 +35,8 @@ _SHARES_EMBEDDING = {
     "mbart",
     "udop",
     "florence2",
+    "blip-2",
+    "instructblip",
 }
 
 

@@ -60,18 +60,20 @@ class TextCodec:
         vocab_size: int | None = None,
         max_prompt_tokens: int | None = None,
         marker_ids: Collection[int] = (),
+        qformer_tokenizer: Tokenizer | None = None,
     ) -> None:
         """`marker_ids` start, end or pad an output and are in no text, even where special tokens are."""
-        self.tokenizer, self.rules = tokenizer, rules or TextRules()
+        self.tokenizer, self.rules, self.qformer_tokenizer = tokenizer, rules or TextRules(), qformer_tokenizer
         self.vocab_size = tokenizer.get_vocab_size() if vocab_size is None else vocab_size
         self.max_prompt_tokens, self._marker_ids = max_prompt_tokens, frozenset(marker_ids)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, model: ModelConfig) -> "TextCodec":
+    def of(cls, tokenizer: Tokenizer, model: ModelConfig, qformer_tokenizer: Tokenizer | None = None) -> "TextCodec":
         """Return the codec of a checkpoint."""
         rules, forced = model.text, model.generation.forced_bos_id
         markers = (model.start_id, model.eos_id, model.pad_id, *(() if forced is None else (forced,)))
-        return cls(tokenizer, rules, model.decoder.vocab_size, model.encoder.max_prompt_tokens, markers)
+        most = model.encoder.max_prompt_tokens
+        return cls(tokenizer, rules, model.decoder.vocab_size, most, markers, qformer_tokenizer)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Text -> ids, nothing added but the leading space that gives a word one spelling wherever it stands."""
@@ -79,12 +81,23 @@ class TextCodec:
         return tuple(self.tokenizer.encode(encodable(spaced), add_special_tokens=False).ids)
 
     def encode_prompt(self, text: str, max_tokens: int | None = None) -> tuple[int, ...]:
-        """What the encoder reads of a prompt; words found in the image are left out from where they do not fit."""
+        """What the encoder reads of a prompt; words found in the image are left out from where they do not fit.
+
+        Ids of a Q-Former's own tokenizer follow, counted on from the end of the vocabulary.
+        """
         rules = self.rules
         if rules.prompt == "none":
             return (0,)  # a place holder: the encoder does not look at it
         if rules.prompt == "bytes":
             return tuple((text or " ").encode())[:max_tokens]
+        if self.qformer_tokenizer is None:
+            return self._prompt_tokens(text, max_tokens)
+        half = None if max_tokens is None else max_tokens // 2
+        ids = self.qformer_tokenizer.encode(encodable(text)).ids[:half]
+        return (*self._prompt_tokens(text, half), *(self.vocab_size + token_id for token_id in ids))
+
+    def _prompt_tokens(self, text: str, max_tokens: int | None) -> tuple[int, ...]:
+        rules = self.rules
         question, words = split_words(text) if rules.words else (text, [])
         if max_tokens is not None:  # what lies far behind the cut is not tokenised at all
             question = question[: longest_prompt(max_tokens)]

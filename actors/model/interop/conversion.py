@@ -128,7 +128,8 @@ def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str,
 
 def _head_name(theirs: Mapping[str, Tensor]) -> str:
     heads = (
-        "lm_head.weight", "lm_head.out_proj.weight", "decoder.lm_head.weight", "decoder.output_projection.weight",
+        "lm_head.weight", "lm_head.out_proj.weight", "language_model.lm_head.weight", "decoder.lm_head.weight",
+        "decoder.output_projection.weight",
     )  # fmt: skip
     return next(name for name in heads if name in theirs)
 
@@ -196,6 +197,7 @@ def export(config: ModelConfig, state: Mapping[str, Tensor], files: Path, out: P
     (out / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
     for name in SIDE_FILES:
         if (files / name).is_file():
+            (out / name).parent.mkdir(exist_ok=True)
             (out / name).write_bytes((files / name).read_bytes())
 
 

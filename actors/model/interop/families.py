@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from actors.model.interop import bart, florence2, pix2struct, t5, t5gemma2, udop, vision_encoder_decoder
+from actors.model.interop import bart, blip2, florence2, pix2struct, t5, t5gemma2, udop, vision_encoder_decoder
 from actors.model.interop.family import Family
 from conf.errors import UserError
 
@@ -15,6 +15,8 @@ FAMILIES: dict[str, Family] = {
     "t5gemma2": t5gemma2.FAMILY,
     "udop": udop.FAMILY,
     "florence2": florence2.FAMILY,
+    "blip-2": blip2.BLIP2,
+    "instructblip": blip2.INSTRUCTBLIP,
     "vision-encoder-decoder": vision_encoder_decoder.FAMILY,
 }
 
@@ -23,7 +25,9 @@ def family_of(raw: dict[str, Any]) -> Family:
     """Return the family of a model_type; the UserError for another one names what there is instead."""
     model_type = raw.get("model_type")
     if model_type in FAMILIES:
-        return FAMILIES[model_type]
+        family = FAMILIES[model_type]
+        family.check(raw)
+        return family
     supported = f"supported are {', '.join(FAMILIES)}"
     if _is_decoder_only(raw):
         raise UserError(f"model_type {model_type!r} is a decoder-only model, which vLLM serves; {supported}")
@@ -54,7 +58,9 @@ def configuration(raw: dict[str, Any]) -> Any:
     except Exception as error:  # the library's validators raise many kinds
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"the source's config.json is not valid: {reason}") from None
-    if raw["model_type"] == "t5":
-        # The library forgets this flag of files it wrote itself: it derives it anew from the tie flag it has set.
-        hf.scale_decoder_outputs = raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings") is not False)
+    for part, settings in ((hf, raw), (getattr(hf, "text_config", None), raw.get("text_config") or {})):
+        if getattr(part, "model_type", None) == "t5":
+            # The library forgets this flag of files it wrote itself: it derives it anew from the tie flag it has set.
+            scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings") is not False)
+            part.scale_decoder_outputs = scaled
     return hf

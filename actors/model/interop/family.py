@@ -38,6 +38,7 @@ class Family:
     reads_images: bool = True  # False: text to text
     frames_prompts: bool = False  # the processor, not the tokenizer, puts tokens around a prompt
     structure: Callable[[Path, Any, Tokenizer | None], OutputStructure | None] = lambda path, hf, tokenizer: None
+    check: Callable[[Mapping[str, Any]], None] = lambda raw: None  # UserError for a config.json it does not take
     ignored: tuple[str, ...] = field(default=())  # patterns of tensors that carry nothing
 
     def encoder_name(self, theirs: str) -> str | None:

@@ -18,8 +18,12 @@ from actors.model.layer_counts import check_layer_counts
 from conf.errors import UserError
 from conf.json_file import read_object
 
+QFORMER_TOKENIZER = "qformer_tokenizer"  # a directory of InstructBLIP
 # Kept beside the converted weights, for the way back.
-SIDE_FILES = ("generation_config.json", *PROCESSOR_FILES, *TOKENIZER_SETTINGS, "chat_template.jinja")
+SIDE_FILES = (
+    "generation_config.json", *PROCESSOR_FILES, *TOKENIZER_SETTINGS, "chat_template.jinja",
+    *(f"{QFORMER_TOKENIZER}/{name}" for name in ("tokenizer.json", "vocab.txt", *TOKENIZER_SETTINGS)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

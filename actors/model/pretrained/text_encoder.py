@@ -1,5 +1,7 @@
 """Encoders that read the prompt alone: T5, mT5, BART, mBART. The image is not looked at."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from actors.model.pretrained.encoder import PretrainedEncoder
@@ -22,14 +24,19 @@ class TextEncoder(PretrainedEncoder):
         return states, prompt_mask_BQ
 
 
+def t5_stack(config: Any) -> nn.Module:
+    """Return the encoder of a T5 configuration."""
+    from transformers.models.t5.modeling_t5 import T5Stack
+
+    config.is_decoder, config.use_cache = False, False
+    return T5Stack(config)
+
+
 def _stack(model_type: str, raw: dict[str, object]) -> nn.Module:
     if model_type == "t5":
         from transformers.models.t5.configuration_t5 import T5Config
-        from transformers.models.t5.modeling_t5 import T5Stack
 
-        config = T5Config.from_dict(raw)
-        config.is_decoder, config.use_cache = False, False
-        return T5Stack(config)
+        return t5_stack(T5Config.from_dict(raw))
     if model_type == "mt5":
         from transformers.models.mt5.configuration_mt5 import MT5Config
         from transformers.models.mt5.modeling_mt5 import MT5Stack

@@ -236,11 +236,11 @@ class FrozenTrainer:
         """Write the checkpoint as it will be shipped, read it back, check that its full depth says what it said."""
         path, partial = self.output / "checkpoint", self.output / "checkpoint.partial"
         stored = load_checkpoint(self.config.checkpoint, dtype=None).model.decoder.embedding.weight.dtype
-        weights, tokenizer = self.model.state_dict(), self.checkpoint.codec.tokenizer
+        weights, codec = self.model.state_dict(), self.checkpoint.codec
         trained = self.checkpoint.config.model_copy(update={
             "untrained_exits": (), "thresholds": None, "gate_thresholds": None,
         })  # fmt: skip
-        save_checkpoint(partial, trained, weights, tokenizer, stored)
+        save_checkpoint(partial, trained, weights, codec.tokenizer, stored, codec.qformer_tokenizer)
         shipped = load_checkpoint(partial, device=str(self.device))
         again = own_targets(shipped, self.test.examples, self.config.num_slots, self.config.max_new_tokens)
         changed = sum(a != b for a, b in zip(again, self.test.targets, strict=True))
@@ -250,7 +250,8 @@ class FrozenTrainer:
         thresholds = {
             "thresholds": softmax.thresholds, "gate_thresholds": gated[0].thresholds if gated else None,
         }  # fmt: skip
-        save_checkpoint(partial, trained.model_copy(update=thresholds), weights, tokenizer, stored)
+        final = trained.model_copy(update=thresholds)
+        save_checkpoint(partial, final, weights, codec.tokenizer, stored, codec.qformer_tokenizer)
         if (source := Path(self.config.checkpoint) / "source").is_dir():
             shutil.copytree(source, partial / "source", dirs_exist_ok=True)
         shutil.rmtree(path, ignore_errors=True)

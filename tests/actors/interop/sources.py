@@ -22,6 +22,7 @@ from actors.model.word_boxes import pack
 from tests.actors.interop import t5gemma2
 
 VOCAB, LAYERS, STEPS = 97, 3, 12
+QFORMER_VOCAB = 31
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
@@ -35,6 +36,7 @@ class Case:
     prompts: bool = True
     boxes: bool = False
     image_id: int | None = None  # token that two of three prompts ask for the image with
+    qformer: bool = False  # a Q-Former reads the prompt as well
     gain: float = 1.5  # of the random weights: larger speaks more varied and amplifies rounding
     batched: bool = True  # False: the source's own answer depends on the padding of its batch
 
@@ -129,6 +131,25 @@ def _florence2() -> Any:
     return model
 
 
+def blip2(kind: str, vocab_size: int = VOCAB, image_token: int = VOCAB - 1) -> Any:
+    """`kind` is Blip2 or InstructBlip. Flan-T5's head is its own, and of its activation two names are about."""
+    import transformers
+
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 24, "patch_size": 8}  # fmt: skip
+    qformer = {"vocab_size": QFORMER_VOCAB, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+               "intermediate_size": 24, "max_position_embeddings": 128}  # fmt: skip
+    text = _t5(vocab_size=vocab_size, feed_forward_proj="gated-gelu", dense_act_fn="gelu").config.to_dict()
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4,
+        image_token_index=image_token,
+    )  # fmt: skip
+    config.text_config.scale_decoder_outputs = False
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    model.language_model.lm_head.weight = nn.Parameter(torch.zeros(vocab_size, 32))
+    return model
+
+
 def _vision(decoder: Any, **encoder: Any) -> Any:
     from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
 
@@ -162,8 +183,8 @@ def _trocr(**changes: Any) -> Any:
     return _vision(TrOCRConfig(**{**settings, **changes}))
 
 
-def _padded(requests: list[Request], before: list[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = [[*(before or []), *request.prompt_ids] for request in requests]
+def _padded(prompts: list[Any], before: list[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = [[*(before or []), *prompt] for prompt in prompts]
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[1] * (width - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
@@ -176,13 +197,24 @@ def _pixels(requests: list[Request]) -> torch.Tensor:
 
 
 def _text_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
-    ids, mask = _padded(requests)
+    ids, mask = _padded([request.prompt_ids for request in requests])
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def _florence2_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
-    ids, mask = _padded(requests, [VOCAB - 1] * (2 * 2 + 1))
+    ids, mask = _padded([request.prompt_ids for request in requests], [VOCAB - 1] * (2 * 2 + 1))
     return {"input_ids": ids, "attention_mask": mask, "pixel_values": _pixels(requests)}
+
+
+def _blip2_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
+    """Ids beyond the vocabulary are the Q-Former's."""
+    rows = [[t for t in request.prompt_ids if t < VOCAB] for request in requests]
+    ids, mask = _padded(rows, [VOCAB - 1] * 4)
+    inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": _pixels(requests)}
+    read = [[t - VOCAB for t in request.prompt_ids if t >= VOCAB] for request in requests]
+    if any(read):
+        inputs["qformer_input_ids"], inputs["qformer_attention_mask"] = _padded(read)
+    return inputs
 
 
 def _vision_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
@@ -198,7 +230,7 @@ def _pix2struct_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
 
 
 def _udop_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
-    ids, mask = _padded(requests)
+    ids, mask = _padded([request.prompt_ids for request in requests])
     code = ids // VOCAB - 1
     boxes = torch.stack([code // 1001**i % 1001 for i in (3, 2, 1, 0)], dim=-1).where(code[..., None] >= 0, 0)
     return {"input_ids": ids % VOCAB, "attention_mask": mask, "bbox": boxes, "pixel_values": _pixels(requests)}
@@ -218,6 +250,8 @@ CASES: dict[str, Case] = {
         lambda model, requests: t5gemma2.inputs(model, [r.prompt_ids for r in requests], _pixels(requests)),
         t5gemma2.SIDE, image_id=VOCAB - 1,
     ),
+    "blip2": Case(lambda: blip2("Blip2"), _blip2_inputs, 24, gain=0.9),
+    "instructblip": Case(lambda: blip2("InstructBlip"), _blip2_inputs, 24, qformer=True, gain=0.9),
     "donut": Case(_donut, _vision_inputs, 32, prompts=False),
     "trocr": Case(_trocr, _vision_inputs, 32, prompts=False),
     "trocr_sinusoids": Case(
@@ -253,6 +287,8 @@ def make_requests(case: Case, count: int, seed: int) -> list[Request]:
             ids[2:] = [x for t in ids[2:] for x in pack([t], tuple(map(int, rng.integers(1, 1000, 4))), VOCAB)]
         if case.image_id is not None and i % 3:
             ids.insert(int(rng.integers(0, len(ids) + 1)), case.image_id)
+        if case.qformer:
+            ids += [VOCAB + int(x) for x in rng.integers(0, QFORMER_VOCAB, rng.integers(1, 4))]
         pixels = rng.integers(0, 256, (case.image_size, case.image_size, 3), dtype=np.uint8)
         requests.append(Request(i, pixels, tuple(ids)))
     return requests
@@ -267,6 +303,11 @@ def their_outputs(model: Any, requests: list[Request], case: Case, **options: An
     return outputs
 
 
+def language_model(model: Any) -> Any:
+    """What generates: the model itself, or the part that BLIP-2 asks."""
+    return model.language_model if hasattr(model, "qformer") else model
+
+
 def set_end_token(model: Any, requests: list[Request], case: Case) -> int:
     """Make a token the end token that some rows say early and others do not; returns its id."""
     free = their_outputs(model, requests, case, min_new_tokens=STEPS, forced_eos_token_id=None, eos_token_id=None)
@@ -275,6 +316,7 @@ def set_end_token(model: Any, requests: list[Request], case: Case) -> int:
     forced = model.generation_config.forced_bos_token_id
     eos = min((t for t in counts if t not in (0, 1, forced)), key=lambda t: (abs(counts[t] - len(free) / 2), t))
     configs = [model.config, model.generation_config]
+    configs += [language_model(model).config, language_model(model).generation_config]
     configs += [getattr(model.config, name) for name in ("text_config", "decoder") if hasattr(model.config, name)]
     for config in configs:
         config.eos_token_id = eos
@@ -315,4 +357,7 @@ def make_source(name: str, path: Path, seed: int = 0) -> Any:
     randomise(model, seed, CASES[name].gain)
     save_source(model, CASES[name], path)
     save_tokenizer(path)
+    if CASES[name].qformer:
+        (path / "qformer_tokenizer").mkdir()
+        save_tokenizer(path / "qformer_tokenizer")
     return model

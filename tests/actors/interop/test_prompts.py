@@ -15,7 +15,7 @@ from actors.model.word_boxes import unpack
 from conf.engine import EngineConfig
 from jobs.cli import main
 from tests.actors.engine.tiny import run
-from tests.actors.interop.sources import LAYERS, randomise
+from tests.actors.interop.sources import LAYERS, blip2, randomise
 
 STEPS = 10
 FULL = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": STEPS}})
@@ -25,8 +25,8 @@ PROMPTS = ["w1", "w2 w3", " w4  w5 ", "w6 w1 w1 w7", "unheard w8", "w9 " * 30, "
 PIECES = [(f"▁w{i}", -3.0) for i in range(30)]
 
 
-def _converted(source: Path) -> Checkpoint:
-    assert main(["convert", str(source), str(source / "ours")]) == 0
+def _converted(source: Path, *options: str) -> Checkpoint:
+    assert main(["convert", str(source), str(source / "ours"), *options]) == 0
     return load_checkpoint(source / "ours")
 
 
@@ -123,6 +123,52 @@ def test_prompts_of_mbart50_begin_with_their_language(
     assert (rules.text.prefix_ids, rules.text.suffix_ids) == ((romanian,), (2,))
     assert rules.generation.forced_bos_id == (german if forced else None)
     assert ("engine.generation.decoder_prefix=de_DE" in capsys.readouterr().out) == (not forced)
+
+
+def _blip2_processor(kind: str, tokenizer: Any) -> Any:
+    import transformers
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    images = BlipImageProcessorPil(size={"height": 24, "width": 24})
+    if kind == "Blip2":
+        return transformers.Blip2Processor(images, tokenizer, num_query_tokens=4)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "w", *(f"##{digit}" for digit in range(10))]
+    own = transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
+    return transformers.InstructBlipProcessor(images, tokenizer, own, num_query_tokens=4)
+
+
+@pytest.mark.parametrize("kind", ["Blip2", "InstructBlip"])
+def test_blip2_reads_a_prompt_as_its_processor_lays_it_out(kind: str, tmp_path: Path) -> None:
+    processor = _blip2_processor(kind, _t5_tokenizer())
+    image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
+    model = blip2(kind, vocab_size=len(processor.tokenizer), image_token=image_token).eval()
+    randomise(model, 3, gain=2.0)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    checkpoint, rng = _converted(tmp_path, "--max-prompt-tokens", "96"), np.random.default_rng(0)
+    codec = checkpoint.codec
+    requests, expected = [], []
+    for i, prompt in enumerate(PROMPTS):
+        pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        inputs = processor(Image.fromarray(pixels), prompt, return_tensors="pt")
+        ids = codec.encode_prompt(prompt)
+        own = [codec.vocab_size + t for t in inputs["qformer_input_ids"][0].tolist()] if kind != "Blip2" else []
+        assert list(ids) == [*inputs["input_ids"][0, 4:].tolist(), *own]
+        requests.append(Request(i, pixels, ids))
+        expected.append(model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)[0, 1:].tolist())
+    done, eos = run(Engine(checkpoint.model, FULL), requests), checkpoint.config.eos_id
+    for i, theirs in enumerate(expected):
+        assert done[i].token_ids == tuple(theirs[: theirs.index(eos)] if eos in theirs else theirs)
+    assert len({completion.token_ids for completion in done.values()}) > 5
+    if kind == "InstructBlip":
+        assert len(codec.encode_prompt("w1 " * 90, 20)) == 20
+
+
+def test_blip2_with_a_decoder_only_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "blip-2", "text_config": {"model_type": "opt"}}')
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert main(["convert", str(tmp_path), str(tmp_path / "ours")]) == 2
+    assert "blip-2 with 'opt' is a decoder-only model, which vLLM serves" in capsys.readouterr().err
 
 
 def test_udop_reads_question_and_words_as_its_processor_lays_them_out(tmp_path: Path) -> None:
