@@ -6,6 +6,7 @@ from functools import partial
 
 from actors.engine.drain import EngineLike
 from conf.engine import EngineConfig
+from conf.image_plan import ImagePlan
 from conf.schema import ModelSection
 
 
@@ -17,7 +18,7 @@ class Backend:
     encode_prompt: Callable[[str], tuple[int, ...]]  # ValueError for a prompt the model cannot take
     decode_tokens: Callable[[Sequence[int]], str]
     token_texts: Callable[[Sequence[int]], list[str]]  # what each token adds
-    image_size: int
+    plan: ImagePlan  # of its images
     device: str  # "cpu", or the GPU's name
     encode_prefix: Callable[[str], tuple[int, ...] | None] = lambda prompt: None  # what its output begins with
     # (tokens, prompt, width and height) -> what the output says besides words, as JSON
@@ -55,7 +56,7 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
         read_fields=checkpoint.codec.fields,
         decode_tokens=partial(checkpoint.codec.decode, keep_special=keep_special),
         token_texts=partial(checkpoint.codec.pieces, keep_special=keep_special),
-        image_size=checkpoint.config.image_size,
+        plan=checkpoint.config.plan,
         device=torch.cuda.get_device_name() if cuda else "cpu",
         # Numbers so small cost a CPU ten times the time. It holds for a thread and those that it starts.
         enter_thread=lambda: torch.set_flush_denormal(True),

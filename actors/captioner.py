@@ -52,10 +52,7 @@ class Captioner:
         self._request_ids = itertools.count()
 
     async def __call__(self, chunks: pa.Table) -> pa.Table:
-        summaries = [
-            await self._caption_chunk(Chunk.from_table(chunks.slice(i, 1), self._backend.image_size))
-            for i in range(chunks.num_rows)
-        ]
+        summaries = [await self._caption_chunk(Chunk.from_table(chunks.slice(i, 1))) for i in range(chunks.num_rows)]
         return pa.Table.from_pylist(summaries, schema=SUMMARY)
 
     def __del__(self) -> None:  # Ray deletes the object when the actor ends in an orderly way
@@ -66,9 +63,10 @@ class Captioner:
         place = (chunk.shard, chunk.index)
         rows = ChunkRows(chunk.shard, chunk.rows, self._passthrough, collapse=self._answers is not None)
         to_run, what = rows.to_run, f"chunk {chunk.index} of {chunk.shard} in the engine"
+        images = chunk.images.unpacked()
 
         async def run(numbers: Sequence[int], alone: bool) -> None:
-            await self._run_rows(rows, [to_run[number] for number in numbers], chunk.pixels_NHWC, alone, what)
+            await self._run_rows(rows, [to_run[number] for number in numbers], images, alone, what)
 
         with noted_if_slow(what, _SLOW_CHUNK_S):
             attempt = await self._guard.run(*place, len(to_run), run)
@@ -86,7 +84,7 @@ class Captioner:
         return summary
 
     async def _run_rows(
-        self, rows: ChunkRows, positions: Sequence[int], pixels_NHWC: Any, alone: bool, what: str
+        self, rows: ChunkRows, positions: Sequence[int], images: Sequence[Any], alone: bool, what: str
     ) -> None:
         """These rows through the engine, so many at a time: what is done for a row before and after it included."""
         waiting: deque[tuple[RowWork, asyncio.Future[Outcome]]] = deque()
@@ -103,7 +101,7 @@ class Captioner:
             known = await self._known_answers(prepared) if self._answers is not None and not alone else {}
             works: list[RowWork] = []
             for position, row in zip(block, prepared, strict=True):
-                work = RowWork(position, row, pixels_NHWC[row["pixel_index"]], next(self._request_ids))
+                work = RowWork(position, row, images[row["pixel_index"]], next(self._request_ids))
                 outcome = known.get(key_of(row)) or request_of(self._backend, work)
                 if isinstance(outcome, Request):
                     works.append(work)

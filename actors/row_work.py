@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from actors.backend import Backend
@@ -22,7 +21,7 @@ class RowWork:
 
     position: int  # in its chunk
     row: dict[str, Any]
-    pixels_HWC: npt.NDArray[np.uint8]
+    pixels_HWC: npt.NDArray[Any]
     request_id: int
     prompt_ids: tuple[int, ...] = ()
     prefix_ids: tuple[int, ...] | None = None

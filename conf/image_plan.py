@@ -114,10 +114,20 @@ class ImagePlan(Section):
         """Return the plan of the models that `deed train` makes from nothing: one bilinear resize to a square."""
         return cls(steps=(Resize(height=image_size, width=image_size),), scaled_decode=True)
 
+    def drawn_in(self, font: str) -> "ImagePlan":
+        """Return the same plan with another font."""
+        steps = (step.model_copy(update={"font": font}) if isinstance(step, Header) else step for step in self.steps)
+        return self.model_copy(update={"steps": tuple(steps)})
+
     @property
     def draws_prompt(self) -> bool:
         """Whether pixels depend on the prompt."""
         return any(isinstance(step, Header) for step in self.steps)
+
+    @property
+    def squeezes(self) -> bool:
+        """Whether it is that of `squeeze`: turning commutes with it, so it may come first, which is cheaper."""
+        return self == ImagePlan.squeeze(self.shape[0] if self.shape else 1)
 
     @property
     def patches(self) -> Patches | None:

@@ -1,4 +1,4 @@
-"""What a run uses, of its settings and of its checkpoint's: the only rules of exits, thresholds and lengths.
+"""What a run uses, of its settings and of its checkpoint's: the only rules of exits, thresholds, lengths and sizes.
 
 Nothing here imports torch. Where the threshold of a given token is applied: Scheduler.exits.
 """
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from conf.engine import CrossAttention, EngineConfig, Gate, GenerationConfig, Schedule
 from conf.errors import UserError
+from conf.image_plan import ImagePlan
 from conf.model import ModelConfig
+from conf.schema import PreprocessConfig
+from conf.source import SourceConfig
 
 NEVER = 1.0  # no confidence is above it, so an exit whose threshold is higher can never fire
 
@@ -151,3 +154,20 @@ def _longest_prefix(model: ModelConfig, generation: GenerationConfig) -> int:
             f"engine.generation.max_new_tokens={limit}{with_prefix} is more than the checkpoint's {positions}"
         )
     return longest
+
+
+_PROMPTS_OF_IMAGE = 8  # as a chunk is made room for, where every prompt has pixels of its own
+
+
+def image_plan(model: ModelConfig, preprocess: PreprocessConfig) -> ImagePlan:
+    """Return what is done to every image of a run."""
+    plan = model.plan
+    if preprocess.scaled_decode is not None:
+        plan = plan.model_copy(update={"scaled_decode": preprocess.scaled_decode})
+    return plan if preprocess.header_font is None else plan.drawn_in(preprocess.header_font)
+
+
+def rows_of_chunk(source: SourceConfig, plan: ImagePlan) -> int:
+    """Return the samples of a chunk: as many as asked for, unless their pixels would take more than chunk_bytes."""
+    images = _PROMPTS_OF_IMAGE if plan.draws_prompt and source.prompt.list_field is not None else 1
+    return max(1, min(source.chunk_rows, source.chunk_bytes // max(1, images * plan.most_bytes)))

@@ -20,13 +20,23 @@ class PreprocessConfig(Section):
 
     max_pixels: Annotated[int, Field(ge=1)] = Field(
         256_000_000,
-        description="Most pixels that are decoded of one image; larger images become errors rows. JPEGs are decoded at "
-        "1/2, 1/4 or 1/8 where that is large enough for the model, and count as what is decoded.",
+        description="Most pixels that are decoded of one image; larger images become errors rows. JPEGs that are "
+        "larger are decoded at 1/2, 1/4 or 1/8, and count as what is decoded.",
     )
     max_decode_bytes: Annotated[int, Field(ge=1)] = Field(
         1_500_000_000,
         description="Most bytes of memory that decoding one image may take, by its header; images that would take more "
         "become errors rows. Lower it where tasks share little memory.",
+    )
+    scaled_decode: bool | None = Field(
+        None,
+        description="Decode JPEGs at 1/2, 1/4 or 1/8 where that leaves twice what the model reads: faster, not exact "
+        "for models that were trained on whole images. None: what the checkpoint's image plan says.",
+    )
+    header_font: str | None = Field(
+        None,
+        description="Path of a TrueType font, on every node, for models that read their prompt drawn above the "
+        "image (Pix2Struct). None: the font that comes with Pillow, which lacks non-Latin scripts.",
     )
     duplicates_remembered: Annotated[int, Field(ge=0)] = Field(
         0,

@@ -133,6 +133,11 @@ class SourceConfig(Section):
         description="Samples per chunk, the unit of work and retry. Smaller repeats less after a kill; larger costs "
         "less overhead.",
     )
+    chunk_bytes: Annotated[int, Field(ge=1)] = Field(
+        256_000_000,
+        description="Most bytes of pixels in a chunk, as the model reads them: where images are large, a chunk has "
+        "fewer samples than chunk_rows.",
+    )
     image_suffix: tuple[str, ...] = Field(
         (),
         description="WebDataset: which image of a key is wanted where it has several, the first of these suffixes that "

@@ -115,9 +115,9 @@ def run_job(
 
 
 def with_checkpoint(config: "JobConfig") -> "tuple[JobConfig, CheckpointInfo]":
-    """The configuration with the checkpoint's exits and thresholds filled in; UserError where the two do not fit."""
+    """The configuration with what the checkpoint says filled in; UserError where the two do not fit."""
     from conf.checkpoint_info import read_checkpoint_info
-    from conf.resolve import resolve
+    from conf.resolve import image_plan, resolve, rows_of_chunk
 
     info, engine, generation = read_checkpoint_info(config.model.checkpoint), config.engine, config.engine.generation
     if generation.has_texts:
@@ -126,7 +126,9 @@ def with_checkpoint(config: "JobConfig") -> "tuple[JobConfig, CheckpointInfo]":
         ids = tokenized_for(generation, info.model, config.model.checkpoint)
         engine = engine.model_copy(update={"generation": ids})
     engine = resolve(info.model, engine).settings.model_copy(update={"generation": generation})
-    return config.model_copy(update={"engine": engine}), info
+    chunk_rows = rows_of_chunk(config.source, image_plan(info.model, config.preprocess))
+    source = config.source.model_copy(update={"chunk_rows": chunk_rows})
+    return config.model_copy(update={"engine": engine, "source": source}), info
 
 
 def captioner_spec(config: "JobConfig") -> "CaptionerSpec":

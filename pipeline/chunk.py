@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+
+from pipeline.images.packed import PackedImages
 
 CHUNK_SCHEMA = pa.schema(
     [
@@ -13,7 +14,9 @@ CHUNK_SCHEMA = pa.schema(
         ("chunk", pa.int32()),
         ("num_chunks", pa.int32()),
         ("rows", pa.large_binary()),  # Arrow IPC of tables.prepared_schema
-        ("pixels", pa.large_binary()),  # num_images x image_size x image_size x 3 uint8
+        ("pixels", pa.large_binary()),  # images of any shapes, one behind the other
+        ("shapes", pa.list_(pa.int32())),  # height and width of each image
+        ("dtype", pa.string()),  # of a pixel
     ]
 )
 
@@ -26,7 +29,7 @@ class Chunk:
     index: int
     num_chunks: int  # of the shard
     rows: pa.Table  # tables.prepared_schema
-    pixels_NHWC: npt.NDArray[np.uint8]
+    images: PackedImages
 
     @property
     def place(self) -> dict[str, Any]:
@@ -35,17 +38,21 @@ class Chunk:
 
     def to_table(self) -> pa.Table:
         """Return one row of CHUNK_SCHEMA; the pixels are not copied."""
-        columns = {name: [value] for name, value in {**self.place, "rows": to_ipc(self.rows)}.items()}
-        offsets = pa.py_buffer(np.array([0, self.pixels_NHWC.nbytes], np.int64))
-        pixels = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(self.pixels_NHWC)])
+        buffer = self.images.buffer
+        offsets = pa.py_buffer(np.array([0, buffer.nbytes], np.int64))
+        pixels = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(buffer)])
+        others = {"shapes": self.images.heights_and_widths, "dtype": self.images.dtype}
+        columns = {name: [value] for name, value in {**self.place, "rows": to_ipc(self.rows), **others}.items()}
         return pa.table({**columns, "pixels": pixels}, CHUNK_SCHEMA)
 
     @classmethod
-    def from_table(cls, table: pa.Table, image_size: int) -> "Chunk":
+    def from_table(cls, table: pa.Table) -> "Chunk":
         """Return the chunk of a table of one row; the pixels are a view of it."""
-        shard, index, num_chunks = (table[name][0].as_py() for name in ("shard", "chunk", "num_chunks"))
-        pixels = np.frombuffer(table["pixels"][0].as_buffer(), np.uint8).reshape(-1, image_size, image_size, 3)
-        return cls(shard, index, num_chunks, from_ipc(table["rows"][0].as_buffer()), pixels)
+        names = ("shard", "chunk", "num_chunks", "shapes", "dtype")
+        shard, index, num_chunks, shapes, dtype = (table[name][0].as_py() for name in names)
+        buffer = np.frombuffer(table["pixels"][0].as_buffer(), np.uint8)
+        rows = from_ipc(table["rows"][0].as_buffer())
+        return cls(shard, index, num_chunks, rows, PackedImages(buffer, shapes, dtype))
 
 
 def to_ipc(table: pa.Table) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.checkpoint_info import CheckpointInfo
+from conf.resolve import image_plan
 from conf.schema import JobConfig
 from pipeline.dataflow import summaries
 from pipeline.driver import Driver, Progress
@@ -78,9 +79,8 @@ def run(
                 services = RunServices.start(storage, record.invocation, passthrough, remembered=remembered)
                 # What is staged is the same whoever of this incarnation stages it, so that needs no permit.
                 index = IndexShard(reader, storage.permitted_by(None), config.source.chunk_rows)
-                prepare = PrepareChunk.from_config(
-                    config, reader, info.model.image_size, services, info.model.encoder.max_prompt_tokens
-                )
+                plan = image_plan(info.model, config.preprocess)
+                prepare = PrepareChunk.from_config(config, reader, plan, services, info.model.encoder.max_prompt_tokens)
                 actor_args = (captioner.make_backend, services)
                 publisher = RayPublisher(storage, passthrough)
                 meter = DriverMeter(storage.url, config.cost, then=on_progress)

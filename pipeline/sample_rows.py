@@ -1,13 +1,14 @@
 """One sample -> its prepared rows, step by step; whatever a step raises costs this sample and no other."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
+import numpy.typing as npt
 
 from conf.source import PromptConfig
 from pipeline.images.decode import ImageProblem, Pixels
+from pipeline.images.packed import ImagePacker, TooManyPixels
 from pipeline.source.plan import Shard, given_id, sample_id
 from pipeline.source.prompts import NoPrompts, Prompt, PromptLimits, limit_of, make_prompts, usable
 from pipeline.source.readers import RawSample
@@ -15,26 +16,11 @@ from pipeline.tables import SOURCE_PREFIX, Passthrough
 from pipeline.text import storable
 from pipeline.unexpected_errors import UNEXPECTED, describe_unexpected
 
-Decode = Callable[[bytes], Pixels | ImageProblem]
 
+class Decode(Protocol):
+    """Bytes of an image, and the texts that a plan may draw with it -> pixels."""
 
-class Images:
-    """The pixels of one chunk in one buffer, which travels as it is."""
-
-    def __init__(self, capacity: int, image_size: int) -> None:
-        self._pixels_NHWC = np.empty((capacity, image_size, image_size, 3), np.uint8)
-        self._count = 0
-
-    def add(self, pixels_HWC: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
-        """Return its index."""
-        self._pixels_NHWC[self._count] = pixels_HWC
-        self._count += 1
-        return self._count - 1
-
-    @property
-    def pixels_NHWC(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Those added so far."""
-        return self._pixels_NHWC[: self._count]
+    def __call__(self, data: bytes, /, *, texts: Sequence[str]) -> Pixels | ImageProblem: ...
 
 
 class Wanted(Protocol):
@@ -56,10 +42,11 @@ class Draft:
 
     shard: Shard
     raw: RawSample
-    images: Images
+    images: ImagePacker
     decode: Decode
     shared: dict[str, Any]
     prompts: list[Prompt] = field(default_factory=list)
+    pixel_indices: list[int] = field(default_factory=list)  # of each prompt that can be asked, or one for all of them
     number: int = 0  # of the prompt whose row is being made
     row: dict[str, Any] = field(default_factory=dict)
 
@@ -100,11 +87,25 @@ def decode_image(wanted: Wanted, draft: Draft) -> None:
     if not usable(draft.prompts):
         return
     assert draft.raw.image is not None
-    decoded = draft.decode(draft.raw.image)
+    decoded = draft.decode(draft.raw.image, texts=[p.text for p in draft.prompts if p.error_type is None])
     draft.shared.update(width=decoded.width, height=decoded.height)
     if isinstance(decoded, ImageProblem):
         raise RowProblem(decoded.error_type, f"{draft.shared['sample_id']}: {decoded.message}")
-    draft.shared.update(sha256=decoded.sha256, pixel_index=draft.images.add(decoded.pixels_HWC))
+    draft.shared.update(sha256=decoded.sha256)
+    draft.pixel_indices = [_packed(draft, array) for array in decoded.arrays]
+
+
+def _packed(draft: Draft, array: npt.NDArray[Any]) -> int:
+    try:
+        return draft.images.add(array)
+    except TooManyPixels as error:
+        message = f"{draft.shared['sample_id']}: {error}; set a smaller source.chunk_rows"
+        raise RowProblem("too_much_memory", message) from None
+
+
+def choose_pixels(wanted: Wanted, draft: Draft) -> None:
+    before = sum(prompt.error_type is None for prompt in draft.prompts[: draft.number])
+    draft.row["pixel_index"] = draft.pixel_indices[before if len(draft.pixel_indices) > 1 else 0]
 
 
 def name_prompt(wanted: Wanted, draft: Draft) -> None:
@@ -132,11 +133,15 @@ SAMPLE_STEPS: Steps = (  # for the sample as a whole: a failure costs all of its
     ("read", ask),
     ("preprocess", decode_image),
 )
-PROMPT_STEPS: Steps = (("read", name_prompt), ("read", limit))  # for each prompt: a failure costs its row
+PROMPT_STEPS: Steps = (  # for each prompt: a failure costs its row
+    ("read", name_prompt),
+    ("read", limit),
+    ("preprocess", choose_pixels),
+)
 
 
 def rows_of_sample(
-    wanted: Wanted, shard: Shard, raw: RawSample, images: Images, decode: Decode
+    wanted: Wanted, shard: Shard, raw: RawSample, images: ImagePacker, decode: Decode
 ) -> Iterator[dict[str, Any]]:
     """Yield the sample's rows: one for each prompt, or one that says why there are none. Never raises for a sample."""
     identity = sample_id(shard.name, raw.sample.key)

@@ -13,17 +13,19 @@ from typing import Any
 
 import pyarrow as pa
 
+from conf.image_plan import ImagePlan
 from conf.schema import JobConfig
-from conf.source import PromptConfig, RetryConfig
+from conf.source import PromptConfig, RetryConfig, SourceConfig
 from pipeline.chunk import Chunk, from_ipc, to_ipc
 from pipeline.images.decode import DEFAULT_LIMITS, ImageProblem, Pixels, image_to_pixels
 from pipeline.images.decode_isolated import image_to_pixels_isolated, image_to_pixels_or_die
+from pipeline.images.packed import ImagePacker
 from pipeline.ops.crash_log import Attempt
 from pipeline.ops.slow import noted_if_slow
 from pipeline.output.staging import load_index, save_index
 from pipeline.output.storage import Storage
 from pipeline.packing import Blocks
-from pipeline.sample_rows import Decode, Images, rows_of_sample
+from pipeline.sample_rows import Decode, rows_of_sample
 from pipeline.services import RunServices
 from pipeline.source.passthrough import prepared_table
 from pipeline.source.plan import MISSING_SHARD, UNREADABLE_SHARD, Sample, Shard
@@ -42,6 +44,11 @@ _MOST_SURPRISES = 100  # of one task: each has the rest of its samples read from
 TASK_SCHEMA = pa.schema(  # one shard, or some of its chunks, still to be done
     [("shard", pa.string()), ("chunks", pa.list_(pa.int32())), ("num_chunks", pa.int32()), ("index", pa.large_binary())]
 )
+
+
+def most_chunk_bytes(chunk_bytes: int) -> int:
+    """Return the bytes of pixels that a chunk may have in the end: a sample may bring many prompts that are drawn."""
+    return 8 * chunk_bytes
 
 
 def shard_task(shard: Shard, staged: Sequence[int]) -> dict[str, Any]:
@@ -104,20 +111,21 @@ class PrepareChunk:
     prompt: PromptConfig
     id_column: str | None
     passthrough: Passthrough
-    image_size: int
+    plan: ImagePlan
     max_pixels: int
     crash_log: Any = None
     patience: RetryConfig = USUAL_PATIENCE
     decode_timeout_s: float = 60.0
     max_decode_bytes: int = DEFAULT_LIMITS.max_decode_bytes
     limits: PromptLimits = USUAL_LIMITS
+    most_chunk_bytes: int = most_chunk_bytes(SourceConfig.model_fields["chunk_bytes"].default)
 
     @classmethod
     def from_config(
         cls,
         config: JobConfig,
         reader: Reader,
-        image_size: int,
+        plan: ImagePlan,
         services: RunServices,
         max_prompt_tokens: int = 0,
     ) -> "PrepareChunk":
@@ -127,13 +135,14 @@ class PrepareChunk:
             source.prompt,
             source.id_column,
             services.passthrough,
-            image_size,
+            plan,
             config.preprocess.max_pixels,
             services.crash_log,
             source.retry,
             config.preprocess.decode_timeout_s,
             config.preprocess.max_decode_bytes,
             PromptLimits.of(config, max_prompt_tokens),
+            most_chunk_bytes(source.chunk_bytes),
         )
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
@@ -148,7 +157,7 @@ class PrepareChunk:
             for chunk_index, samples in list(samples_of.items()):
                 del samples_of[chunk_index]
                 rows = Blocks(partial(prepared_table, passthrough=self.passthrough), _BLOCK_ROWS)
-                images = Images(len(samples), self.image_size)
+                images = ImagePacker(len(samples) * self.plan.most_bytes, self.most_chunk_bytes)
                 attempt = guard.begin(chunk_index, len(samples))
                 decode = self._decoder(attempt)
                 read = read_anew if attempt.alone else partial(_take, in_one_go)
@@ -160,7 +169,7 @@ class PrepareChunk:
                             rows.add(row)
                 guard.done(chunk_index)
                 table = rows.table(sort=attempt.alone)
-                yield Chunk(shard.name, chunk_index, task["num_chunks"], table, images.pixels_NHWC).to_table()
+                yield Chunk(shard.name, chunk_index, task["num_chunks"], table, images.packed()).to_table()
 
     def _in_one_go(
         self, shard: Shard, samples_of: Mapping[int, Sequence[Sample]], guard: TaskGuard
@@ -195,9 +204,7 @@ class PrepareChunk:
         if self.crash_log is not None:
             careful = image_to_pixels_isolated if attempt.alone else image_to_pixels_or_die
             decode = partial(careful, limit_s=self.decode_timeout_s)
-        return partial(
-            decode, image_size=self.image_size, max_pixels=self.max_pixels, max_decode_bytes=self.max_decode_bytes
-        )
+        return partial(decode, plan=self.plan, max_pixels=self.max_pixels, max_decode_bytes=self.max_decode_bytes)
 
 
 def _take(raw_samples: Iterator[RawSample], samples: Sequence[Sample]) -> Iterator[RawSample]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from actors.engine.request import Request
+from actors.model.image_batch import Images, image_batch
 from actors.model.model import MultiExitModel
 
 
@@ -23,19 +24,22 @@ def encode_requests(model: MultiExitModel, requests: Sequence[Request]) -> tuple
             states_BCD, mask_BC = encode_requests(model, first)
             place_B = torch.tensor(place, device=device)
             return states_BCD[place_B], mask_BC[place_B]
-    return model.encode(*(tensor.to(device) for tensor in collate(requests, model.config.pad_id)))
+    images, ids_BQ, mask_BQ = collate(requests, model.config.pad_id, device)
+    return model.encode(images, ids_BQ, mask_BQ)
 
 
-def collate(requests: Sequence[Request], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pixels [B, H, W, 3], prompt ids [B, Q] and their mask, right-padded."""
+def collate(
+    requests: Sequence[Request], pad_id: int, device: torch.device | str = "cpu"
+) -> tuple[Images, Tensor, Tensor]:
+    """Return images, prompt ids [B, Q] and their mask, right-padded."""
     longest = max(len(request.prompt_ids) for request in requests)
     ids = np.full((len(requests), longest), pad_id, dtype=np.int64)
     mask = np.zeros((len(requests), longest), dtype=np.bool_)
     for row, request in enumerate(requests):
         ids[row, : len(request.prompt_ids)] = request.prompt_ids
         mask[row, : len(request.prompt_ids)] = True
-    pixels = np.stack([request.pixels_HWC for request in requests])
-    return torch.from_numpy(pixels), torch.from_numpy(ids), torch.from_numpy(mask)
+    images = image_batch([request.pixels_HWC for request in requests], device)
+    return images, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
 def distinct_images(requests: Sequence[Request]) -> tuple[list[Request], list[int]]:

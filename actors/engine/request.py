@@ -15,7 +15,8 @@ class FinishReason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One image and one prompt. Pixels are uint8 [H, W, 3] of the model's input size."""
+    """One image and one prompt. Pixels are [H, W, 3] as the model's image plan leaves them: uint8, grids of patches
+    float32."""
 
     request_id: int
     pixels_HWC: npt.NDArray[Any]
@@ -67,7 +68,7 @@ class ActiveSequence:
     given_ids: tuple[int, ...] = (0,)  # decoder inputs before the first step: the start token and a prefix
     position: int = 0  # of the current token; the first step's is that of the last given one
     input_id: int = 0  # the current token
-    num_context: int = 0  # encoder positions, padding of its encoder batch included
+    num_context: int = 0  # encoder positions, rounded up
     cross_built: int = 0  # bit j: cross-attention K/V of segment j exist for this slot
     waiting_since: int = 0  # engine step at which it entered its queue
     token_ids: list[int] = field(default_factory=list)

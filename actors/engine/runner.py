@@ -26,6 +26,13 @@ from conf.resolve import Resolved
 CONTEXT_MULTIPLE = 8  # encoder positions are read in multiples of it, which products are quicker at
 
 
+def _real_widths(mask_BC: Tensor) -> list[int]:
+    """Return how many encoder positions each row has up to its last real one: what lies behind is never read."""
+    place_C = torch.arange(1, mask_BC.shape[1] + 1, device=mask_BC.device)
+    widths: list[int] = (mask_BC * place_C).amax(1).tolist()
+    return widths
+
+
 class Runner:
     """Holds the model and the slot caches; knows nothing of queues."""
 
@@ -60,11 +67,12 @@ class Runner:
         states_BCD, mask_BC = encode_requests(self.model, [sequence.request for sequence in batch.sequences])
         slots = index_tensor([sequence.slot for sequence in batch.sequences], self.device)
         width, most = states_BCD.shape[1], self.cache.context_SCD.shape[1]
+        real_B = _real_widths(mask_BC)
         self.cache.context_SCD[slots, :width] = states_BCD
         self.cache.context_bias_SC[slots] = float("-inf")
         self.cache.context_bias_SC[slots, :width] = additive(mask_BC, self.dtype)
-        for sequence in batch.sequences:
-            sequence.num_context = min(most, -(-width // CONTEXT_MULTIPLE) * CONTEXT_MULTIPLE)
+        for sequence, real in zip(batch.sequences, real_B, strict=True):
+            sequence.num_context = min(most, -(-real // CONTEXT_MULTIPLE) * CONTEXT_MULTIPLE)
 
     def _plan(self, batch: Batch, *, current_only: bool = False) -> Visit:
         return plan_visit(

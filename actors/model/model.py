@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from actors.model.decoder import MultiExitDecoder
 from actors.model.encoder import ScenesEncoder
 from actors.model.encoders import make_encoder, tie
+from actors.model.image_batch import Images, encode_by_shape
 from conf.model import ModelConfig
 
 
@@ -15,11 +16,11 @@ from conf.model import ModelConfig
 class PackedBatch:
     """Several (prompt, target) pairs per image, packed; segment k of the decoder answers prompt k of the encoder.
 
-    Shapes: pixels [B, X, Y, 3] uint8; prompt_* [B, Q]; target_* [B, T]. Segments start at 1, -1 is padding.
+    Shapes: prompt_* [B, Q]; target_* [B, T]. Segments start at 1, -1 is padding.
     `target_inputs` starts every segment with the start token, `target_labels` ends it with the end token.
     """
 
-    pixels: Tensor
+    pixels: Images
     prompt_ids: Tensor
     prompt_positions: Tensor
     prompt_segments: Tensor
@@ -48,13 +49,14 @@ class MultiExitModel(nn.Module):
             return int(self.encoder.max_context)
         return self.encoder.patch_positions.shape[0] + self.config.encoder.max_prompt_tokens
 
-    def encode(self, pixels_BHWC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, images: Images, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
         if not isinstance(self.encoder, ScenesEncoder):
-            return self.encoder.encode(pixels_BHWC, prompt_ids_BQ, prompt_mask_BQ)
+            return encode_by_shape(self.encoder.encode, images, prompt_ids_BQ, prompt_mask_BQ)
+        assert isinstance(images, Tensor), "its images are squares"
         positions = torch.arange(prompt_ids_BQ.shape[1], device=prompt_ids_BQ.device).expand_as(prompt_ids_BQ)
         segments = torch.where(prompt_mask_BQ, 1, -1)
-        states, segments = self.encoder(self.encoder.patches(pixels_BHWC), prompt_ids_BQ, positions, segments)
+        states, segments = self.encoder(self.encoder.patches(images), prompt_ids_BQ, positions, segments)
         return states, segments >= 0
 
     def forward(self, batch: PackedBatch) -> list[Tensor]:
@@ -70,7 +72,7 @@ class MultiExitModel(nn.Module):
     def encode_packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
         """All prompts of every image in one pass -> stem patches [B, P, D], states [B, S, D], segments [B, S]."""
         if not self.packs_prompts:
-            states, mask = self.encoder.encode(batch.pixels, batch.prompt_ids, batch.prompt_segments == 1)
+            states, mask = self.encode(batch.pixels, batch.prompt_ids, batch.prompt_segments == 1)
             return states, states, torch.where(mask, 0, -1)
         patches = self.encoder.patches(batch.pixels)
         states, segments = self.encoder(patches, batch.prompt_ids, batch.prompt_positions, batch.prompt_segments)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from conf.errors import UserError
+from conf.image_plan import ImagePlan
 from pipeline.images.decode import ImageProblem, image_to_pixels
 from pipeline.source.left_out import in_words
 from pipeline.source.plan import LeftOut, Shard, sum_left_out
@@ -74,9 +75,9 @@ class ImageCorpus:
     def lose(self, shard: Shard, key: str, reason: str, message: str) -> None:
         self._lost[shard.name, key] = LeftOut(reason, 1, (message or f"{shard.name}/{key}",))
 
-    def decode(self, shard: Shard, key: str, image: bytes, image_size: int) -> np.ndarray | None:
-        """uint8 [image_size, image_size, 3] as the pipeline makes them, or None: the sample is left out."""
-        decoded = image_to_pixels(image, image_size=image_size)
+    def decode(self, shard: Shard, key: str, image: bytes, plan: ImagePlan) -> np.ndarray | None:
+        """Pixels [H, W, 3] as the pipeline makes them, or None: the sample is left out."""
+        decoded = image_to_pixels(image, plan=plan)
         if isinstance(decoded, ImageProblem):
             self.lose(shard, key, decoded.error_type, f"{shard.name}/{key}: {decoded.message}")
             return None
@@ -112,17 +113,17 @@ class LabelledCorpus(ImageCorpus):
             for i in rng.permutation(len(group)):
                 yield group[i]
 
-    def decoded(self, shard: Shard, sample: TrainingSample, image_size: int) -> TrainingSample | None:
+    def decoded(self, shard: Shard, sample: TrainingSample, plan: ImagePlan) -> TrainingSample | None:
         """Return the sample with its pixels instead of its file; None: it is left out."""
-        pixels_HWC = self.decode(shard, sample.key, sample.image, image_size)
+        pixels_HWC = self.decode(shard, sample.key, sample.image, plan)
         return None if pixels_HWC is None else replace(sample, image=b"", pixels_HWC=pixels_HWC)
 
-    def first(self, count: int, image_size: int) -> list[TrainingSample]:
+    def first(self, count: int, plan: ImagePlan) -> list[TrainingSample]:
         """Return the first `count` samples whose images can be decoded, as files; UserError when there are none."""
         found: list[TrainingSample] = []
         for shard in self.shards:
             for sample in self.samples(shard):
-                if self.decode(shard, sample.key, sample.image, image_size) is not None:
+                if self.decode(shard, sample.key, sample.image, plan) is not None:
                     found.append(sample)
                 if len(found) == count:
                     return found
@@ -185,10 +186,10 @@ def _has_name(thing: Any) -> bool:
     return isinstance(thing, dict) and isinstance(thing.get("name"), str)
 
 
-def pixels_of(sample: TrainingSample, image_size: int) -> np.ndarray:
-    """Return the pixels of a sample that can be decoded, whether or not it has been."""
+def pixels_of(sample: TrainingSample, plan: ImagePlan, prompt: str) -> np.ndarray:
+    """Return the pixels of a sample that can be decoded, whether or not it has been; a plan may draw the prompt."""
     if sample.pixels_HWC is not None:
         return sample.pixels_HWC
-    decoded = image_to_pixels(sample.image, image_size=image_size)
+    decoded = image_to_pixels(sample.image, plan=plan, texts=(prompt,))
     assert not isinstance(decoded, ImageProblem), decoded
     return decoded.pixels_HWC

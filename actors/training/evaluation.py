@@ -15,6 +15,7 @@ from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
 from conf.engine import EngineConfig
 from conf.evaluation import LabelledConfig
+from conf.image_plan import ImagePlan
 from pipeline.source.plan import LeftOut
 from pipeline.source.words_field import word_lines
 
@@ -60,14 +61,14 @@ def read_labelled(config: LabelledConfig) -> Labelled:
         torch.set_num_threads(config.num_threads)
     checkpoint = load_checkpoint(config.checkpoint)
     corpus = LabelledCorpus(config.shards, config.words_field if checkpoint.codec.rules.words else "")
-    samples = first_samples(corpus, config.num_images, checkpoint.config.image_size)
+    samples = first_samples(corpus, config.num_images, checkpoint.config.plan)
     return Labelled(config, checkpoint, samples, tuple(corpus.left_out))
 
 
-def first_samples(corpus: LabelledCorpus, count: int, image_size: int) -> list[TrainingSample]:
+def first_samples(corpus: LabelledCorpus, count: int, plan: ImagePlan) -> list[TrainingSample]:
     """Return the first `count` samples that can be used, each under a key of its own; UserError when there are none."""
     samples: dict[str, TrainingSample] = {}
-    for sample in corpus.first(count, image_size):
+    for sample in corpus.first(count, plan):
         repeats = itertools.chain([sample.key], (f"{sample.key}~{n}" for n in itertools.count(2)))
         key = next(key for key in repeats if key not in samples)  # shards may count their samples each from 0
         samples[key] = replace(sample, key=key)
@@ -95,14 +96,15 @@ def predict(
     by_key = {sample.key: sample for sample in samples}
 
     def requests() -> Iterator[Request]:
-        pixels: dict[str, np.ndarray] = {}
+        pixels: dict[tuple[str, str], np.ndarray] = {}
         for request_id, item in enumerate(items):
-            if item.key not in pixels:
-                pixels = {item.key: pixels_of(by_key[item.key], config.image_size)}  # items come image by image
+            drawn = (item.key, item.prompt if config.plan.draws_prompt else "")
+            if drawn not in pixels:
+                pixels = {drawn: pixels_of(by_key[item.key], config.plan, item.prompt)}  # items come image by image
             words = word_lines(by_key[item.key].record, words_field) if checkpoint.codec.rules.words else ""
             prompt_ids = checkpoint.codec.encode_prompt(item.prompt + words, config.encoder.max_prompt_tokens)
             prefix_ids = prefix_of(item.prompt, engine.generation, checkpoint.codec)
-            yield Request(request_id, pixels[item.key], prompt_ids, prefix_ids=prefix_ids)
+            yield Request(request_id, pixels[drawn], prompt_ids, prefix_ids=prefix_ids)
 
     done = drain(make_engine(checkpoint, engine), requests(), ahead=4 * engine.num_slots)
     keep = engine.generation.keep_special_tokens

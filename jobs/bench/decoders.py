@@ -85,9 +85,10 @@ def measure(
 
 def _pipeline(data: bytes, image_size: int) -> npt.NDArray[np.uint8]:
     """Do all that preprocessing does, hash included."""
+    from conf.image_plan import ImagePlan
     from pipeline.images.decode import Pixels, image_to_pixels
 
-    pixels = image_to_pixels(data, image_size=image_size)
+    pixels = image_to_pixels(data, plan=ImagePlan.squeeze(image_size))
     assert isinstance(pixels, Pixels), pixels
     return pixels.pixels_HWC
 

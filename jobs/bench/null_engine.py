@@ -125,10 +125,11 @@ def _complete(request: "Request", answer: "Callable[[Request], Answer]", enqueue
 def make_null_backend(image_size: int, *, pid_folder: str | None = None, **engine: Any) -> "Backend":
     """`pid_folder`: where each actor leaves a file named after its process. `engine`: of NullEngine."""
     from actors.backend import Backend
+    from conf.image_plan import ImagePlan
 
     if pid_folder is not None:
         (Path(pid_folder) / str(os.getpid())).touch()
-    return Backend(partial(NullEngine, **engine), encode, decode, pieces, image_size, "null")
+    return Backend(partial(NullEngine, **engine), encode, decode, pieces, ImagePlan.squeeze(image_size), "null")
 
 
 def encode(text: str) -> tuple[int, ...]:

@@ -166,6 +166,7 @@ def _warm_up(_: int) -> None:
 def decode_shard(path: str) -> int:
     import tarfile
 
+    from conf.image_plan import ImagePlan
     from pipeline.images.decode import Pixels, image_to_pixels
 
     count = 0
@@ -173,7 +174,7 @@ def decode_shard(path: str) -> int:
         for member in tar:
             stream = tar.extractfile(member)
             assert stream is not None
-            pixels = image_to_pixels(stream.read(), image_size=_IMAGE_SIZE)
+            pixels = image_to_pixels(stream.read(), plan=ImagePlan.squeeze(_IMAGE_SIZE))
             assert isinstance(pixels, Pixels)
             count += 1
     return count

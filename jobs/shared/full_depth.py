@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from conf.engine import EngineConfig, Schedule
 from conf.errors import UserError
-from conf.schema import ModelSection
+from conf.model import ModelConfig
+from conf.resolve import image_plan
+from conf.schema import ModelSection, PreprocessConfig
 from conf.source import PromptConfig
 from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
 from pipeline.report.work import Work, layers_run, work_of
@@ -47,7 +49,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
     as_run = load_backend(model, engine, num_threads)
     full = load_backend(model, engine.at_full_depth(), num_threads)
     prompt = PromptConfig.model_validate(config["source"]["prompt"])
-    rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"], prompt)
+    rows, requests = _sampled_requests(folder, as_run, num_rows, config["preprocess"], prompt, info.model)
 
     _decode(as_run, requests[: engine.num_slots])  # warm-up, not counted
     _decode(full, requests[: engine.num_slots])
@@ -62,7 +64,12 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
 
 
 def _sampled_requests(
-    folder: RunFolder, backend: "Backend", num_rows: int, preprocess: Mapping[str, Any], prompt: PromptConfig
+    folder: RunFolder,
+    backend: "Backend",
+    num_rows: int,
+    preprocess: Mapping[str, Any],
+    prompt: PromptConfig,
+    model: ModelConfig,
 ) -> tuple[list[dict[str, Any]], list["Request"]]:
     """Return the sampled rows that are still in the source, and their requests."""
     from actors.engine.request import Request
@@ -71,14 +78,20 @@ def _sampled_requests(
     from pipeline.report.picks import Tag
     from pipeline.report.scan import scan_run
 
+    given = {name: value for name, value in preprocess.items() if name in PreprocessConfig.model_fields}
+    plan = image_plan(model, PreprocessConfig.model_validate(given))
     scan = scan_run(folder, num_examples=0, num_sampled=num_rows)
     picked = list(folder.rows(scan.results.picks[Tag.SAMPLE].picks, _COLUMNS).values())
     limits = {name: preprocess[name] for name in ("max_pixels", "max_decode_bytes") if name in preprocess}
+    asked: dict[tuple[str, str], list[str]] = {}
+    for row in picked:
+        asked.setdefault((row["shard"], row["key"]), []).append(row["prompt"])
     pixels, fields = {}, {}
-    for key, raw in read_samples(folder, {(row["shard"], row["key"]) for row in picked}):
-        decoded = image_to_pixels(raw.image or b"", image_size=backend.image_size, **limits)
+    for key, raw in read_samples(folder, set(asked)):
+        decoded = image_to_pixels(raw.image or b"", plan=plan, texts=asked[key], **limits)
         if isinstance(decoded, Pixels):
-            pixels[key], fields[key] = decoded.pixels_HWC, raw.fields
+            arrays = decoded.arrays if plan.draws_prompt else decoded.arrays * len(asked[key])
+            pixels[key], fields[key] = dict(zip(asked[key], arrays, strict=True)), raw.fields
     rows = [row for row in picked if (row["shard"], row["key"]) in pixels]
     if not rows:
         raise UserError(f"none of the sampled rows of {folder.url!r} can be read from its source again")
@@ -87,7 +100,7 @@ def _sampled_requests(
     requests = [
         Request(
             i,
-            pixels[row["shard"], row["key"]],
+            pixels[row["shard"], row["key"]][row["prompt"]],
             backend.encode_prompt(row["prompt"]),
             max_new_tokens=_limit(prompt, row, fields[row["shard"], row["key"]]),
             prefix_ids=backend.encode_prefix(row["prompt"]),

@@ -1,25 +1,27 @@
-"""Image bytes -> RGB uint8 pixels of the model's input size; what cannot be turned into pixels is an ImageProblem.
+"""Image bytes -> the pixels that a model reads; what cannot be turned into pixels is an ImageProblem.
 
-The size policy is the one the model was trained with: an image of exactly image_size x image_size is left alone, any
-other is squeezed to that square by one antialiased bilinear resize, without cropping and without keeping the aspect
-ratio. Transparency is composited on white, 16-bit values are scaled (not clipped) to 8, orientation is applied and ICC
-profiles are followed. What may be opened, and what that may cost, is in headers.py and memory.py.
+First the picture itself, whoever reads it: RGB, the right way up, transparency composited on white, 16-bit values
+scaled (not clipped) to 8, ICC profiles followed. Then the checkpoint's own plan (plan.py). What may be opened, and what
+that may cost, is in headers.py and memory.py.
 """
 
 import hashlib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from conf.image_plan import ImagePlan
 from pipeline.images import colour
 from pipeline.images.not_images import describe
 from pipeline.images.opening import Limits, Opened, Refused, open_image
+from pipeline.images.plan import carry_out
 
 DEFAULT_LIMITS = Limits()
 _WHITE = (255, 255, 255, 255)
@@ -40,17 +42,22 @@ _STRIP_PIXELS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """A decoded image: model-sized pixels (H x W x 3 uint8) and facts about the original."""
+    """A decoded image: what the model reads of it, and facts about the original."""
 
-    pixels_HWC: npt.NDArray[np.uint8]
+    arrays: tuple[npt.NDArray[Any], ...]  # [H, W, 3], uint8 or float32 as the plan has it: one for each text
     width: int  # of the original, after orientation
     height: int
     sha256: str  # of the file's bytes
 
+    @property
+    def pixels_HWC(self) -> npt.NDArray[Any]:
+        """The only one, or the first text's."""
+        return self.arrays[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Upright:
-    """A small sRGB image, and the size of the original after orientation."""
+    """An sRGB image, and the size of the original after orientation."""
 
     rgb: Image.Image
     width: int
@@ -70,25 +77,33 @@ class ImageProblem:
 def image_to_pixels(
     data: bytes,
     *,
-    image_size: int,
+    plan: ImagePlan,
+    texts: Sequence[str] = ("",),
     max_pixels: int = DEFAULT_LIMITS.max_pixels,
     max_decode_bytes: int = DEFAULT_LIMITS.max_decode_bytes,
 ) -> Pixels | ImageProblem:
-    """Decode one image; never raises for anything the bytes contain."""
+    """Decode one image; never raises for anything the bytes contain. `texts` are what the plan draws, if it draws."""
     if not data:
         return ImageProblem("empty_image", "the image has zero bytes")
-    limits = Limits(max_pixels, max_decode_bytes)
-    decoded = decode_upright(data, lambda image: _squeezed(image, image_size), result_px=image_size, limits=limits)
+    result_px = max(plan.shape) if plan.scaled_decode and plan.shape is not None else None
+    shrink = partial(_squeezed, image_size=result_px) if plan.squeezes and result_px is not None else _whole
+    decoded = decode_upright(data, shrink, result_px=result_px, limits=Limits(max_pixels, max_decode_bytes))
     if isinstance(decoded, ImageProblem):
         return decoded
-    pixels_HWC = np.array(decoded.rgb, dtype=np.uint8)
-    return Pixels(pixels_HWC, decoded.width, decoded.height, hashlib.sha256(data).hexdigest())
+    try:
+        arrays = tuple(carry_out(decoded.rgb, plan, text) for text in (texts if plan.draws_prompt else texts[:1]))
+    except Refused as refused:
+        return ImageProblem(refused.error_type, refused.message, decoded.width, decoded.height)
+    return Pixels(arrays, decoded.width, decoded.height, hashlib.sha256(data).hexdigest())
 
 
 def decode_upright(
-    data: bytes, shrink: Callable[[Image.Image], Image.Image], *, result_px: int, limits: Limits = DEFAULT_LIMITS
+    data: bytes, shrink: Callable[[Image.Image], Image.Image], *, result_px: int | None, limits: Limits = DEFAULT_LIMITS
 ) -> Upright | ImageProblem:
-    """Return an image in sRGB, the right way up, as `shrink` makes it small (to about `result_px` pixels a side)."""
+    """Return an image in sRGB, the right way up, as `shrink` makes it small (to about `result_px` pixels a side).
+
+    None: it stays as large as it is, and a JPEG is only decoded at a smaller scale where the limits ask for it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not matter here
@@ -120,6 +135,10 @@ def _upright(opened: Opened, shrink: Callable[[Image.Image], Image.Image]) -> Up
     if orientation in _SIDEWAYS:
         width, height = height, width
     return Upright(rgb, width, height)
+
+
+def _whole(image: Image.Image) -> Image.Image:
+    return image
 
 
 def _squeezed(image: Image.Image, image_size: int) -> Image.Image:

@@ -5,7 +5,6 @@ interpreter's lock. A chunk whose preprocessing has died before is decoded image
 (slow, a new interpreter for each), which is how the image is found and becomes a row.
 """
 
-import json
 import os
 import pickle
 import signal
@@ -14,32 +13,37 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from conf.image_plan import ImagePlan
 from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 
 _START_S = 60.0  # most seconds in which an interpreter starts on a busy machine
 
 
-def image_to_pixels_or_die(data: bytes, *, limit_s: float, **limits: int) -> Pixels | ImageProblem:
+def image_to_pixels_or_die(
+    data: bytes, *, limit_s: float, plan: ImagePlan, texts: Sequence[str] = ("",), **limits: int
+) -> Pixels | ImageProblem:
     """Like image_to_pixels, but a decoder that takes longer ends this process."""
     with _ends_after(limit_s):
-        return image_to_pixels(data, **limits)
+        return image_to_pixels(data, plan=plan, texts=texts, **limits)
 
 
 def image_to_pixels_isolated(
-    data: bytes, *, limit_s: float, command: Sequence[str] | None = None, **limits: int
+    data: bytes,
+    *,
+    limit_s: float,
+    plan: ImagePlan,
+    texts: Sequence[str] = ("",),
+    command: Sequence[str] | None = None,
+    **limits: int,
 ) -> Pixels | ImageProblem:
     """Like image_to_pixels, but a crash or a hang of the decoder is an ImageProblem too."""
-    child = command or [
-        sys.executable,
-        "-m",
-        "pipeline.images.decode_isolated",
-        json.dumps({"limit_s": limit_s, **limits}),
-    ]
+    child = command or [sys.executable, "-m", "pipeline.images.decode_isolated"]
+    asked = pickle.dumps({"data": data, "limit_s": limit_s, "plan": plan, "texts": list(texts), **limits})
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     hang = ImageProblem("decoder_hang", f"the decoder was stopped after {limit_s:g} s ({len(data)} bytes)")
     try:
         done = subprocess.run(
-            child, input=data, capture_output=True, timeout=_START_S + limit_s, env=environment, check=False
+            child, input=asked, capture_output=True, timeout=_START_S + limit_s, env=environment, check=False
         )
     except subprocess.TimeoutExpired:
         return hang
@@ -62,10 +66,9 @@ def _ends_after(limit_s: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, *before)
 
 
-def main(arguments: Sequence[str]) -> None:
-    result = image_to_pixels_or_die(sys.stdin.buffer.read(), **json.loads(arguments[0]))
-    sys.stdout.buffer.write(pickle.dumps(result))
+def main() -> None:
+    sys.stdout.buffer.write(pickle.dumps(image_to_pixels_or_die(**pickle.load(sys.stdin.buffer))))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -9,6 +9,7 @@ from PIL import Image
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # of Pillow's own images
 _OTHER_PIXEL_BYTES = 4
 _RGB_BYTES = 4
+_WHOLE_BYTES = 16  # what a plan holds beside the picture: a turned copy, one with a header, planes of floats
 _DECODER_BYTES = {  # for each pixel, beside Pillow's image: frames, planes and coefficients of the library behind it
     "WEBP": 17,
     "AVIF": 17,
@@ -29,14 +30,21 @@ _TIFF_SIZES = (256, 257, 278, 322, 323, 277)  # width, height, rows of a strip, 
 _BITS_PER_SAMPLE, _ORIENTATION = 258, 274
 
 
-def decoding_bytes(image: Image.Image, result_px: int, coefficient_bytes: int = 0) -> int:
-    """Bytes at the peak of decoding an opened image, making RGB of it and squeezing it to `result_px` pixels a side."""
-    width, height = image.size
+def decoding_bytes(
+    image: Image.Image, result_px: int | None, coefficient_bytes: int = 0, size: tuple[int, int] | None = None
+) -> int:
+    """Bytes at the peak of decoding an opened image, making RGB of it and squeezing it to `result_px` pixels a side.
+
+    None: of carrying out a plan on the whole of it. `size` is what it will be decoded at, if not its own.
+    """
+    width, height = size or image.size
     of_pixel = _PIXEL_BYTES.get(image.mode, _OTHER_PIXEL_BYTES) + _DECODER_BYTES.get(image.format or "", 0)
     if image.mode != "RGB" or "transparency" in image.info:
         of_pixel += _RGB_BYTES
     turned = of_pixel if image.format == "TIFF" and _is_turned(image) else 0
-    of_rows = height * (_ROW_BYTES + 4 * result_px) + width * _COLUMN_BYTES
+    if result_px is None:
+        of_pixel += _WHOLE_BYTES
+    of_rows = height * (_ROW_BYTES + 4 * (result_px or 0)) + width * _COLUMN_BYTES
     of_pixels = width * height * (of_pixel + turned)
     return _WORKING_BYTES + of_pixels + of_rows + coefficient_bytes + _tiff_part_bytes(image)
 

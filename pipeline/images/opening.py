@@ -53,8 +53,11 @@ class Refused(Exception):
 
 
 @contextmanager
-def open_image(data: bytes, *, result_px: int, limits: Limits) -> Iterator[Opened]:
-    """The first picture of a file, to become `result_px` pixels a side. Refused, or whatever Pillow raises."""
+def open_image(data: bytes, *, result_px: int | None, limits: Limits) -> Iterator[Opened]:
+    """The first picture of a file, to become `result_px` pixels a side, or to be decoded whole (None).
+
+    Refused, or whatever Pillow raises.
+    """
     profile: bytes | None = None
     formats: tuple[str, ...] = FORMATS
     if image_format(data) == "ICO":
@@ -77,13 +80,25 @@ def open_image(data: bytes, *, result_px: int, limits: Limits) -> Iterator[Opene
         if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with others behind it, as phones write them
             # The decoder can produce 1/2, 1/4 or 1/8 of the size at a fraction of the cost; it never goes below the
             # size asked for. Twice the result's size leaves the final resize something to average over.
-            image.draft(None, (2 * result_px, 2 * result_px))
             coefficient_bytes = headers.jpeg_coefficient_bytes(data)
+            wanted = _largest(image, limits, coefficient_bytes) if result_px is None else (2 * result_px, 2 * result_px)
+            image.draft(None, wanted)
         elif image.format == "JPEG2000":
             profile = headers.jp2_profile(data)
         needed = memory.decoding_bytes(image, result_px, coefficient_bytes)
         _check_limits((width, height), image.size, needed, limits)
         yield Opened(image, width, height, profile or image.info.get("icc_profile"))
+
+
+def _largest(image: Image.Image, limits: Limits, coefficient_bytes: int) -> tuple[int, int]:
+    """Return the size of the largest scale at which a JPEG is within the limits, or the smallest there is."""
+    sizes = [(max(1, image.width // scale), max(1, image.height // scale)) for scale in (1, 2, 4, 8)]
+
+    def fits(size: tuple[int, int]) -> bool:
+        needed = memory.decoding_bytes(image, None, coefficient_bytes, size)
+        return size[0] * size[1] <= limits.max_pixels and needed <= limits.max_decode_bytes
+
+    return next(filter(fits, sizes), sizes[-1])
 
 
 def _opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:

@@ -24,6 +24,7 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
     {
         "source.paths",  # shards may be added; one that was replaced is noticed (pipeline.output.ledger.check_plan)
         "source.chunk_rows",
+        "source.chunk_bytes",
         "source.table.max_record_bytes",  # as source.fetch
         "source.fetch",  # which images can be had; rows that failed may be retried under other limits
         "source.max_bytes",  # as source.fetch

@@ -18,6 +18,7 @@ from actors.captioner import Captioner
 from actors.engine.request import Request
 from actors.engine_turns import Room
 from pipeline.chunk import Chunk
+from pipeline.images.packed import ImagePacker
 from pipeline.ops.crash_log import CrashLog
 from pipeline.ops.duplicates import AnswerBook
 from pipeline.output.staging import chunk_name
@@ -44,7 +45,10 @@ class LocalActor:
 
 def chunk(index: int, rows: list[dict[str, Any]], pixels: np.ndarray[Any, Any], num_chunks: int = 3) -> pa.Table:
     table = pa.Table.from_pylist(rows, schema=prepared_schema(("note",)))
-    return Chunk("s", index, num_chunks, table, pixels.astype(np.uint8)).to_table()
+    packer = ImagePacker(pixels.size, pixels.size)
+    for image in pixels.astype(np.uint8):
+        packer.add(image)
+    return Chunk("s", index, num_chunks, table, packer.packed()).to_table()
 
 
 def good(row: int, pixel_index: int, prompt: str = "what?") -> dict[str, Any]:

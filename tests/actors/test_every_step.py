@@ -16,6 +16,7 @@ import pytest
 from actors import row_work
 from actors.backend import Backend
 from actors.captioner import Captioner
+from conf.image_plan import ImagePlan
 from conf.source import PromptConfig
 from pipeline import sample_rows
 from pipeline.images.decode_isolated import image_to_pixels_or_die
@@ -71,7 +72,7 @@ def source(tmp_path: Path) -> tuple[WebDatasetReader, Shard]:
 
 
 def prepared(reader: Any, shard: Shard, storage: Storage, crash_log: Any = None) -> Iterator[pa.Table]:
-    prepare = PrepareChunk(reader, PROMPT, None, ("number",), SIZE, 10_000, crash_log)
+    prepare = PrepareChunk(reader, PROMPT, None, ("number",), ImagePlan.squeeze(SIZE), 10_000, crash_log)
     for tasks in IndexShard(reader, storage, NUM_ROWS)(pa.Table.from_pylist([shard_task(shard, ())])):
         yield from prepare(tasks)
 

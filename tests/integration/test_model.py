@@ -13,6 +13,7 @@ from actors.engine.request import Request
 from actors.model.checkpoint import save_checkpoint
 from actors.model.tokenizer import train_tokenizer
 from conf.checkpoint_info import read_checkpoint_info
+from conf.image_plan import ImagePlan
 from conf.schema import JobConfig
 from jobs.caption import captioner_spec, run_job, with_checkpoint
 from pipeline.images.decode import Pixels, image_to_pixels
@@ -77,7 +78,7 @@ def test_a_run_gives_what_the_engine_gives_for_each_image_alone(tmp_path: Path) 
     for row in rows:
         number = int(row["key"])
         image = image_bytes((number % 251, (7 * number) % 251, 100))
-        decoded = image_to_pixels(image, image_size=info.model.image_size, max_pixels=10_000)
+        decoded = image_to_pixels(image, plan=ImagePlan.squeeze(info.model.image_size), max_pixels=10_000)
         assert isinstance(decoded, Pixels)
         engine.add(Request(number, decoded.pixels_HWC, backend.encode_prompt(f"{number}?")))
         done = []

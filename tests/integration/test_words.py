@@ -15,6 +15,7 @@ from actors.model.tokenizer import train_tokenizer
 from actors.training.scratch.paper_style import paper_style_config
 from actors.training.scratch.scratch import initialise
 from conf.engine import EngineConfig
+from conf.image_plan import ImagePlan
 from conf.training import ArchitectureConfig
 from jobs.cli import main
 from pipeline.images.decode import Pixels, image_to_pixels
@@ -64,7 +65,7 @@ def test_published_answers_depend_on_the_words(tmp_path: Path) -> None:
     assert rows["000003"]["prompt"] == "what does the sign say?\n100 100 300 200\tA3"
     assert len({row["text"] for row in rows.values()}) > 1
     loaded = load_checkpoint(tmp_path / "checkpoint")
-    pixels = image_to_pixels(image_bytes((10, 20, 30)), image_size=32, max_pixels=10_000)
+    pixels = image_to_pixels(image_bytes((10, 20, 30)), plan=ImagePlan.squeeze(32), max_pixels=10_000)
     assert isinstance(pixels, Pixels)
     for row in rows.values():
         request = Request(0, pixels.pixels_HWC, loaded.codec.encode_prompt(row["prompt"]))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from conf.image_plan import ImagePlan
 from conf.source import PromptConfig, RetryConfig
 from pipeline.chunk import from_ipc
 from pipeline.output.staging import load_index
@@ -34,7 +35,7 @@ def prepare_all(
 ) -> list[tuple[int, list[dict[str, Any]], Any]]:
     """(chunk, rows, pixels) of every chunk of a shard."""
     settings = {"prompt": PromptConfig(), "id_column": None, "passthrough": (), "max_pixels": 10_000, **options}
-    prepare = PrepareChunk(reader, image_size=IMAGE_SIZE, **settings)
+    prepare = PrepareChunk(reader, plan=ImagePlan.squeeze(IMAGE_SIZE), **settings)
     found = []
     for tasks in IndexShard(reader, storage, chunk_rows)(tasks_table(shard_task(shard, staged))):
         for chunk in prepare(tasks):

@@ -88,7 +88,7 @@ class FrozenTrainer:
         """Return the images to learn from, to choose by, and to report on."""
         config = self.config
         corpus = ImageCorpus(config.shards)
-        examples = read_examples(corpus, config.prompts, config.num_images, self.checkpoint.config.image_size)
+        examples = read_examples(corpus, config.prompts, config.num_images, self.checkpoint.config.plan)
         self.left_out = corpus.left_out
         if len(examples) < 3:
             raise UserError(f"frozen training needs at least 3 readable images, got {len(examples)}")

@@ -11,9 +11,11 @@ from actors.engine.drain import drain
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, FinishReason, Request
 from actors.model.checkpoint import Checkpoint
+from actors.model.image_batch import image_batch
 from actors.model.model import PackedBatch
 from actors.training.corpus import ImageCorpus
 from conf.engine import EngineConfig, GenerationConfig
+from conf.image_plan import ImagePlan
 from pipeline.images.decode import Pixels, image_to_pixels
 
 Targets = list[tuple[int, ...]]
@@ -47,13 +49,13 @@ class Corpus:
         return sum(len(self.targets[i]) for i in indices)
 
 
-def read_examples(corpus: ImageCorpus, prompts: Sequence[str], count: int, image_size: int) -> list[Example]:
+def read_examples(corpus: ImageCorpus, prompts: Sequence[str], count: int, plan: ImagePlan) -> list[Example]:
     """Return the first `count` images that can be read; UserError when there are none."""
     examples: list[Example] = []
     for shard in corpus.shards:
         for raw in corpus.raw(shard):
             assert raw.image is not None
-            if corpus.decode(shard, raw.sample.key, raw.image, image_size) is not None:
+            if corpus.decode(shard, raw.sample.key, raw.image, plan) is not None:
                 examples.append(Example(raw.image, prompts[len(examples) % len(prompts)]))
             if len(examples) == count:
                 return examples
@@ -71,9 +73,9 @@ def digest(examples: Sequence[Example]) -> str:
     return whole.hexdigest()
 
 
-def pixels_of(example: Example, image_size: int) -> np.ndarray:
+def pixels_of(example: Example, plan: ImagePlan) -> np.ndarray:
     """Return an image's pixels as the pipeline makes them."""
-    decoded = image_to_pixels(example.image, image_size=image_size)
+    decoded = image_to_pixels(example.image, plan=plan, texts=(example.prompt,))
     assert isinstance(decoded, Pixels)
     return decoded.pixels_HWC
 
@@ -86,7 +88,7 @@ def engine_config(num_slots: int, max_new_tokens: int, **values: object) -> Engi
 def decode(checkpoint: Checkpoint, examples: Sequence[Example], config: EngineConfig) -> list[Completion]:
     """Return what the engine says of every example, in order."""
     requests = (
-        Request(i, pixels_of(example, checkpoint.config.image_size), checkpoint.codec.encode_prompt(example.prompt))
+        Request(i, pixels_of(example, checkpoint.config.plan), checkpoint.codec.encode_prompt(example.prompt))
         for i, example in enumerate(examples)
     )
     return drain(Engine(checkpoint.model, config), requests, ahead=2 * config.num_slots)
@@ -108,9 +110,9 @@ def pack(checkpoint: Checkpoint, examples: Sequence[Example], targets: Targets, 
     labels, segments = _padded(targets, -100), _padded([(1,) * len(target) for target in targets], -1)
     positions = np.arange(labels.shape[1])[None].repeat(len(targets), 0)
     prompt_positions = np.arange(prompt_ids.shape[1])[None].repeat(len(prompts), 0)
-    pixels = np.stack([pixels_of(example, config.image_size) for example in examples])
-    arrays = (pixels, prompt_ids, prompt_positions, prompt_segments, inputs, labels, positions, segments)
-    return PackedBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+    images = image_batch([pixels_of(example, config.plan) for example in examples], device)
+    arrays = (prompt_ids, prompt_positions, prompt_segments, inputs, labels, positions, segments)
+    return PackedBatch(images, *(torch.from_numpy(array).to(device) for array in arrays))
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from actors.model.image_batch import image_batch
 from actors.model.model import PackedBatch
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
@@ -100,8 +101,10 @@ class Packer:
             targets.append(target_row)
         prompt_BQ3 = _pad(prompts, (config.pad_id, 0, -1), device)
         target_BT4 = _pad(targets, (config.pad_id, -100, 0, -1), device)
-        pixels = np.stack([pixels_of(sample, config.image_size) for sample in samples])
-        images = torch.from_numpy(pixels).to(device)
+        prompts_of = [own[0].prompt_text if own else "" for own in pairs]
+        images = image_batch(
+            [pixels_of(s, config.plan, text) for s, text in zip(samples, prompts_of, strict=True)], device
+        )
         return PackedBatch(images, *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1))
 
 

@@ -56,7 +56,7 @@ class Trainer:
         self.packer = Packer(codec, self.model_config, config.data, config.seed)
         if codec.rules.words:
             self.corpus.words_field = self.validation_corpus.words_field = config.data.words_field
-        self.validation_samples = self.validation_corpus.first(config.validation_images, self.model_config.image_size)
+        self.validation_samples = self.validation_corpus.first(config.validation_images, self.model_config.plan)
         grounds = config.loss.grounding_weight and self.model.packs_prompts
         self.places = self._known_places() if grounds else None
         self.grounding: GroundingHead | None = None
@@ -148,14 +148,14 @@ class Trainer:
 
     def _batches(self) -> Iterator[list[TrainingSample]]:
         """Yield the decoded samples of one step at a time; a step never spans two epochs."""
-        image_size, shuffle_shards = self.model_config.image_size, self.config.data.shuffle_shards
+        plan, shuffle_shards = self.model_config.plan, self.config.data.shuffle_shards
         while True:
             first = drawn = self.epoch_images  # a resumed epoch continues where it stopped
             batch: list[TrainingSample] = []
             samples = self.corpus.epoch(seed=self.config.seed, epoch=self.epoch, shuffle_shards=shuffle_shards)
             for shard, sample in itertools.islice(samples, first, None):
                 drawn += 1
-                decoded = self.corpus.decoded(shard, sample, image_size)
+                decoded = self.corpus.decoded(shard, sample, plan)
                 if decoded is not None:
                     batch.append(decoded)
                 if len(batch) == self._batch_images():

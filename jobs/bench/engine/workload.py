@@ -1,5 +1,6 @@
 """What every variant is asked: the same requests, made anew in every process from the seed."""
 
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import MultiExitModel
 from conf.bench import BenchConfig, BenchModel, Distribution
+from conf.model import ModelConfig
 from jobs.bench.engine.cells import Cell
 from jobs.bench.engine.models import RANDOM_MODELS
 from jobs.bench.engine.scripts import Depths, script_depths
@@ -51,14 +53,23 @@ def make_requests(config: BenchConfig, cell: Cell, checkpoint: Checkpoint) -> li
 def _random(config: BenchConfig, cell: Cell, checkpoint: Checkpoint, count: int) -> list[tuple[Any, tuple[int, ...]]]:
     rng = np.random.default_rng(config.seed)
     least, most = RANDOM_MODELS[cell.model].prompt_tokens
-    side, vocab = checkpoint.config.image_size, checkpoint.config.decoder.vocab_size
+    vocab = checkpoint.config.decoder.vocab_size
     return [
         (
-            rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
+            _noise(rng, checkpoint.config),
             tuple(int(x) for x in rng.integers(3, vocab, rng.integers(least, most + 1))),
         )
         for _ in range(count)
     ]
+
+
+def _noise(rng: np.random.Generator, model: ModelConfig) -> Any:
+    """Return an image as the model's plan would leave it: of its shape, or the largest square grid of patches."""
+    plan = model.plan
+    if plan.patches is not None:
+        side = isqrt(plan.patches.max_patches) * plan.patches.patch
+        return rng.standard_normal((side, side, 3), dtype=np.float32)
+    return rng.integers(0, 256, (*(plan.shape or (model.image_size, model.image_size)), 3), dtype=np.uint8)
 
 
 def _scenes(config: BenchConfig, cell: Cell, checkpoint: Checkpoint, count: int) -> list[tuple[Any, tuple[int, ...]]]:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 _CODE = """
 import pickle, re, sys
 from pathlib import Path
+from conf.image_plan import ImagePlan
 from pipeline.images.decode import image_to_pixels
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 files, image_size, limits = pickle.load(sys.stdin.buffer)
 before = peak()
-results = [image_to_pixels(data, image_size=image_size, **limits) for data in files]
+results = [image_to_pixels(data, plan=ImagePlan.squeeze(image_size), **limits) for data in files]
 outcomes = [getattr(result, "error_type", "ok") for result in results]
 sys.stdout.buffer.write(pickle.dumps(((peak() - before) * 1024, outcomes)))
 """

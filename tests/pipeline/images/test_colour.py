@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from conf.image_plan import ImagePlan
 from pipeline.images.decode import Pixels, image_to_pixels
 from tests.pipeline.images.profiles import cmyk_profile, grey_profile, rgb_profile, swapped_profile
 
@@ -25,7 +26,7 @@ def encode(image: Image.Image, form: str, profile: bytes | None, **options: obje
 
 
 def pixels(data: bytes, size: int = SIZE) -> np.ndarray:
-    result = image_to_pixels(data, image_size=size)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(size))
     assert isinstance(result, Pixels), result
     return result.pixels_HWC
 

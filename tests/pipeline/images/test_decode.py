@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conf.image_plan import ImagePlan
 from pipeline.images import decode as preprocess
 from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels, to_rgb
 
@@ -22,7 +23,7 @@ def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
 
 
 def decode(data: bytes, size: int = SIZE, max_pixels: int = 1_000_000) -> Pixels:
-    result = image_to_pixels(data, image_size=size, max_pixels=max_pixels)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(size), max_pixels=max_pixels)
     assert isinstance(result, Pixels), result
     assert result.pixels_HWC.shape == (size, size, 3)
     assert result.pixels_HWC.dtype == np.uint8
@@ -31,7 +32,7 @@ def decode(data: bytes, size: int = SIZE, max_pixels: int = 1_000_000) -> Pixels
 
 
 def problem(data: bytes, max_pixels: int = 1_000_000) -> ImageProblem:
-    result = image_to_pixels(data, image_size=SIZE, max_pixels=max_pixels)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(SIZE), max_pixels=max_pixels)
     assert isinstance(result, ImageProblem)
     return result
 
@@ -215,5 +216,5 @@ def test_no_single_flipped_byte_ever_raises() -> None:
         for _ in range(60):
             bad = bytearray(good)
             bad[rng.integers(len(bad))] ^= int(rng.integers(1, 256))
-            result = image_to_pixels(bytes(bad), image_size=SIZE, max_pixels=10_000)
+            result = image_to_pixels(bytes(bad), plan=ImagePlan.squeeze(SIZE), max_pixels=10_000)
             assert isinstance(result, Pixels | ImageProblem)

@@ -9,24 +9,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conf.image_plan import ImagePlan
 from pipeline.images import decode_isolated as isolated
 from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from pipeline.images.decode_isolated import image_to_pixels_isolated, image_to_pixels_or_die
 from tests.shards import image_bytes, many_scans
 
-LIMITS = {"image_size": 16, "max_pixels": 20_000_000, "limit_s": 30.0}
+LIMITS = {"plan": ImagePlan.squeeze(16), "max_pixels": 20_000_000, "limit_s": 30.0}
 
 
 def test_it_gives_what_decoding_here_gives() -> None:
     buffer = io.BytesIO()
     Image.effect_noise((40, 30), 50).save(buffer, "PNG")
-    here = image_to_pixels(buffer.getvalue(), image_size=16, max_pixels=20_000_000)
+    here = image_to_pixels(buffer.getvalue(), plan=ImagePlan.squeeze(16), max_pixels=20_000_000)
     there = image_to_pixels_isolated(buffer.getvalue(), **LIMITS)
     assert isinstance(here, Pixels)
     assert isinstance(there, Pixels)
     np.testing.assert_array_equal(here.pixels_HWC, there.pixels_HWC)
     assert (here.width, here.height, here.sha256) == (there.width, there.height, there.sha256)
-    empty = image_to_pixels(b"", image_size=16, max_pixels=20_000_000)
+    empty = image_to_pixels(b"", plan=ImagePlan.squeeze(16), max_pixels=20_000_000)
     assert image_to_pixels_isolated(b"", **LIMITS) == empty
 
 
@@ -57,9 +58,10 @@ def test_a_process_that_does_not_even_start_is_stopped(monkeypatch: pytest.Monke
 
 def test_the_limit_ends_the_process_and_only_then() -> None:
     code = (
-        "import sys; from pipeline.images.decode_isolated import image_to_pixels_or_die as f\n"
-        "for data in (sys.stdin.buffer.read(), b''): print(type(f(data, image_size=16, max_pixels=20_000_000,"
-        " limit_s=float(sys.argv[1]))).__name__, flush=True)"
+        "import sys; from conf.image_plan import ImagePlan\n"
+        "from pipeline.images.decode_isolated import image_to_pixels_or_die as f\n"
+        "for data in (sys.stdin.buffer.read(), b''): print(type(f(data, max_pixels=20_000_000,"
+        " plan=ImagePlan.squeeze(16), limit_s=float(sys.argv[1]))).__name__, flush=True)"
     )
 
     def run(data: bytes, limit_s: float) -> "subprocess.CompletedProcess[bytes]":

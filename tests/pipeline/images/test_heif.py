@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conf.image_plan import ImagePlan
 from pipeline.images import opening
 from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from tests.pipeline.images.profiles import swapped_profile
@@ -26,7 +27,7 @@ def heic(mode: str = "RGB", **options: object) -> bytes:
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
 def test_heic_is_decoded(mode: str) -> None:
     pytest.importorskip("pillow_heif")
-    result = image_to_pixels(heic(mode), image_size=32)
+    result = image_to_pixels(heic(mode), plan=ImagePlan.squeeze(32))
     assert isinstance(result, Pixels), result
     assert (result.width, result.height) == (64, 48)
     expected = {"RGB": (200, 60, 90), "L": (105, 105, 105), "RGBA": (227, 157, 172)}[mode]
@@ -35,7 +36,9 @@ def test_heic_is_decoded(mode: str) -> None:
 
 def test_its_profile_is_followed() -> None:
     pytest.importorskip("pillow_heif")
-    plain, swapped = (image_to_pixels(data, image_size=32) for data in (heic(), heic(icc_profile=swapped_profile())))
+    plain, swapped = (
+        image_to_pixels(data, plan=ImagePlan.squeeze(32)) for data in (heic(), heic(icc_profile=swapped_profile()))
+    )
     assert isinstance(plain, Pixels)
     assert isinstance(swapped, Pixels)
     red, _, blue = swapped.pixels_HWC[16, 16].tolist()
@@ -46,7 +49,7 @@ def test_its_profile_is_followed() -> None:
 def test_without_the_decoder_the_row_names_the_extra(brand: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(200)
-    result = image_to_pixels(data, image_size=32)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(32))
     assert isinstance(result, ImageProblem)
     assert result.error_type == "missing_decoder"
     assert "pip install 'deed-pipeline[heif]'" in result.message
@@ -56,6 +59,6 @@ def test_a_damaged_one_is_a_problem() -> None:
     pytest.importorskip("pillow_heif")
     data = heic()
     for end in (30, 100, len(data) // 2, len(data) - 5):
-        result = image_to_pixels(data[:end], image_size=32)
+        result = image_to_pixels(data[:end], plan=ImagePlan.squeeze(32))
         assert isinstance(result, ImageProblem | Pixels)
-    assert isinstance(image_to_pixels(data[:100], image_size=32), ImageProblem)
+    assert isinstance(image_to_pixels(data[:100], plan=ImagePlan.squeeze(32)), ImageProblem)

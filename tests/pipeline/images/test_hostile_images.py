@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conf.image_plan import ImagePlan
 from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from pipeline.images.opening import FORMATS
 from tests.pipeline.images.memory_probe import outcome, outcomes
@@ -140,7 +141,7 @@ def test_the_corpus_is_large_enough() -> None:
 @pytest.mark.parametrize("name", CORPUS)
 def test_every_file_gives_pixels_or_a_reason(name: str) -> None:
     data, outcomes = CORPUS[name]
-    result = image_to_pixels(data, image_size=32, max_pixels=MAX_PIXELS)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(32), max_pixels=MAX_PIXELS)
     if isinstance(result, Pixels):
         assert result.pixels_HWC.shape == (32, 32, 3)
         outcome = None
@@ -159,7 +160,7 @@ def test_no_plugin_that_is_not_wanted_is_even_asked(monkeypatch: pytest.MonkeyPa
         monkeypatch.setitem(Image.OPEN, form, (lambda *a, form=form: asked.append(form), accept))  # type: ignore[dict-item]
         del factory
     for data, _ in CORPUS.values():
-        image_to_pixels(data, image_size=32, max_pixels=MAX_PIXELS)
+        image_to_pixels(data, plan=ImagePlan.squeeze(32), max_pixels=MAX_PIXELS)
     assert "JPEG" in asked
     assert set(asked) <= set(FORMATS)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conf.image_plan import ImagePlan
 from pipeline.images import opening
 from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from tests.pipeline.images.memory_probe import outcome, outcomes, peak_bytes
@@ -76,7 +77,7 @@ def icon_bitmap() -> bytes:
 
 def estimate(data: bytes) -> int:
     """Bytes that decoding is said to take when it is refused."""
-    result = image_to_pixels(data, image_size=32, max_decode_bytes=1)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(32), max_decode_bytes=1)
     assert isinstance(result, ImageProblem)
     assert result.error_type == "too_much_memory"
     return int(float(result.message.split(" MB")[0].rpartition(" ")[2].replace(",", "")) * 1e6)
@@ -148,7 +149,7 @@ def test_what_would_take_too_much_is_refused_by_its_header() -> None:
 
 def test_the_default_holds_a_phones_108_megapixels() -> None:
     data = encode(Image.new("L", (12_000, 9_000), 77), "JPEG")
-    result = image_to_pixels(data, image_size=224)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(224))
     assert isinstance(result, Pixels)
     assert (result.width, result.height) == (12_000, 9_000)
     assert result.pixels_HWC[100, 100].tolist() == [77, 77, 77]
@@ -159,9 +160,9 @@ def test_the_default_holds_a_phones_108_megapixels() -> None:
 
 def test_what_counts_is_what_is_decoded() -> None:
     data = encode(Image.new("L", (4_000, 3_000), 77), "JPEG")
-    small = image_to_pixels(data, image_size=32, max_pixels=500 * 375)
+    small = image_to_pixels(data, plan=ImagePlan.squeeze(32), max_pixels=500 * 375)
     assert isinstance(small, Pixels)
-    refused = image_to_pixels(data, image_size=32, max_pixels=500 * 375 - 1)
+    refused = image_to_pixels(data, plan=ImagePlan.squeeze(32), max_pixels=500 * 375 - 1)
     assert isinstance(refused, ImageProblem)
     assert refused.error_type == "too_many_pixels"
     assert (refused.width, refused.height) == (4_000, 3_000)
@@ -182,7 +183,7 @@ def test_only_the_first_frame_of_an_animation_is_decoded(form: str) -> None:
 def test_the_largest_picture_of_an_icon_is_taken() -> None:
     buffer = io.BytesIO()
     Image.new("RGBA", (64, 64), (10, 200, 30, 255)).save(buffer, "ICO", sizes=[(16, 16), (64, 64), (32, 32)])
-    result = image_to_pixels(buffer.getvalue(), image_size=64)
+    result = image_to_pixels(buffer.getvalue(), plan=ImagePlan.squeeze(64))
     assert isinstance(result, Pixels)
     assert (result.width, result.height) == (64, 64)
     assert result.pixels_HWC[5, 5].tolist() == [10, 200, 30]
@@ -196,6 +197,6 @@ def test_icons_with_bitmaps_are_what_pillow_makes_of_them(mode: str) -> None:
     with Image.open(io.BytesIO(data)) as opened:
         rgba = opened.convert("RGBA")
     expected = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    result = image_to_pixels(data, image_size=32)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(32))
     assert isinstance(result, Pixels)
     np.testing.assert_array_equal(result.pixels_HWC, np.asarray(expected))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from conf.image_plan import ImagePlan
 from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
 from pipeline.images.not_images import describe
 from tests.pipeline.images.memory_probe import outcomes
@@ -61,7 +62,7 @@ CHUNKS = {
 @pytest.mark.parametrize("at_the_end", [False, True], ids=["before", "behind"])
 @pytest.mark.parametrize("name", CHUNKS)
 def test_no_chunk_beside_the_picture_costs_the_picture(name: str, at_the_end: bool) -> None:
-    result = image_to_pixels(with_chunks(*CHUNKS[name], at_the_end=at_the_end), image_size=SIZE)
+    result = image_to_pixels(with_chunks(*CHUNKS[name], at_the_end=at_the_end), plan=ImagePlan.squeeze(SIZE))
     assert isinstance(result, Pixels), result
     np.testing.assert_array_equal(result.pixels_HWC, np.asarray(PICTURE))
 
@@ -77,7 +78,7 @@ def test_a_profile_of_more_than_a_megabyte_is_followed() -> None:
     profile = swapped_profile()
     padded = profile + np.random.default_rng(0).bytes(1_500_000)
     padded = struct.pack(">I", len(padded)) + padded[4:]
-    small, large = (image_to_pixels(png(icc_profile=each), image_size=SIZE) for each in (profile, padded))
+    small, large = (image_to_pixels(png(icc_profile=each), plan=ImagePlan.squeeze(SIZE)) for each in (profile, padded))
     assert isinstance(small, Pixels)
     assert isinstance(large, Pixels)
     np.testing.assert_array_equal(small.pixels_HWC, large.pixels_HWC)
@@ -89,7 +90,7 @@ def test_transparency_of_a_png_is_no_metadata() -> None:
     info.add_text("Comment", "x" * 2_000_000)
     buffer = io.BytesIO()
     Image.new("P", (SIZE, SIZE), 0).save(buffer, "PNG", transparency=0, pnginfo=info)
-    result = image_to_pixels(buffer.getvalue(), image_size=SIZE)
+    result = image_to_pixels(buffer.getvalue(), plan=ImagePlan.squeeze(SIZE))
     assert isinstance(result, Pixels)
     assert result.pixels_HWC.min() == 255
 
@@ -101,7 +102,7 @@ def test_an_avif_with_damaged_exif_is_a_good_image() -> None:
     PICTURE.resize((60, 40)).save(buffer, "AVIF", exif=exif)
     data = buffer.getvalue()
     assert data.count(b"MM\0*") == 1
-    results = [image_to_pixels(each, image_size=SIZE) for each in (data, data.replace(b"MM\0*", b"XXXX"))]
+    results = [image_to_pixels(each, plan=ImagePlan.squeeze(SIZE)) for each in (data, data.replace(b"MM\0*", b"XXXX"))]
     for result in results:
         assert isinstance(result, Pixels), result
         assert (result.width, result.height) == (40, 60)
@@ -134,7 +135,7 @@ SECRET = b"root:x:0:0:hunter2"
 )
 def test_no_message_shows_what_a_file_holds(data: bytes) -> None:
     for end in (len(data), len(data) - 1, 20):
-        result = image_to_pixels(data[:end], image_size=SIZE)
+        result = image_to_pixels(data[:end], plan=ImagePlan.squeeze(SIZE))
         assert isinstance(result, ImageProblem)
         for part in ("root", ":x:", "hunter", "b'", 'b"', "\\x", "password", "sha256"):
             assert part not in result.message
@@ -158,7 +159,7 @@ def test_no_message_shows_what_a_file_holds(data: bytes) -> None:
 )
 def test_what_is_no_image_is_named_by_its_kind(data: bytes, name: str) -> None:
     assert describe(data) == name
-    result = image_to_pixels(data, image_size=SIZE)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(SIZE))
     assert isinstance(result, ImageProblem)
     assert result.error_type == "not_an_image"
     assert name in result.message

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from conf.image_plan import ImagePlan
 from pipeline.images import opening
 from pipeline.images.decode import Pixels, image_to_pixels
 
@@ -111,7 +112,7 @@ def test_the_picture_is_the_right_way_up(form: str, orientation: int) -> None:
     assert upright.size == turned.size
     assert np.abs(expected - np.asarray(turned.resize((SIZE, SIZE), Image.Resampling.BILINEAR))).mean() < 6
 
-    result = image_to_pixels(data, image_size=SIZE)
+    result = image_to_pixels(data, plan=ImagePlan.squeeze(SIZE))
     assert isinstance(result, Pixels), result
     assert (result.width, result.height) == upright.size
     assert np.abs(result.pixels_HWC.astype(int) - expected).max() <= 2

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from conf.image_plan import ImagePlan
 from conf.schema import RetryErrors
 from conf.source import PromptConfig, SourceConfig, SourceKind
 from pipeline.chunk import from_ipc
@@ -62,7 +63,7 @@ def prepared_of(tmp_path: Path, names: tuple[str, ...], **source: Any) -> list[t
     reader = make_reader(config)
     shards = reader.shards(()).shards
     fields = settle(storage, reader, config, shards, begun=False)
-    prepare = PrepareChunk(reader, config.prompt, None, fields, 32, 10_000)
+    prepare = PrepareChunk(reader, config.prompt, None, fields, ImagePlan.squeeze(32), 10_000)
     return [
         (shard.name, from_ipc(chunk["rows"][0].as_buffer()), fields)
         for shard in shards

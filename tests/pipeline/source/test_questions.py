@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from conf.errors import UserError
+from conf.image_plan import ImagePlan
 from conf.vqa import QuestionsConfig, VqaConfig
 from pipeline.chunk import from_ipc
 from pipeline.output.publish import publish_shard
@@ -105,7 +106,7 @@ def answer_tick(config: VqaConfig, root: Storage, tick: Tick) -> None:
     """What a run does for a tick, with "yes" for an answer."""
     job, reader = tick_config(config, tick), TickReader.of(config, root, tick)
     storage = Storage(job.output.path)
-    prepare = PrepareChunk(reader, job.source.prompt, job.source.id_column, (), 32, 10_000)
+    prepare = PrepareChunk(reader, job.source.prompt, job.source.id_column, (), ImagePlan.squeeze(32), 10_000)
     for shard in reader.shards(()).shards:
         for tasks in IndexShard(reader, storage, 10)(pa.Table.from_pylist([shard_task(shard, ())])):
             for chunk in prepare(tasks):
