@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from conf.errors import UserError
 from conf.image_plan import ImagePlan
 from conf.json_file import read_json
-from conf.section import Section, later
+from conf.section import Section
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -265,7 +265,7 @@ class ModelConfig(Section):
     name: str
     family: Literal["scenes", "t5", "bart", "t5gemma2", "latr", "ofa"] = "scenes"
     image_size: Count = Field(description="Side of the square input, pixels; of another input, the longer side.")
-    image_plan: ImagePlan | None = later(None, description="What becomes of a picture; none: that square.")
+    image_plan: ImagePlan | None = Field(None, description="What becomes of a picture; none: that square.")
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     encoder: EncoderConfig

@@ -45,7 +45,7 @@ class Ours:
 
     def request(self, number: int, data: bytes, prompt: str) -> Request:
         """Return what the engine is asked of a picture file; Problem where a job would have an errors row."""
-        pixels = image_to_pixels(data, image_size=self.config.image_size)
+        pixels = image_to_pixels(data, plan=self.config.plan)
         if isinstance(pixels, ImageProblem):
             raise Problem(pixels.message)
         work = RowWork(number, {"sample_id": str(number), "prompt": prompt}, pixels.pixels_HWC, number)

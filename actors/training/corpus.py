@@ -186,7 +186,7 @@ def _has_name(thing: Any) -> bool:
     return isinstance(thing, dict) and isinstance(thing.get("name"), str)
 
 
-def pixels_of(sample: TrainingSample, plan: ImagePlan, prompt: str) -> np.ndarray:
+def pixels_of(sample: TrainingSample, plan: ImagePlan, prompt: str = "") -> np.ndarray:
     """Return the pixels of a sample that can be decoded, whether or not it has been; a plan may draw the prompt."""
     if sample.pixels_HWC is not None:
         return sample.pixels_HWC

@@ -9,6 +9,7 @@ import yaml
 
 from actors.training.corpus import LabelledCorpus
 from actors.training.evaluation import first_samples
+from conf.image_plan import ImagePlan
 from conf.model import read_model_config
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
@@ -126,7 +127,7 @@ def test_labels_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_keys_that_shards_share_are_other_samples(tmp_path: Path) -> None:
     for shard in range(2):
         _own_shard(tmp_path / f"{shard}.tar", *({"captions": [f"text {shard}{n}"]} for n in range(2)))
-    samples = first_samples(LabelledCorpus([str(tmp_path / "*.tar")]), 3, 32)
+    samples = first_samples(LabelledCorpus([str(tmp_path / "*.tar")]), 3, ImagePlan.squeeze(32))
     assert [(s.key, s.record["captions"][0]["text"]) for s in samples] == [
         ("0", "text 00"), ("1", "text 01"), ("0~2", "text 10"),
     ]  # fmt: skip

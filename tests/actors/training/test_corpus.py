@@ -14,11 +14,13 @@ from actors.training.corpus import ImageCorpus, LabelledCorpus, pixels_of
 from actors.training.frozen.unlabelled import read_examples
 from actors.training.scratch.trainer import Trainer
 from conf.errors import UserError
+from conf.image_plan import ImagePlan
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
 
 LABELS = {"captions": ["a square"]}
 SIZE = 32
+PLAN = ImagePlan.squeeze(SIZE)
 
 
 def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -72,7 +74,7 @@ def test_a_well_formed_corpus_gives_what_a_plain_reading_of_its_tar_gives(tmp_pa
         assert all({**question, **own} == own for question, own in zip(record["qa"], sample.record["qa"], strict=True))
         with Image.open(io.BytesIO(image)) as opened:
             size = opened.width
-            np.testing.assert_array_equal(pixels_of(sample, size), np.asarray(opened.convert("RGB")))
+            np.testing.assert_array_equal(pixels_of(sample, ImagePlan.squeeze(size)), np.asarray(opened.convert("RGB")))
 
 
 @pytest.mark.parametrize("folder", ["./", "v1.0/", "./v1.0/", "a.b/c/"])
@@ -100,7 +102,7 @@ def test_pixels_are_the_pipelines(tmp_path: Path) -> None:
         **labelled("glass", encode(Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 0)))),
         **labelled("deep", encode(Image.new("I;16", (SIZE, SIZE), 257 * 100))),
     }
-    turned, glass, deep = (pixels_of(sample, SIZE) for sample in all_samples(write_tar(tmp_path / "x.tar", members)))
+    turned, glass, deep = (pixels_of(sample, PLAN) for sample in all_samples(write_tar(tmp_path / "x.tar", members)))
     assert (turned[0].min(), turned[-1].max()) == (255, 0)
     assert glass.min() == 255
     assert (deep.min(), deep.max()) == (100, 100)
@@ -130,9 +132,9 @@ def test_bad_samples_are_counted_by_reason_and_cost_nothing_else(tmp_path: Path)
     good = {name: data for n in range(5) for name, data in labelled(f"good{n}").items()}
     corpus = LabelledCorpus([write_tar(tmp_path / "x.tar", {**BAD, **good})])
     for _ in range(2):  # what is read again is counted once
-        assert [sample.key for sample in corpus.first(100, SIZE)] == [f"good{n}" for n in range(5)]
+        assert [sample.key for sample in corpus.first(100, PLAN)] == [f"good{n}" for n in range(5)]
         assert counts(corpus) == REASONS
-    assert len(corpus.first(2, SIZE)) == 2
+    assert len(corpus.first(2, PLAN)) == 2
 
 
 def test_training_goes_on_without_them_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +176,7 @@ def test_a_corpus_smaller_than_a_step_is_one_sentence(tmp_path: Path, optimizer:
 def test_a_corpus_without_one_good_sample_is_one_sentence(tmp_path: Path, members: dict[str, bytes]) -> None:
     path = write_tar(tmp_path / "x.tar", members)
     with pytest.raises(UserError, match=r"^no labelled images in .*x\.tar"):
-        LabelledCorpus([path]).first(3, SIZE)
+        LabelledCorpus([path]).first(3, PLAN)
     with pytest.raises(UserError, match="no labelled images"):
         Trainer(tiny_config(tmp_path / "out", path), lambda _: None)
 
@@ -183,7 +185,7 @@ def test_a_cut_shard_keeps_what_came_before_the_cut(tmp_path: Path) -> None:
     path = Path(write_tar(tmp_path / "x.tar", {n: d for k in "abc" for n, d in labelled(k).items()}))
     path.write_bytes(path.read_bytes()[:12_000])
     corpus = LabelledCorpus([str(path)])
-    assert [sample.key for sample in corpus.first(9, SIZE)] == ["a", "b"]
+    assert [sample.key for sample in corpus.first(9, PLAN)] == ["a", "b"]
     assert counts(corpus)["truncated_shard"] == 1
 
 
@@ -206,6 +208,6 @@ def test_odd_objects_and_texts_cost_nothing(tmp_path: Path) -> None:
 
 def test_images_without_labels_are_the_same_images(tmp_path: Path) -> None:
     corpus = ImageCorpus([write_tar(tmp_path / "x.tar", {"v1.0/a.avif": encode(PICTURE, "AVIF"), **BAD})])
-    examples = read_examples(corpus, ["one", "two"], 100, SIZE)
+    examples = read_examples(corpus, ["one", "two"], 100, PLAN)
     assert [example.prompt for example in examples] == ["one", "two"] * 3  # a.avif, and five whole pictures of BAD
     assert counts(corpus) == {"truncated_image": 1, "not_an_image": 1, "no_image": 1}

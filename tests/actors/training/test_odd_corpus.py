@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from actors.training.corpus import ImageCorpus, LabelledCorpus
+from conf.image_plan import ImagePlan
 from tests.odd_corpus import BESIDE, DONE, write_odd_tar
 
 
@@ -14,10 +15,15 @@ def outcome(corpus: ImageCorpus, *, labelled: bool) -> Counter[str]:
     used = 0
     for shard in corpus.shards:
         if isinstance(corpus, LabelledCorpus) and labelled:
-            used += sum(corpus.decoded(shard, sample, 32) is not None for sample in corpus.samples(shard))
+            used += sum(
+                corpus.decoded(shard, sample, ImagePlan.squeeze(32)) is not None for sample in corpus.samples(shard)
+            )
         else:
             raws = corpus.raw(shard)
-            used += sum(corpus.decode(shard, raw.sample.key, raw.image or b"", 32) is not None for raw in raws)
+            used += sum(
+                corpus.decode(shard, raw.sample.key, raw.image or b"", ImagePlan.squeeze(32)) is not None
+                for raw in raws
+            )
     return Counter({DONE: used}) + Counter({part.reason: part.count for part in corpus.left_out})
 
 
