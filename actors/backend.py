@@ -21,8 +21,8 @@ class Backend:
     plan: ImagePlan  # of its images
     device: str  # "cpu", or the GPU's name
     encode_prefix: Callable[[str], tuple[int, ...] | None] = lambda prompt: None  # what its output begins with
-    # (tokens, prompt, width and height) -> what the output says besides words, as JSON
-    read_fields: Callable[[Sequence[int], str, tuple[int, int]], str | None] = lambda token_ids, prompt, size: None
+    # (row's own prefix, tokens, prompt, width and height) -> what the output says besides words, as JSON
+    read_fields: Callable[[Sequence[int] | None, Sequence[int], str, tuple[int, int]], str | None] = lambda *_: None
     enter_thread: Callable[[], object] = lambda: None  # called once in the thread that runs the engines
 
 
@@ -31,7 +31,7 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
     import torch
 
     from actors.engine_factory import make_engine
-    from actors.generation_texts import prefix_of
+    from actors.generation_texts import prefix_of, tokenized
     from actors.model.checkpoint import load_checkpoint
     from actors.model.weights import with_weights
 
@@ -49,11 +49,19 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
             raise ValueError(f"the prompt has {len(token_ids)} tokens, the model takes {max_prompt_tokens}")
         return token_ids
 
+    common_prefix = tokenized(engine.generation, checkpoint.codec).prefix_ids
+
+    def read_fields(
+        own_prefix: Sequence[int] | None, token_ids: Sequence[int], prompt: str, size: tuple[int, int]
+    ) -> str | None:
+        prefix_ids = common_prefix if own_prefix is None else own_prefix
+        return checkpoint.codec.fields((*prefix_ids, *token_ids), prompt, size)
+
     return Backend(
         make_engine=lambda: make_engine(checkpoint, engine),
         encode_prompt=encode_prompt,
         encode_prefix=lambda prompt: prefix_of(prompt, engine.generation, checkpoint.codec),
-        read_fields=checkpoint.codec.fields,
+        read_fields=read_fields,
         decode_tokens=partial(checkpoint.codec.decode, keep_special=keep_special),
         token_texts=partial(checkpoint.codec.pieces, keep_special=keep_special),
         plan=checkpoint.config.plan,

@@ -16,7 +16,8 @@ def tokenized_for(generation: GenerationConfig, model: ModelConfig, checkpoint: 
 
 
 def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfig:
-    """Return the same options in token ids."""
+    """Return the same options in token ids, with the checkpoint's prefix where they have none."""
+    generation = generation.model_copy(update={"decoder_prefix": _prefix_text(generation, codec)})
     changes: dict[str, object] = {}
     if generation.bad_words:
         ids = {spelling for word in generation.bad_words for spelling in _spellings(word, codec)}
@@ -30,10 +31,15 @@ def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfi
 
 def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tuple[int, ...] | None:
     """Return the decoder prefix of a request where it depends on its prompt; None: the engine's."""
-    if PROMPT_PLACE not in generation.decoder_prefix:
+    text = _prefix_text(generation, codec)
+    if PROMPT_PLACE not in text:
         return None
     question = split_words(prompt)[0] if codec.rules.words else prompt
-    return codec.encode(generation.decoder_prefix.replace(PROMPT_PLACE, question))
+    return codec.encode(text.replace(PROMPT_PLACE, question))
+
+
+def _prefix_text(generation: GenerationConfig, codec: TextCodec) -> str:
+    return generation.decoder_prefix or ("" if generation.prefix_ids else codec.rules.decoder_prefix)
 
 
 def _spellings(word: str, codec: TextCodec) -> Sequence[tuple[int, ...]]:

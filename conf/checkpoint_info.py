@@ -20,8 +20,8 @@ from conf.model import (
 _NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds"}
 # Left out of the hash at their defaults, so that it is what it was before they were there.
 _ADDED_LATER = (
-    "image_plan", "text.words_end_ids", "text.qformer", "text.keep_special_tokens", "text.structure", "text.image",
-    "decoder.merged", "decoder.logit_softcap",
+    "image_plan", "prefix_starts", "text.words_end_ids", "text.qformer", "text.decoder_prefix",
+    "text.keep_special_tokens", "text.structure", "text.image", "decoder.merged", "decoder.logit_softcap",
 )  # fmt: skip
 _MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 

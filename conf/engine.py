@@ -75,7 +75,7 @@ class GenerationConfig(Section):
         "is replaced by the sample's prompt.",
     )
     prefix_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (), description="The same as token ids, without the start token; not together with decoder_prefix."
+        (), description="The same as token ids, without a start token; not together with decoder_prefix."
     )
     max_prefix_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Longest prefix of a request, in tokens; none: 32 where it holds `{prompt}`, else its length."

@@ -5,6 +5,7 @@ family is a set of values and not a class.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -241,6 +242,9 @@ class TextRules(Section):
     )
     image: ImageTokens | None = None
     tasks: dict[str, str] = Field({}, description="Task token -> prompt that stands for it; {input} is what follows.")
+    decoder_prefix: str = Field(
+        "", description="What outputs begin with where engine.generation says nothing; {prompt} is the prompt in it."
+    )
     keep_special_tokens: bool = Field(
         False, description="Special tokens are part of an output's text, but for those that start, end or pad it."
     )
@@ -289,12 +293,19 @@ class ModelConfig(Section):
     pad_id: int = 0
     start_id: int = 1
     eos_id: int = 2
+    prefix_starts: bool = Field(
+        False, description="A decoder prefix stands in the place of the start token (Donut); elsewhere it follows it."
+    )
     generation: GenerationDefaults = GenerationDefaults()
 
     @property
     def plan(self) -> ImagePlan:
         """What becomes of a decoded picture before it travels to the model."""
         return self.image_plan or ImagePlan.squeeze(self.image_size)
+
+    def given_ids(self, prefix_ids: Sequence[int] = ()) -> tuple[int, ...]:
+        """Return what the decoder is given before it says anything."""
+        return given_ids(self.start_id, prefix_ids, prefix_starts=self.prefix_starts)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -311,6 +322,11 @@ class ModelConfig(Section):
             if values is not None and len(values) != len(self.exits) - 1:
                 raise ValueError(f"{name} must have {len(self.exits) - 1} values, got {len(values)}")
         return self
+
+
+def given_ids(start_id: int, prefix_ids: Sequence[int], *, prefix_starts: bool) -> tuple[int, ...]:
+    """Return the decoder inputs before the first step, of which there is always one."""
+    return tuple(prefix_ids) if prefix_starts and prefix_ids else (start_id, *prefix_ids)
 
 
 def read_model_config(checkpoint: str | Path) -> ModelConfig:

@@ -120,7 +120,7 @@ def with_checkpoint(config: "JobConfig") -> "tuple[JobConfig, CheckpointInfo]":
     from conf.resolve import image_plan, resolve, rows_of_chunk
 
     info, engine, generation = read_checkpoint_info(config.model.checkpoint), config.engine, config.engine.generation
-    if generation.has_texts:
+    if generation.has_texts or info.model.text.decoder_prefix:
         from actors.generation_texts import tokenized_for
 
         ids = tokenized_for(generation, info.model, config.model.checkpoint)

@@ -22,7 +22,7 @@ class Request:
     pixels_HWC: npt.NDArray[Any]
     prompt_ids: tuple[int, ...]
     max_new_tokens: int | None = None  # tighter than the engine's limit, or none
-    prefix_ids: tuple[int, ...] | None = None  # decoder inputs after the start token; none: the engine's
+    prefix_ids: tuple[int, ...] | None = None  # what the decoder begins with; none: the engine's
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class SchedulerRules:
     decay: Decay | None = None  # how thresholds fall along an output
     forced_eos: bool = False  # the last allowed step would emit the end token, so it is not run at all
     prefix_ids: tuple[int, ...] = ()  # decoder inputs after the start token, of requests that bring none
+    prefix_starts: bool = False  # in the place of the start token
     deep_first: bool = False  # a prefix goes through all layers: nothing computes its deeper features later
     loop: LoopRule | None = None  # when an output repeats itself too much to go on
     max_drafts: int | None = None  # early exits are drafts, and full depth checks them after this many at the latest
@@ -60,6 +61,7 @@ class SchedulerRules:
             decay=resolved.decay,
             forced_eos=model.generation.forced_eos,
             prefix_ids=settings.generation.prefix_ids,
+            prefix_starts=model.prefix_starts,
             deep_first=settings.kv is not KvPolicy.JIT,
             loop=LoopRule.resolve(settings.generation),
             max_drafts=settings.max_drafts if settings.lossless else None,
@@ -77,7 +79,7 @@ class Scheduler:
         self._admission = Admission(
             rules.num_slots, meter.clock,
             num_segments=self.num_segments, max_new_tokens=rules.max_new_tokens, start_id=rules.start_id,
-            prefix_ids=rules.prefix_ids, forced_eos=rules.forced_eos,
+            prefix_ids=rules.prefix_ids, prefix_starts=rules.prefix_starts, forced_eos=rules.forced_eos,
         )  # fmt: skip
         self.slots = self._admission.slots
         self.max_rows = rules.max_rows or rules.num_slots

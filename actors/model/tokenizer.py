@@ -158,8 +158,8 @@ class TextCodec:
         return pieces
 
     def fields(self, token_ids: Sequence[int], prompt: str, size: tuple[int, int]) -> str | None:
-        """Return what an output says besides words, as JSON; None where the model or the prompt's task has no such
-        thing, or where it cannot be written down. `size`: width and height of the original image, in pixels."""
+        """Return what an output, its prefix included, says besides words, as JSON; None where the model or the prompt's
+        task has no such thing, or where it cannot be written down. `size`: the original image's, width first."""
         structure = self.rules.structure
         if structure is None:
             return None

@@ -47,7 +47,7 @@ class BeamEngine:
         self._admission = Admission(
             num_slots, clock,
             num_segments=1, max_new_tokens=generation.max_new_tokens, start_id=own.start_id,
-            prefix_ids=generation.prefix_ids,
+            prefix_ids=generation.prefix_ids, prefix_starts=own.prefix_starts,
         )  # fmt: skip
         self.slots = self._admission.slots
         self._encode_batch = config.tuning.encode_batch

@@ -75,7 +75,7 @@ def generate(
 
 def given_ids(model: MultiExitModel, request: Request, prefix_ids: tuple[int, ...]) -> list[int]:
     """Return the decoder inputs before the first step."""
-    return [model.config.start_id, *(prefix_ids if request.prefix_ids is None else request.prefix_ids)]
+    return list(model.config.given_ids(prefix_ids if request.prefix_ids is None else request.prefix_ids))
 
 
 def verdicts(

@@ -20,7 +20,7 @@ from actors.model.interop.vision_encoder_decoder import trocr_sinusoids
 from actors.model.interop.weight_names import to_ours, to_theirs
 from actors.model.model import MultiExitModel
 from conf.errors import UserError
-from conf.model import ModelConfig, OutputStructure, TextRules, TransformersEncoderConfig
+from conf.model import ModelConfig, TransformersEncoderConfig
 
 MAX_PROMPT_TOKENS = 64
 _BILINEAR = 2  # in Pillow's numbers
@@ -54,6 +54,7 @@ def convert(
         decoder = decoder.model_copy(update={"max_positions": max_new_tokens})
     rules, rule_notes = text_rules(source, family, hf, tokenizer, decoder.vocab_size)
     special = special_tokens(source, hf, family.text_config(hf), tokenizer, decoder.vocab_size)
+    outputs = family.output_rules(source.path, hf, tokenizer, special.start_id)
     layers = tuple(exits) if exits is not None else default_exits(decoder.num_layers)
     mean, std = pixel_statistics(source.processor)
     height, width = family.image_shape(hf, source.processor)
@@ -70,28 +71,30 @@ def convert(
                 image_shape=None if height == width else (height, width),
                 max_prompt_tokens=max_prompt_tokens,
             ),
-            text=with_structure(rules, family.structure(source.path, hf, tokenizer)),
+            text=rules.model_copy(
+                update={
+                    "structure": outputs.structure,
+                    "keep_special_tokens": outputs.keep_special_tokens,
+                    "decoder_prefix": outputs.decoder_prefix,
+                }
+            ),
             decoder=decoder,
             exits=layers,
             untrained_exits=layers[:-1],
             start_id=special.start_id,
             eos_id=special.eos_id,
             pad_id=special.pad_id,
+            prefix_starts=outputs.prefix_starts,
             generation=special.generation,
         )
     except ValueError as error:
         raise UserError(f"the conversion does not fit the source: {_first_reason(error)}") from None
-    notes = [*special.notes, *rule_notes, *preprocessing_notes(config, source.processor)]
+    notes = [*special.notes, *rule_notes, *outputs.notes, *preprocessing_notes(config, source.processor)]
     if family.reads_images and not source.processor:
         notes.append(
             "the source has no preprocessor_config.json: pixels are scaled to -1 .. 1, sizes are the encoder's"
         )
     return Converted(config, to_state(config, hf, family, tensors), tuple(notes))
-
-
-def with_structure(rules: TextRules, structure: OutputStructure | None) -> TextRules:
-    """Return the rules of a model whose outputs have this structure; it is said in special tokens, which stay."""
-    return rules.model_copy(update={"structure": structure, "keep_special_tokens": structure is not None})
 
 
 def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -162,13 +165,6 @@ def preprocessing_notes(config: ModelConfig, processor: Mapping[str, Any]) -> li
         notes.append("images become squares of patches; the source keeps the aspect ratio")
         if config.text.prompt == "bytes":
             notes.append("questions are drawn above the image in Pillow's font, the source draws them in Arial")
-    if (
-        config.encoder.model_type == "vision-encoder-decoder"
-        and config.encoder.hf_config["decoder"].get("model_type") == "mbart"
-    ):
-        notes.append(
-            f"outputs start from token {config.start_id} alone; give a task prompt as engine.generation.decoder_prefix"
-        )
     return notes
 
 

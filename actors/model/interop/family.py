@@ -21,6 +21,21 @@ _CARRIES_NOTHING = (  # of any family: what older versions stored, and every ver
 
 
 @dataclass(frozen=True)
+class OutputRules:
+    """How the outputs of a source begin, and what they hold besides words; as in conf.model."""
+
+    structure: OutputStructure | None = None
+    keep_special_tokens: bool = False
+    decoder_prefix: str = ""
+    prefix_starts: bool = False
+    notes: tuple[str, ...] = ()  # for the user
+
+
+def plain_outputs(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int) -> OutputRules:
+    return OutputRules()
+
+
+@dataclass(frozen=True)
 class Family:
     """One `model_type` of `transformers`. `hf` arguments are its configuration object."""
 
@@ -37,8 +52,9 @@ class Family:
     added_tokens: tuple[str, ...] = ()  # special ones that a processor adds to a tokenizer without them, in order
     reads_images: bool = True  # False: text to text
     frames_prompts: bool = False  # the processor, not the tokenizer, puts tokens around a prompt
-    structure: Callable[[Path, Any, Tokenizer | None], OutputStructure | None] = lambda path, hf, tokenizer: None
     check: Callable[[Mapping[str, Any]], None] = lambda raw: None  # UserError for a config.json it does not take
+    # (source's folder, configuration, tokenizer, start token) -> rules
+    output_rules: Callable[[Path, Any, Tokenizer | None, int], OutputRules] = plain_outputs
     ignored: tuple[str, ...] = field(default=())  # patterns of tensors that carry nothing
 
     def encoder_name(self, theirs: str) -> str | None:

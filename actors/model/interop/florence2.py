@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from actors.model.interop.bart import bart_decoder, bart_names
-from actors.model.interop.family import Family, Tensors, head_is_tied
+from actors.model.interop.family import Family, OutputRules, Tensors, head_is_tied
 from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
 from conf.json_file import read_json
@@ -66,7 +66,7 @@ def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
     return side, side
 
 
-def structure(path: Path, hf: Any, tokenizer: Tokenizer | None) -> OutputStructure:
+def output_rules(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int) -> OutputRules:
     """Return how outputs are read; the processor's file says which phrases grounding leaves out."""
     file = path / "processor_config.json"
     settings = read_json(file, "file") if file.is_file() else {}
@@ -74,7 +74,8 @@ def structure(path: Path, hf: Any, tokenizer: Tokenizer | None) -> OutputStructu
         banned = settings["post_processor_config"]["phrase_grounding"]["banned_grounding_tokens"]
     except (KeyError, TypeError):
         banned = []
-    return OutputStructure(kind="florence2", banned_phrases=sorted({str(phrase) for phrase in banned}))
+    structure = OutputStructure(kind="florence2", banned_phrases=sorted({str(phrase) for phrase in banned}))
+    return OutputRules(structure, keep_special_tokens=True)
 
 
 FAMILY = Family(
@@ -98,5 +99,5 @@ FAMILY = Family(
     image_shape=image_shape,
     frames_prompts=True,
     added_tokens=ADDED_TOKENS,
-    structure=structure,
+    output_rules=output_rules,
 )

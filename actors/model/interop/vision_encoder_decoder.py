@@ -1,20 +1,18 @@
 """VisionEncoderDecoder: any image encoder with an mBART (Donut, Nougat), BART or TrOCR decoder."""
 
 import math
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
+from actors.model.interop import donut
 from actors.model.interop.bart import bart_decoder, bart_names
 from actors.model.interop.family import Family, Tensors, head_is_tied
 from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
-from conf.model import DecoderConfig, OutputStructure, TextRules
+from conf.model import DecoderConfig, TextRules
 
 _STACK, _EMBEDDING = "decoder.model.decoder.", "decoder.model.decoder.embed_tokens.weight"
 
@@ -71,18 +69,6 @@ def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
     return (int(own[0]), int(own[1])) if isinstance(own, list | tuple) else (int(own), int(own))
 
 
-def structure(path: Path, hf: Any, tokenizer: Tokenizer | None) -> OutputStructure | None:
-    """Donut's tags are tokens of its tokenizer: `<s_menu>`; Nougat, of the same classes, has none."""
-    if not is_donut(hf) or tokenizer is None:
-        return None
-    added = (token.content for token in tokenizer.get_added_tokens_decoder().values())
-    return OutputStructure(kind="donut") if any(re.fullmatch("<s_[^>]+>", token) for token in added) else None
-
-
-def is_donut(hf: Any) -> bool:
-    return "donut" in str(hf.encoder.model_type)
-
-
 FAMILY = Family(
     name="bart",
     model_class="VisionEncoderDecoderModel",
@@ -93,6 +79,6 @@ FAMILY = Family(
     text_config=lambda hf: hf.decoder,
     text_rules=lambda hf: TextRules(prompt="none", leading_space=False),
     image_shape=image_shape,
-    structure=structure,
+    output_rules=donut.output_rules,
     prompts=False,
 )

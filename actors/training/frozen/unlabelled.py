@@ -106,7 +106,7 @@ def pack(checkpoint: Checkpoint, examples: Sequence[Example], targets: Targets, 
     config = checkpoint.config
     prompts = [checkpoint.codec.encode_prompt(example.prompt) for example in examples]
     prompt_ids, prompt_segments = _padded(prompts, config.pad_id), _padded([(1,) * len(p) for p in prompts], -1)
-    inputs = _padded([(config.start_id, *target[:-1]) for target in targets], config.pad_id)
+    inputs = _padded([(*config.given_ids(), *target[:-1]) for target in targets], config.pad_id)
     labels, segments = _padded(targets, -100), _padded([(1,) * len(target) for target in targets], -1)
     positions = np.arange(labels.shape[1])[None].repeat(len(targets), 0)
     prompt_positions = np.arange(prompt_ids.shape[1])[None].repeat(len(prompts), 0)
