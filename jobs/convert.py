@@ -39,7 +39,7 @@ def _from_transformers(source: Path, output: Path, options: argparse.Namespace) 
     from actors.model.checkpoint import save_checkpoint
     from actors.model.interop.conversion import MAX_PROMPT_TOKENS, convert
     from actors.model.interop.families import configuration, family_of
-    from actors.model.interop.tokenizer_files import read_tokenizer
+    from actors.model.interop.tokenizer_files import read_tokenizer, read_tokenizer_files
 
     family, hf = family_of(content.config), configuration(content.config)
     tokenizer = read_tokenizer(source, family, hf)
@@ -53,7 +53,7 @@ def _from_transformers(source: Path, output: Path, options: argparse.Namespace) 
     )
     dtype = converted.state["decoder.embedding.weight"].dtype
     qformer = (
-        read_tokenizer(source / QFORMER_TOKENIZER, family, hf.qformer_config) if converted.config.text.qformer else None
+        read_tokenizer_files(source / QFORMER_TOKENIZER, hf.qformer_config) if converted.config.text.qformer else None
     )
     save_checkpoint(output, converted.config, converted.state, tokenizer, dtype, qformer)
     (output / "source").mkdir(exist_ok=True)

@@ -22,7 +22,16 @@ _CLASS_OF_FILE = {
 
 
 def read_tokenizer(path: Path, family: Family, hf: Any) -> Tokenizer:
-    """Return the tokenizer of a source directory, with the tokens that files beside it add; UserError without one.
+    """Return the tokenizer of a source directory, with the tokens that its family adds; UserError without one."""
+    tokenizer = read_tokenizer_files(path, hf)
+    lacking = [token for token in family.added_tokens if tokenizer.token_to_id(token) is None]
+    if tokenizer.get_vocab_size() + len(lacking) <= family.text_config(hf).vocab_size:
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])
+    return tokenizer
+
+
+def read_tokenizer_files(path: Path, hf: Any) -> Tokenizer:
+    """Return the tokenizer of a directory, with the tokens that files beside it add; UserError without one.
 
     No code of the directory is run: vocabularies are converted by the library's own classes.
     """
@@ -33,9 +42,6 @@ def read_tokenizer(path: Path, family: Family, hf: Any) -> Tokenizer:
     else:
         tokenizer, known = _from_vocabulary(path, hf), set[str]()
     _add_tokens(tokenizer, path, known)
-    lacking = [token for token in family.added_tokens if tokenizer.token_to_id(token) is None]
-    if tokenizer.get_vocab_size() + len(lacking) <= family.text_config(hf).vocab_size:
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])
     return tokenizer
 
 
