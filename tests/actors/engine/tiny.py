@@ -7,7 +7,7 @@ from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
 from actors.model.model import MultiExitModel
 from conf.engine import EngineConfig
-from conf.model import DecoderConfig, ModelConfig, RelativeBias, ScenesEncoderConfig
+from conf.model import DecoderConfig, MergedAttention, ModelConfig, RelativeBias, Rope, ScenesEncoderConfig
 
 VARIANTS = {
     "pre_rms": {},
@@ -15,6 +15,15 @@ VARIANTS = {
     "relative": {"positions": "none", "relative_bias": RelativeBias(num_buckets=8, max_distance=16), "attn_scale": 1.0},
     "wide_heads": {"d_head": 12, "ffn": "gated_gelu_new", "head_tied": False, "head_bias": True},
 }
+# Windows shorter than outputs, fewer heads of keys than of queries; cross-attention has no forms to choose from.
+MERGED = {
+    "norm": "unit_offset_rms", "positions": "none", "ffn": "gated_gelu_new", "num_heads": 4, "d_head": 8,
+    "logit_softcap": 4.0,
+    "merged": MergedAttention(
+        num_kv_heads=2, sliding=(True, False, True, True, False), window=4, full_rope=Rope(theta=1000, factor=2),
+        sliding_rope=Rope(theta=100), image_end_id=7,
+    ),
+}  # fmt: skip
 
 
 def tiny_model(
@@ -30,7 +39,7 @@ def tiny_model(
     torch.manual_seed(seed)
     decoder = {
         "num_layers": num_layers, "d_model": 32, "num_heads": 2, "d_head": 16, "d_ff": 48, "d_cross": 32,
-        "vocab_size": vocab_size, "max_positions": 24, **VARIANTS[variant],
+        "vocab_size": vocab_size, "max_positions": 24, **(MERGED if variant == "merged" else VARIANTS[variant]),
     }  # fmt: skip
     config = ModelConfig(
         name="tiny",
@@ -50,6 +59,11 @@ def tiny_model(
         for adapter in model.decoder.adapters.values():
             adapter.weight += 0.2 * torch.randn_like(adapter.weight)  # type: ignore[operator]
         model.decoder.head.weight *= 2.5
+        if variant == "merged":
+            for layer in model.decoder.layers:  # layers speak louder than the token before
+                layer.attn_out_norm.weight += 3  # type: ignore[operator,union-attr]
+                layer.ffn_out_norm.weight += 3  # type: ignore[operator,union-attr]
+            model.decoder.image_end_embedding += torch.randn_like(model.decoder.image_end_embedding)  # type: ignore[arg-type,operator]
         if model.decoder.position_table is not None:
             model.decoder.position_table.weight *= 3
     return model.to(dtype).eval().requires_grad_(False)
