@@ -87,6 +87,8 @@ class Library:
             if self.image_processor.is_vqa:
                 options |= {"text": prompt, "font_bytes": self._font()}
             return dict(self.processor(images=image, **options))
+        if self.model_type == "t5gemma2" and self.processor.boi_token not in prompt:
+            prompt = self.processor.boi_token + prompt  # it refuses images that no prompt asks for
         return dict(self.processor(images=image, text=prompt, return_tensors="pt"))
 
     def _font(self) -> bytes:

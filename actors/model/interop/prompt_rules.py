@@ -26,7 +26,10 @@ def text_rules(
     if tokenizer is None or rules.prompt != "tokens" or family.frames_prompts:
         return rules, notes
     language = _language(source, tokenizer)
-    frame = _language_frame(source, tokenizer, language) if language else _template_frame(tokenizer)
+    if language:
+        frame: Frame | None = _language_frame(source, tokenizer, language)
+    else:
+        frame = _asked_frame(source, tokenizer) or _template_frame(tokenizer)
     if frame is None or any(token_id >= vocab_size for part in frame for token_id in part):
         return rules, notes
     if language:
@@ -38,6 +41,18 @@ def text_rules(
                 f"engine.generation.decoder_prefix={target}"
             )
     return rules.model_copy(update={"prefix_ids": frame[0], "suffix_ids": frame[1]}), notes
+
+
+def _asked_frame(source: Source, tokenizer: Tokenizer) -> Frame | None:
+    """Return what a Gemma tokenizer is asked to add in place of what tokenizer.json says; None: nothing is asked."""
+    settings = tokenizer_settings(source.path)
+    asked = {name: settings.get(f"add_{name}_token") for name in ("bos", "eos")}
+    if not str(settings.get("tokenizer_class", "")).startswith("Gemma") or set(asked.values()) == {None}:
+        return None
+    named = named_tokens(source, tokenizer)
+    ids = {name: named.get(f"{name}_token_id") for name in asked}
+    bos, eos = (() if not asked[name] or ids[name] is None else (ids[name],) for name in ("bos", "eos"))
+    return bos, eos
 
 
 def _template_frame(tokenizer: Tokenizer) -> Frame | None:

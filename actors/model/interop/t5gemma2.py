@@ -107,7 +107,6 @@ def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
 def text_rules(hf: Any) -> TextRules:
     return TextRules(
         leading_space=False,
-        prefix_ids=(hf.encoder.text_config.bos_token_id,),
         image=ImageTokens(
             begin_id=hf.encoder.boi_token_index, image_id=hf.image_token_index, end_id=hf.eoi_token_index
         ),

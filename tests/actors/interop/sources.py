@@ -246,7 +246,7 @@ CASES: dict[str, Case] = {
     "udop": Case(_udop, _udop_inputs, 16, boxes=True, batched=False),
     "florence2": Case(_florence2, _florence2_inputs, 64, gain=1.1),
     "t5gemma2": Case(
-        lambda: t5gemma2.build(VOCAB, LAYERS, final_logit_softcapping=3.0),
+        lambda: t5gemma2.build(VOCAB, LAYERS),
         lambda model, requests: t5gemma2.inputs(model, [r.prompt_ids for r in requests], _pixels(requests)),
         t5gemma2.SIDE, image_id=VOCAB - 1,
     ),

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from tests.actors.interop import t5gemma2
 from tests.actors.interop.sources import _bart_settings, randomise
 
 LAYERS = 3
@@ -93,6 +94,33 @@ def udop_tokenizer() -> Any:
     words = sorted({f"▁{word}" for sentence in _SENTENCES for word in sentence.split()})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     return UdopTokenizer(vocab=[*pieces, *((piece, -3.0 - len(piece) / 9) for piece in (*words, *letters))])
+
+
+def gemma_tokenizer() -> Any:
+    """<bos> text, of pieces that hold their spaces, and the three tokens of an image."""
+    from transformers import GemmaTokenizer
+
+    letters = sorted(set("".join(_SENTENCES)) - {" "})
+    pieces = (
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        "<mask>",
+        "▁",
+        "\n",
+        "\n\n",
+        *letters,
+        "do",
+        "dog",
+        "▁dog",
+        "th",
+        "▁th",
+    )
+    merges = [("\n", "\n"), ("d", "o"), ("do", "g"), ("▁", "dog"), ("t", "h"), ("▁", "th")]
+    images = {"boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>"}
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True, extra_special_tokens=images)
 
 
 def _vit(decoder: Any, height: int = 32, width: int = 32) -> Any:
@@ -232,6 +260,19 @@ def _udop() -> tuple[Any, Any]:
     return model, UdopProcessor(images, tokenizer)
 
 
+def _t5gemma2() -> tuple[Any, Any]:
+    from transformers import Gemma3ImageProcessor, Gemma3Processor
+
+    tokenizer = gemma_tokenizer()
+    side = {"height": t5gemma2.SIDE, "width": t5gemma2.SIDE}  # 896, patches of 14, 256 tokens
+    images = Gemma3ImageProcessor(size=side, resample=2, **HALF)
+    model = t5gemma2.build(
+        len(tokenizer), LAYERS, boi_token_index=tokenizer.boi_token_id, eoi_token_index=tokenizer.eoi_token_id,
+        image_token_index=tokenizer.image_token_id, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    return model, Gemma3Processor(images, tokenizer, image_seq_length=t5gemma2.IMAGE_TOKENS)
+
+
 ZOO: dict[str, Kind] = {
     "trocr": Kind(lambda: _trocr(32, 32)),  # 384, patches of 16
     "lines": Kind(lambda: _trocr(24, 128)),  # a fine-tune that reads lines of 96 x 512
@@ -242,5 +283,6 @@ ZOO: dict[str, Kind] = {
     "pix2struct": Kind(lambda: _pix2struct(vqa=False), gain=1.0),
     "pix2struct_vqa": Kind(lambda: _pix2struct(vqa=True), "How many people are there?", gain=1.0),
     "florence2": Kind(_florence2, "<CAPTION>", gain=1.1),
+    "t5gemma2": Kind(_t5gemma2, "What does the image describe?"),
     "udop": Kind(_udop, "read the text\n100 100 400 200\tThe\n420 110 700 205\ttotal"),
 }
