@@ -21,6 +21,7 @@ class Backend:
     plan: ImagePlan  # of its images
     device: str  # "cpu", or the GPU's name
     encode_prefix: Callable[[str], tuple[int, ...] | None] = lambda prompt: None  # what its output begins with
+    says_prefix: bool = False  # and so does its text
     # (row's own prefix, tokens, prompt, width and height) -> what the output says besides words, as JSON
     read_fields: Callable[[Sequence[int] | None, Sequence[int], str, tuple[int, int]], str | None] = lambda *_: None
     enter_thread: Callable[[], object] = lambda: None  # called once in the thread that runs the engines
@@ -31,7 +32,7 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
     import torch
 
     from actors.engine_factory import make_engine
-    from actors.generation_texts import prefix_of, tokenized
+    from actors.generation_texts import goes_on_from_prompt, prefix_of, tokenized
     from actors.model.checkpoint import load_checkpoint
     from actors.model.weights import with_weights
 
@@ -61,6 +62,7 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
         make_engine=lambda: make_engine(checkpoint, engine),
         encode_prompt=encode_prompt,
         encode_prefix=lambda prompt: prefix_of(prompt, engine.generation, checkpoint.codec),
+        says_prefix=goes_on_from_prompt(engine.generation, checkpoint.codec),
         read_fields=read_fields,
         decode_tokens=partial(checkpoint.codec.decode, keep_special=keep_special),
         token_texts=partial(checkpoint.codec.pieces, keep_special=keep_special),

@@ -8,6 +8,7 @@ from actors.model.word_boxes import split_words
 from conf.engine import PROMPT_PLACE, GenerationConfig
 from conf.errors import UserError
 from conf.model import TOKENIZER_FILE, ModelConfig
+from conf.source import DEFAULT_PROMPT
 
 
 def tokenized_for(generation: GenerationConfig, model: ModelConfig, checkpoint: str | Path) -> GenerationConfig:
@@ -29,9 +30,16 @@ def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfi
     return generation.model_copy(update=changes)
 
 
+def goes_on_from_prompt(generation: GenerationConfig, codec: TextCodec) -> bool:
+    """Return whether a prompt is the beginning of what its output says, as the model has it and no option changes."""
+    return not generation.decoder_prefix and _prefix_text(generation, codec) == PROMPT_PLACE
+
+
 def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tuple[int, ...] | None:
     """Return the decoder prefix of a request where it depends on its prompt; None: the engine's."""
     text = _prefix_text(generation, codec)
+    if goes_on_from_prompt(generation, codec) and prompt == DEFAULT_PROMPT:
+        return ()
     if PROMPT_PLACE not in text:
         return None
     question = split_words(prompt)[0] if codec.rules.words else prompt

@@ -57,7 +57,8 @@ def build_request(backend: Backend, work: RowWork) -> None:
 
 def decode_text(backend: Backend, work: RowWork) -> None:
     assert work.completion is not None
-    work.columns["text"] = backend.decode_tokens(work.completion.token_ids)
+    begun = (work.prefix_ids or ()) if backend.says_prefix else ()
+    work.columns["text"] = backend.decode_tokens((*begun, *work.completion.token_ids))
 
 
 def read_fields(backend: Backend, work: RowWork) -> None:

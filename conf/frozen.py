@@ -6,6 +6,7 @@ from pydantic import Field
 
 from conf.model import Count
 from conf.section import Section
+from conf.source import DEFAULT_PROMPT
 from conf.training import WorkersConfig
 
 NotNegative = Annotated[int, Field(ge=0)]
@@ -29,7 +30,7 @@ class FrozenConfig(Section):
     checkpoint: str = Field(description="Checkpoint directory, for example from deed convert.")
     output: str = Field(description="Run directory: state, log and the checkpoint with trained exits.")
     shards: tuple[str, ...] = Field(description="WebDataset tars with images; texts in them are not looked at.")
-    prompts: tuple[str, ...] = Field(("describe the image",), description="Prompts; every image gets one, in turn.")
+    prompts: tuple[str, ...] = Field((DEFAULT_PROMPT,), description="Prompts; every image gets one, in turn.")
     num_images: Count = Field(2000, description="Most images used.")
     validation_images: Count = Field(
         128,

@@ -93,6 +93,10 @@ class DecoderConfig(Section):
     position_offset: int = Field(0, description="Added to a position before the table is read (BART: 2).")
     embed_scale: float = 1.0
     embed_norm: bool = False
+    token_types: int = Field(0, description="Rows of BERT's table of token types; the first is added to every input.")
+    head_transform: Literal["relu", "gelu", "gelu_new"] | None = Field(
+        None, description="A dense layer with this activation and a norm, between every exit and the head (BERT)."
+    )
     head_tied: bool = True
     head_scale: float = Field(1.0, description="Factor on the head's input (tied T5: d_model ** -0.5).")
     head_bias: bool = False
@@ -180,6 +184,7 @@ class TransformersEncoderConfig(Section):
         "blip-2",
         "instructblip",
         "vision-encoder-decoder",
+        "blip",
     ]
     hf_config: dict[str, Any] = Field(description="config.json of the source, as it was.")
     image_shape: tuple[Count, Count] | None = Field(
@@ -267,7 +272,7 @@ class ModelConfig(Section):
 
     format_version: Literal[1] = 1
     name: str
-    family: Literal["scenes", "t5", "bart", "t5gemma2", "latr", "ofa"] = "scenes"
+    family: Literal["scenes", "t5", "bart", "bert", "gpt2", "t5gemma2", "latr", "ofa"] = "scenes"
     image_size: Count = Field(description="Side of the square input, pixels; of another input, the longer side.")
     image_plan: ImagePlan | None = Field(None, description="What becomes of a picture; none: that square.")
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)

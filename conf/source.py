@@ -17,11 +17,14 @@ class SourceKind(str, Enum):
     MANIFEST = "manifest"
 
 
+DEFAULT_PROMPT = "describe the image"  # no prompt at all to a model whose outputs go on from theirs
+
+
 class PromptConfig(Section):
     """What the model is asked for every image."""
 
     template: str = Field(
-        "describe the image",
+        DEFAULT_PROMPT,
         description="Prompt text; `{column}` is replaced by that column (or JSON field) of the sample, a text or a "
         "number; `{{` and `}}` are braces.",
     )

@@ -51,6 +51,29 @@ def sinusoids(num_positions: int, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width].float()
 
 
+def activate(x: Tensor, name: str) -> Tensor:
+    """Apply an activation by its name in the configuration."""
+    if name == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if name == "gelu_new" else "none")
+
+
+class HeadTransform(nn.Module):
+    """What BERT's heads read in place of a hidden state."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        assert config.head_transform is not None
+        self.activation = config.head_transform
+        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.norm = make_norm(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        y: Tensor = self.norm(activate(self.dense(x), self.activation))
+        return y
+
+
 class FeedForward(nn.Module):
     """Position-wise network; gated variants hold gate and value in one fused matrix [2 * d_ff, D]."""
 
@@ -63,19 +86,14 @@ class FeedForward(nn.Module):
         self.activation = config.ffn.removeprefix("gated_")
         self.inner_norm = nn.LayerNorm(config.d_ff, eps=config.norm_eps) if config.sublayer_norm else None
 
-    def _activate(self, x: Tensor) -> Tensor:
-        if self.activation == "relu":
-            return F.relu(x)
-        return F.gelu(x, approximate="tanh" if self.activation == "gelu_new" else "none")
-
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
             gate, value = self.expand(x).chunk(2, dim=-1)
-            x = self._activate(gate) * value
+            x = activate(gate, self.activation) * value
         elif self.activation == "relu":
             x = linear_relu(self.expand, x)
         else:
-            x = self._activate(self.expand(x))
+            x = activate(self.expand(x), self.activation)
         return self.contract(x if self.inner_norm is None else self.inner_norm(x))
 
 

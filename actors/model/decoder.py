@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from actors.model.blocks import (
     AbsolutePositionBias,
     DecoderLayer,
+    HeadTransform,
     RelativePositionBias,
     attend,
     make_norm,
@@ -48,6 +49,7 @@ class MultiExitDecoder(nn.Module):
                 self.position_table.weight = nn.Parameter(
                     sinusoids(self.position_table.num_embeddings, config.d_model), requires_grad=False
                 )
+        self.token_types = nn.Embedding(config.token_types, config.d_model) if config.token_types else None
         self.embed_norm = make_norm(config) if config.embed_norm else None
         self.image_end_embedding: nn.Parameter | None = None
         if config.merged is not None:
@@ -66,6 +68,7 @@ class MultiExitDecoder(nn.Module):
                 adapter = nn.Linear(config.d_model, config.d_model, bias=False)
                 nn.init.eye_(adapter.weight)
                 self.adapters[str(layer)] = adapter
+        self.head_transform = HeadTransform(config) if config.head_transform else None
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
         if config.head_tied:
             self.head.weight = self.embedding.weight
@@ -85,6 +88,8 @@ class MultiExitDecoder(nn.Module):
         h = self.embedding(token_ids) * self.config.embed_scale
         if self.position_table is not None:
             h = h + self.position_table(positions + self.config.position_offset)
+        if self.token_types is not None:
+            h = h + self.token_types.weight[0]
         return h if self.embed_norm is None else self.embed_norm(h)
 
     def _embed_merged(self, token_ids: Tensor, merged: MergedAttention) -> Tensor:
@@ -99,7 +104,9 @@ class MultiExitDecoder(nn.Module):
             h = self.adapters[str(exit_layer)](h)
         if self.final_norm is not None:
             h = self.final_norm(h)
-        return h * self.config.head_scale if self.config.head_scale != 1.0 else h
+        if self.config.head_scale != 1.0:
+            h = h * self.config.head_scale
+        return h if self.head_transform is None else self.head_transform(h)
 
     def exit_logits(self, exit_layer: int, h: Tensor) -> Tensor:
         """h [..., D] after `exit_layer` layers -> logits [..., V]."""

@@ -13,7 +13,7 @@ _OWN = {
     "latr":   ("latr", "LatrEncoder"),
     "ofa":    ("ofa", "OfaEncoder"),
 }  # fmt: skip
-# model_type -> (module, class)
+# model_type -> (module, class, or function that chooses one)
 _PRETRAINED = {
     "t5":                     ("text_encoder", "TextEncoder"),
     "mt5":                    ("text_encoder", "TextEncoder"),
@@ -26,6 +26,7 @@ _PRETRAINED = {
     "blip-2":                 ("blip2", "Blip2Encoder"),
     "instructblip":           ("blip2", "Blip2Encoder"),
     "vision-encoder-decoder": ("vision", "VisionEncoder"),
+    "blip":                   ("blip", "blip_encoder"),
 }  # fmt: skip
 # model_type of encoders whose token embedding is the decoder's
 _SHARES_EMBEDDING = {
@@ -74,7 +75,7 @@ def make_encoder(config: ModelConfig) -> nn.Module:
         own: nn.Module = getattr(importlib.import_module(f"actors.model.{module}"), name)(config)
         return own
     module, name = _PRETRAINED[config.encoder.model_type]
-    encoder_class = getattr(importlib.import_module(f"actors.model.pretrained.{module}"), name)
+    make = getattr(importlib.import_module(f"actors.model.pretrained.{module}"), name)
     with torch.device("cpu"):  # even where the rest is built without storage: tables are computed in the constructor
-        encoder: nn.Module = encoder_class(config)
+        encoder: nn.Module = make(config)
     return encoder

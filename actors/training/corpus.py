@@ -12,6 +12,7 @@ import numpy as np
 
 from conf.errors import UserError
 from conf.image_plan import ImagePlan
+from conf.source import DEFAULT_PROMPT
 from pipeline.images.decode import ImageProblem, image_to_pixels
 from pipeline.source.left_out import in_words
 from pipeline.source.plan import LeftOut, Shard, sum_left_out
@@ -21,7 +22,6 @@ from pipeline.source.retrying import USUAL_PATIENCE
 from pipeline.source.words_field import word_lines
 from pipeline.text import storable_value
 
-DEFAULT_PROMPT = "describe the image"  # of captions that come without one
 _BAD_LABELS = "must hold `captions` (texts, or text and prompt) or `qa` (question and answer)"
 
 

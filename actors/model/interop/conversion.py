@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,9 @@ def convert(
 ) -> Converted:
     """Convert a source, its adapters starting as the identity; UserError where source and family do not fit."""
     family, hf = family_of(source.config), configuration(source.config)
-    tensors = load_tensors(source, family, hf)
+    tensors = family.turned(load_tensors(source, family, hf))
+    if family.generation is not None:
+        source = replace(source, generation=family.generation(hf))
     decoder = family.decoder(hf, tensors)
     if max_new_tokens is not None and decoder.positions == "none":
         decoder = decoder.model_copy(update={"max_positions": max_new_tokens})
@@ -129,14 +131,6 @@ def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str,
     return state
 
 
-def _head_name(theirs: Mapping[str, Tensor]) -> str:
-    heads = (
-        "lm_head.weight", "lm_head.out_proj.weight", "language_model.lm_head.weight", "decoder.lm_head.weight",
-        "decoder.output_projection.weight",
-    )  # fmt: skip
-    return next(name for name in heads if name in theirs)
-
-
 def default_exits(num_layers: int) -> tuple[int, ...]:
     """Return quarters of the depth: the shared head costs several layers, so a few exits beat one at every layer."""
     return tuple(sorted({max(1, round(num_layers * quarter / 4)) for quarter in (1, 2, 3, 4)}))
@@ -174,7 +168,8 @@ def export(config: ModelConfig, state: Mapping[str, Tensor], files: Path, out: P
         raise UserError(f"a model with the {config.encoder.kind} encoder has no class in transformers")
     raw = config.encoder.hf_config
     family, hf = family_of(raw), configuration(raw)
-    theirs = to_theirs(family.decoder_names(hf, config.decoder), state)
+    names = family.decoder_names(hf, config.decoder)
+    theirs = family.turned(to_theirs(names, state))
     for prefix, ours in family.encoder_prefixes:
         start = f"encoder.{ours}"
         theirs |= {prefix + name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
@@ -182,7 +177,8 @@ def export(config: ModelConfig, state: Mapping[str, Tensor], files: Path, out: P
 
     model = getattr(transformers, family.model_class)(hf)
     if not config.decoder.head_tied:  # the library ties what has two values here
-        model.get_output_embeddings().weight = torch.nn.Parameter(theirs[_head_name(theirs)].clone())
+        head = model.get_submodule(names["decoder.head.weight"][0].removesuffix(".weight"))
+        head.weight = torch.nn.Parameter(state["decoder.head.weight"].clone())
     model.to(state["decoder.embedding.weight"].dtype)
     report = model.load_state_dict(theirs, strict=False)
     assert not report.unexpected_keys, report.unexpected_keys

@@ -1,12 +1,14 @@
 """The supported values of `model_type`."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from actors.model.interop import bart, blip2, florence2, pix2struct, t5, t5gemma2, udop, vision_encoder_decoder
+from actors.model.interop import bart, blip, blip2, florence2, pix2struct, t5, t5gemma2, udop, vision_encoder_decoder
 from actors.model.interop.family import Family
 from conf.errors import UserError
 
-FAMILIES: dict[str, Family] = {
+Choice = Callable[[Mapping[str, Any]], Family]  # by more of config.json than its model_type
+FAMILIES: dict[str, Family | Choice] = {
     "t5": t5.FAMILY,
     "mt5": t5.MT5,
     "bart": bart.BART,
@@ -17,7 +19,8 @@ FAMILIES: dict[str, Family] = {
     "florence2": florence2.FAMILY,
     "blip-2": blip2.BLIP2,
     "instructblip": blip2.INSTRUCTBLIP,
-    "vision-encoder-decoder": vision_encoder_decoder.FAMILY,
+    "vision-encoder-decoder": vision_encoder_decoder.family,
+    "blip": blip.family,
 }
 
 
@@ -25,7 +28,8 @@ def family_of(raw: dict[str, Any]) -> Family:
     """Return the family of a model_type; the UserError for another one names what there is instead."""
     model_type = raw.get("model_type")
     if model_type in FAMILIES:
-        family = FAMILIES[model_type]
+        found = FAMILIES[model_type]
+        family = found if isinstance(found, Family) else found(raw)
         family.check(raw)
         return family
     supported = f"supported are {', '.join(FAMILIES)}"

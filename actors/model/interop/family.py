@@ -39,7 +39,7 @@ def plain_outputs(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: in
 class Family:
     """One `model_type` of `transformers`. `hf` arguments are its configuration object."""
 
-    name: str  # of the decoder's arithmetic: t5, bart
+    name: str  # of the decoder's arithmetic: t5, bart, bert, gpt2
     model_class: str  # in `transformers`
     decoder: Callable[[Any, Tensors], DecoderConfig]
     decoder_names: Callable[[Any, DecoderConfig], NameMap]
@@ -56,6 +56,8 @@ class Family:
     # (source's folder, configuration, tokenizer, start token) -> rules
     output_rules: Callable[[Path, Any, Tokenizer | None, int], OutputRules] = plain_outputs
     ignored: tuple[str, ...] = field(default=())  # patterns of tensors that carry nothing
+    generation: Callable[[Any], dict[str, Any]] | None = None  # what its generate reads, if not generation_config.json
+    transposed: tuple[str, ...] = ()  # patterns of matrices that are stored with their inputs first
 
     def encoder_name(self, theirs: str) -> str | None:
         """Return our name of an encoder tensor; None when it belongs elsewhere."""
@@ -66,6 +68,13 @@ class Family:
 
     def is_ignored(self, theirs: str) -> bool:
         return any(re.fullmatch(pattern, theirs) for pattern in (*_CARRIES_NOTHING, *self.ignored))
+
+    def turned(self, theirs: Tensors) -> dict[str, Tensor]:
+        """Return their tensors with the transposed ones turned: from theirs to ours, and back alike."""
+        return {
+            name: tensor.t() if any(re.fullmatch(pattern, name) for pattern in self.transposed) else tensor
+            for name, tensor in theirs.items()
+        }
 
 
 def activation(name: str, gated: bool = False) -> str:

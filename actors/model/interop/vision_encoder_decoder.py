@@ -1,7 +1,8 @@
-"""VisionEncoderDecoder: any image encoder with an mBART (Donut, Nougat), BART or TrOCR decoder."""
+"""VisionEncoderDecoder: any image encoder with an mBART (Donut, Nougat), BART, TrOCR, GPT-2 or BERT-like decoder."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,12 +10,22 @@ from torch import Tensor
 
 from actors.model.interop import donut
 from actors.model.interop.bart import bart_decoder, bart_names
+from actors.model.interop.bert import bert_decoder, bert_names
 from actors.model.interop.family import Family, Tensors, head_is_tied
+from actors.model.interop.gpt2 import TRANSPOSED, gpt2_decoder, gpt2_names
 from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
 from conf.model import DecoderConfig, TextRules
 
-_STACK, _EMBEDDING = "decoder.model.decoder.", "decoder.model.decoder.embed_tokens.weight"
+_BART_STACK, _BART_EMBEDDING = "decoder.model.decoder.", "decoder.model.decoder.embed_tokens.weight"
+_GPT2_STACK, _GPT2_HEAD = "decoder.transformer.", "decoder.lm_head.weight"
+# model_type -> prefix of the stack, of the head's last layer, its dense layer and norm
+_BERT_LIKE = {
+    "bert": ("decoder.bert.", "decoder.cls.predictions.decoder",
+             ("decoder.cls.predictions.transform.dense", "decoder.cls.predictions.transform.LayerNorm")),
+    "roberta": ("decoder.roberta.", "decoder.lm_head.decoder", ("decoder.lm_head.dense", "decoder.lm_head.layer_norm")),
+}  # fmt: skip
+_BERT_LIKE["xlm-roberta"] = _BERT_LIKE["roberta"]
 
 
 def _head(hf: Any) -> str:
@@ -25,17 +36,15 @@ def _computed_positions(hf: Any) -> bool:
     return hf.decoder.model_type == "trocr" and not hf.decoder.use_learned_position_embeddings
 
 
-def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
+def _bart(hf: Any, theirs: Tensors) -> DecoderConfig:
     text = hf.decoder
-    if text.model_type not in ("mbart", "bart", "trocr"):
-        raise UserError(f"a vision-encoder-decoder with decoder {text.model_type!r} is not supported")
     d_cross = text.d_model  # enc_to_dec_proj is part of our encoder
     if text.model_type == "trocr" and text.cross_attention_hidden_size is not None:
         d_cross = text.cross_attention_hidden_size
     config = bart_decoder(
         text,
         pre_norm=text.model_type == "mbart",
-        tied=head_is_tied(theirs, _head(hf), _EMBEDDING),
+        tied=head_is_tied(theirs, _head(hf), _BART_EMBEDDING),
         bias=False,
         d_cross=d_cross,
         embed_norm=getattr(text, "layernorm_embedding", True),
@@ -45,8 +54,36 @@ def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
     return config
 
 
-def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
-    return bart_names(config, stack=_STACK, embedding=_EMBEDDING, head=_head(hf), bias=None)
+def _bart_names(hf: Any, config: DecoderConfig) -> NameMap:
+    return bart_names(config, stack=_BART_STACK, embedding=_BART_EMBEDDING, head=_head(hf), bias=None)
+
+
+def _gpt2(hf: Any, theirs: Tensors) -> DecoderConfig:
+    return gpt2_decoder(hf.decoder, tied=head_is_tied(theirs, _GPT2_HEAD, f"{_GPT2_STACK}wte.weight"))
+
+
+def _gpt2_names(hf: Any, config: DecoderConfig) -> NameMap:
+    return gpt2_names(config, stack=_GPT2_STACK, head=_GPT2_HEAD)
+
+
+def _bert(hf: Any, theirs: Tensors) -> DecoderConfig:
+    """BERT counts positions from its table's first row, RoBERTa from the one after padding's; RoBERTa's head knows no
+    activation but GELU. Padding inside an output, to which RoBERTa gives no position of its own, has one here."""
+    text, is_bert = hf.decoder, hf.decoder.model_type == "bert"
+    stack, head, _ = _BERT_LIKE[text.model_type]
+    return bert_decoder(
+        text,
+        d_cross=text.hidden_size,
+        tied=head_is_tied(theirs, f"{head}.weight", f"{stack}embeddings.word_embeddings.weight"),
+        token_types=text.type_vocab_size,
+        head_activation=text.hidden_act if is_bert else "gelu",
+        position_offset=0 if is_bert else text.pad_token_id + 1,
+    )
+
+
+def _bert_names(hf: Any, config: DecoderConfig) -> NameMap:
+    stack, head, transform = _BERT_LIKE[hf.decoder.model_type]
+    return bert_names(config, stack=stack, transform=transform, head=head)
 
 
 def trocr_sinusoids(num_rows: int, width: int) -> Tensor:
@@ -69,11 +106,11 @@ def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
     return (int(own[0]), int(own[1])) if isinstance(own, list | tuple) else (int(own), int(own))
 
 
-FAMILY = Family(
+_BART = Family(
     name="bart",
     model_class="VisionEncoderDecoderModel",
-    decoder=decoder,
-    decoder_names=decoder_names,
+    decoder=_bart,
+    decoder_names=_bart_names,
     encoder_prefixes=(("encoder.", "vision."), ("enc_to_dec_proj.", "project.")),
     copies=("decoder.lm_head.weight", "decoder.output_projection.weight"),
     text_config=lambda hf: hf.decoder,
@@ -82,3 +119,32 @@ FAMILY = Family(
     output_rules=donut.output_rules,
     prompts=False,
 )
+_GPT2 = replace(
+    _BART, name="gpt2", decoder=_gpt2, decoder_names=_gpt2_names, copies=(_GPT2_HEAD,), transposed=(TRANSPOSED,)
+)
+_BERT = replace(
+    _BART,
+    name="bert",
+    decoder=_bert,
+    decoder_names=_bert_names,
+    copies=tuple(
+        f"decoder.{name}"
+        for name in (
+            "cls.predictions.bias", "cls.predictions.decoder.weight", "lm_head.bias", "lm_head.decoder.weight"
+        )
+    ),
+)  # fmt: skip
+_BY_DECODER = {
+    "mbart": _BART, "bart": _BART, "trocr": _BART, "gpt2": _GPT2, "bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT,
+}  # fmt: skip
+
+
+def family(raw: Mapping[str, Any]) -> Family:
+    """Return the family that goes with the decoder of a config.json; UserError where it is none of ours."""
+    text = raw.get("decoder")
+    kind = text.get("model_type") if isinstance(text, Mapping) else None
+    if kind not in _BY_DECODER:
+        raise UserError(
+            f"a vision-encoder-decoder with decoder {kind!r} is not supported; supported are {', '.join(_BY_DECODER)}"
+        )
+    return _BY_DECODER[kind]

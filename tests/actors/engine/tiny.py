@@ -11,7 +11,17 @@ from conf.model import DecoderConfig, MergedAttention, ModelConfig, RelativeBias
 
 VARIANTS = {
     "pre_rms": {},
-    "post_layer": {"norm": "layer", "pre_norm": False, "final_norm": False, "attn_bias": True, "ffn_bias": True},
+    "post_layer": {
+        "norm": "layer",
+        "pre_norm": False,
+        "final_norm": False,
+        "attn_bias": True,
+        "ffn_bias": True,
+        "embed_norm": True,
+        "token_types": 2,
+        "head_transform": "gelu",
+        "head_bias": True,
+    },
     "relative": {"positions": "none", "relative_bias": RelativeBias(num_buckets=8, max_distance=16), "attn_scale": 1.0},
     "wide_heads": {"d_head": 12, "ffn": "gated_gelu_new", "head_tied": False, "head_bias": True},
 }
@@ -64,6 +74,9 @@ def tiny_model(
                 layer.attn_out_norm.weight += 3  # type: ignore[operator,union-attr]
                 layer.ffn_out_norm.weight += 3  # type: ignore[operator,union-attr]
             model.decoder.image_end_embedding += torch.randn_like(model.decoder.image_end_embedding)  # type: ignore[arg-type,operator]
+        if model.decoder.head_transform is not None:  # near the identity, or no two exits would ever agree
+            dense = model.decoder.head_transform.dense.weight
+            dense.copy_(torch.eye(len(dense)) + 0.3 * dense)
         if model.decoder.position_table is not None:
             model.decoder.position_table.weight *= 3
     return model.to(dtype).eval().requires_grad_(False)

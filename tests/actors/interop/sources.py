@@ -26,6 +26,12 @@ QFORMER_VOCAB = 31
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
+def _whole_model(model: Any, inputs: dict[str, Any], fed: torch.Tensor) -> tuple[Any, Any]:
+    output = model(**inputs, decoder_input_ids=fed, output_hidden_states=True)
+    output = getattr(output, "language_model_outputs", output)
+    return output.logits, output.decoder_hidden_states
+
+
 @dataclass(frozen=True)
 class Case:
     """`build` gives a model of random weights; `inputs` what its `generate` and `forward` take for requests."""
@@ -39,6 +45,8 @@ class Case:
     qformer: bool = False  # a Q-Former reads the prompt as well
     gain: float = 1.5  # of the random weights: larger speaks more varied and amplifies rounding
     batched: bool = True  # False: the source's own answer depends on the padding of its batch
+    begun: bool = False  # some requests bring what their output goes on from
+    forward: Callable[[Any, dict[str, Any], torch.Tensor], tuple[Any, Any]] = _whole_model  # logits, hidden states
 
 
 def _t5(**changes: Any) -> Any:
@@ -150,14 +158,76 @@ def blip2(kind: str, vocab_size: int = VOCAB, image_token: int = VOCAB - 1) -> A
     return model
 
 
-def _vision(decoder: Any, **encoder: Any) -> Any:
+def _text_decoder(**changes: Any) -> dict[str, Any]:
+    """Settings of a decoder of BERT's kind or GPT-2's, whose configurations speak of hidden layers."""
+    return {
+        "vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": LAYERS, "num_attention_heads": 3,
+        "max_position_embeddings": 48, "is_decoder": True, "add_cross_attention": True, **changes,
+    }  # fmt: skip
+
+
+def _vit_gpt2() -> Any:
+    from transformers import GPT2Config
+
+    return _vision(GPT2Config(**_text_decoder(n_inner=40, bos_token_id=0, eos_token_id=2)))
+
+
+def _vit_gpt2_untied() -> Any:
+    from transformers import GPT2Config
+
+    return _vision(
+        GPT2Config(
+            **_text_decoder(tie_word_embeddings=False, activation_function="relu", bos_token_id=0, eos_token_id=2)
+        )
+    )
+
+
+def _deit_bert() -> Any:
+    """Manga-OCR's kind."""
+    from transformers import BertConfig, DeiTConfig
+
+    deit = DeiTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    decoder = BertConfig(**_text_decoder(intermediate_size=40, pad_token_id=1))
+    return _vision(decoder, deit)  # widths 16 and 24: the states are projected
+
+
+def _swin_roberta() -> Any:
+    from transformers import RobertaConfig, SwinConfig
+
+    swin = SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[1, 2], window_size=4)
+    return _vision(RobertaConfig(**_text_decoder(intermediate_size=40, type_vocab_size=1)), swin)
+
+
+def _beit_xlm_roberta() -> Any:
+    from transformers import BeitConfig, XLMRobertaConfig
+
+    beit = BeitConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    return _vision(XLMRobertaConfig(**_text_decoder(intermediate_size=40, hidden_act="relu")), beit)
+
+
+def _blip(answers: bool) -> Any:
+    from transformers import BlipConfig, BlipForConditionalGeneration, BlipForQuestionAnswering
+
+    text = {**_text_decoder(intermediate_size=40), "bos_token_id": VOCAB - 2, "sep_token_id": 2, "pad_token_id": 1}
+    vision = {
+        "hidden_size": 24 if answers else 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    config = BlipConfig(text_config=text, vision_config=vision)
+    return (BlipForQuestionAnswering if answers else BlipForConditionalGeneration)(config)
+
+
+def _vision(decoder: Any, encoder: Any = None) -> Any:
     from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
 
     vit = ViTConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8,
-        **encoder,
-    )  # fmt: skip
-    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(vit, decoder)
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder or vit, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
     return VisionEncoderDecoderModel(config)
 
@@ -221,6 +291,25 @@ def _vision_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
     return {"pixel_values": _pixels(requests)}
 
 
+def _blip_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
+    """The first token of a caption's prompt is replaced, the last is left out."""
+    begun = torch.tensor([[0, *request.prefix_ids, 2] for request in requests])
+    return {"input_ids": begun, "pixel_values": _pixels(requests)}
+
+
+def _blip_vqa_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
+    return {**_text_inputs(model, requests), "pixel_values": _pixels(requests)}
+
+
+def _blip_forward(model: Any, inputs: dict[str, Any], fed: torch.Tensor) -> tuple[Any, Any]:
+    states = model.vision_model(inputs["pixel_values"]).last_hidden_state
+    if hasattr(model, "text_encoder"):
+        question = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        states = model.text_encoder(**question, encoder_hidden_states=states).last_hidden_state
+    output = model.text_decoder(fed, encoder_hidden_states=states, output_hidden_states=True)
+    return output.logits, output.hidden_states
+
+
 def _pix2struct_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
     from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
@@ -257,7 +346,19 @@ CASES: dict[str, Case] = {
     "trocr_sinusoids": Case(
         lambda: _trocr(use_learned_position_embeddings=False, layernorm_embedding=False, scale_embedding=True,
                        activation_function="relu"), _vision_inputs, 32, prompts=False),
+    "vit_gpt2": Case(_vit_gpt2, _vision_inputs, 32, prompts=False),
+    "vit_gpt2_untied": Case(_vit_gpt2_untied, _vision_inputs, 32, prompts=False),
+    "deit_bert": Case(_deit_bert, _vision_inputs, 32, prompts=False),
+    "swin_roberta": Case(_swin_roberta, _vision_inputs, 32, prompts=False),
+    "beit_xlm_roberta": Case(_beit_xlm_roberta, _vision_inputs, 32, prompts=False),
+    "blip": Case(lambda: _blip(False), _blip_inputs, 32, prompts=False, batched=False, begun=True, gain=2.5,
+                 forward=_blip_forward),
+    "blip_vqa": Case(lambda: _blip(True), _blip_vqa_inputs, 32, batched=False, gain=2.5, forward=_blip_forward),
 }  # fmt: skip
+
+
+# of decoders; they speak louder too, so that a token is not said for ever
+POSITIONS = ("embed_positions", "relative_attention_bias", "wpe.weight", "embeddings.position_embeddings.weight")
 
 
 def randomise(model: nn.Module, seed: int, gain: float = 1.5) -> None:
@@ -267,11 +368,13 @@ def randomise(model: nn.Module, seed: int, gain: float = 1.5) -> None:
         for name, parameter in model.named_parameters():
             scale = gain * parameter[0].numel() ** -0.5 if parameter.dim() >= 2 else 0.1
             noise = scale * torch.randn(parameter.shape, generator=generator)
-            if "embed_positions" in name or "relative_attention_bias" in name:
+            if any(part in name for part in POSITIONS):
                 noise = noise * 4
             if name.endswith(("post_self_attn_layernorm.weight", "post_feedforward_layernorm.weight")):
                 noise = noise + 4  # there, embeddings are scaled up and layers normalised
             parameter.copy_(noise if parameter.dim() >= 2 else parameter + noise)
+            if name.endswith("lm_head.bias"):  # RoBERTa gives padding inside an output no position of its own
+                parameter[1] = -10
         for name, buffer in model.named_buffers():
             if name.endswith("final_logits_bias"):
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
@@ -290,16 +393,18 @@ def make_requests(case: Case, count: int, seed: int) -> list[Request]:
         if case.qformer:
             ids += [VOCAB + int(x) for x in rng.integers(0, QFORMER_VOCAB, rng.integers(1, 4))]
         pixels = rng.integers(0, 256, (case.image_size, case.image_size, 3), dtype=np.uint8)
-        requests.append(Request(i, pixels, tuple(ids)))
+        begun = tuple(map(int, rng.integers(3, VOCAB - 2, i % 3))) if case.begun else None
+        requests.append(Request(i, pixels, tuple(ids), prefix_ids=begun))
     return requests
 
 
 def their_outputs(model: Any, requests: list[Request], case: Case, **options: Any) -> list[list[int]]:
-    """What `generate` says, start token left out; all in one batch where the source allows it."""
+    """What `generate` says, without what it was given; all in one batch where the source allows it."""
     outputs = []
     for group in [requests] if case.batched else [[request] for request in requests]:
         inputs = case.inputs(model, group)
-        outputs += model.generate(**inputs, max_new_tokens=STEPS, do_sample=False, **options)[:, 1:].tolist()
+        given = 1 + len(group[0].prefix_ids or ())
+        outputs += model.generate(**inputs, max_new_tokens=STEPS, do_sample=False, **options)[:, given:].tolist()
     return outputs
 
 
@@ -310,7 +415,11 @@ def language_model(model: Any) -> Any:
 
 def set_end_token(model: Any, requests: list[Request], case: Case) -> int:
     """Make a token the end token that some rows say early and others do not; returns its id."""
-    free = their_outputs(model, requests, case, min_new_tokens=STEPS, forced_eos_token_id=None, eos_token_id=None)
+    if model.config.model_type == "blip":  # its generate says itself what ends an output
+        model.config.text_config.sep_token_id = None
+        free = their_outputs(model, requests, case)
+    else:
+        free = their_outputs(model, requests, case, min_new_tokens=STEPS, forced_eos_token_id=None, eos_token_id=None)
     early = [set(row[1:7]) for row in free]
     counts = {token: sum(token in row for row in early) for token in set().union(*early)}
     forced = model.generation_config.forced_bos_token_id
@@ -319,7 +428,7 @@ def set_end_token(model: Any, requests: list[Request], case: Case) -> int:
     configs += [language_model(model).config, language_model(model).generation_config]
     configs += [getattr(model.config, name) for name in ("text_config", "decoder") if hasattr(model.config, name)]
     for config in configs:
-        config.eos_token_id = eos
+        config.sep_token_id = config.eos_token_id = eos
         if getattr(config, "forced_eos_token_id", None) is not None:
             config.forced_eos_token_id = eos
     return eos

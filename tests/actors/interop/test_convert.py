@@ -20,7 +20,9 @@ from jobs.cli import main
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import CASES, STEPS, make_requests, make_source, their_outputs
 
-FULL = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": STEPS}})
+FULL = EngineConfig.model_validate(
+    {"schedule": "full", "generation": {"max_new_tokens": STEPS, "max_prefix_tokens": 4}}
+)
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,18 @@ ASKED = {  # what the sources ask of `generate` must be what is compared
 
 
 def _engine(**values: Any) -> EngineConfig:
-    return EngineConfig.from_record({"generation": {"max_new_tokens": STEPS}, "schedule": "full", **values})
+    return EngineConfig.from_record(
+        {"generation": {"max_new_tokens": STEPS, "max_prefix_tokens": 4}, "schedule": "full", **values}
+    )
 
 
 def _exit_logits_of_theirs(theirs: Any, hidden: torch.Tensor, ours: MultiExitModel) -> torch.Tensor:
     """The shared head of the source applied to what a middle layer gives."""
+    text = getattr(theirs, "text_decoder", None) or getattr(theirs, "decoder", None)
+    if ours.config.family == "bert":  # their heads are modules that begin with the transform
+        return (text.cls if hasattr(text, "cls") else text.lm_head)(hidden)
+    if ours.config.family == "gpt2":
+        return text.lm_head(text.transformer.ln_f(hidden))
     decoder = theirs.get_decoder() if hasattr(theirs, "get_decoder") else theirs.decoder
     decoder = getattr(decoder, "decoder", decoder)
     decoder = getattr(decoder, "model", decoder)
@@ -91,18 +98,18 @@ def test_tokens_and_logits_equal_those_of_transformers(name: str, tmp_path: Path
 
         with torch.no_grad():
             for group in [work] if case.batched else [[request] for request in work]:
-                said = [[ours.config.start_id, *expected[r.request_id]] for r in group]
-                fed = torch.tensor([[*row, *[ours.config.pad_id] * (STEPS + 1 - len(row))] for row in said])
-                output = theirs(**case.inputs(theirs, group), decoder_input_ids=fed, output_hidden_states=True)
-                output = getattr(output, "language_model_outputs", output)
+                said = [[ours.config.start_id, *(r.prefix_ids or ()), *expected[r.request_id]] for r in group]
+                width = max(map(len, said))
+                fed = torch.tensor([[*row, *[ours.config.pad_id] * (width - len(row))] for row in said])
+                logits, hidden_states = case.forward(theirs, case.inputs(theirs, group), fed)
                 for i, request in enumerate(group):
                     hidden = teacher_forced(ours, said[i], *encode_one(ours, request))
                     for layer in range(1, LAYERS + 1):
                         mine = ours.decoder.exit_logits(layer, hidden[layer - 1][0])
                         if layer == LAYERS:
-                            wanted = output.logits[i, : len(said[i])]
+                            wanted = logits[i, : len(said[i])]
                         else:
-                            middle = output.decoder_hidden_states[layer][i, : len(said[i])]
+                            middle = hidden_states[layer][i, : len(said[i])]
                             wanted = _exit_logits_of_theirs(language_model(theirs), middle, ours).view_as(mine)
                         largest = max(largest, float((mine - wanted).abs().max()))
     assert largest < 1e-4
