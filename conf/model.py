@@ -20,6 +20,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 QFORMER_TOKENIZER_FILE = "qformer_tokenizer.json"
+CAPTION_TASK = "<CAPTION>"  # of models whose prompts are tasks (Florence-2)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 Count = Annotated[int, Field(ge=1)]
@@ -336,6 +337,11 @@ def given_ids(start_id: int, prefix_ids: Sequence[int], *, prefix_starts: bool) 
 
 def read_model_config(checkpoint: str | Path) -> ModelConfig:
     """Return the architecture of a checkpoint directory; UserError when it is missing or not valid."""
+    if is_transformers_directory(checkpoint):
+        raise UserError(
+            f"checkpoint {str(checkpoint)!r} is a model directory of transformers; "
+            "deed convert makes a checkpoint of it"
+        )
     path = Path(checkpoint) / CONFIG_FILE
     for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE):
         if not (path.parent / name).is_file():
@@ -346,17 +352,21 @@ def read_model_config(checkpoint: str | Path) -> ModelConfig:
                 )
             raise UserError(f"checkpoint {str(checkpoint)!r} has no {name}")
     values = read_json(path, "checkpoint config")
-    if isinstance(values, dict) and "model_type" in values:
-        raise UserError(
-            f"checkpoint {str(checkpoint)!r} is a model directory of transformers; "
-            "deed convert makes a checkpoint of it"
-        )
     try:
         return ModelConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"
         raise UserError(f"checkpoint config {str(path)!r} is not valid: {where}: {first['msg']}") from None
+
+
+def is_transformers_directory(path: str | Path) -> bool:
+    """Whether a directory holds a model of `transformers` and not a checkpoint; False where nothing can be read."""
+    try:
+        values = read_json(Path(path) / CONFIG_FILE, "config")
+    except UserError:
+        return False
+    return isinstance(values, dict) and "model_type" in values
 
 
 def pickled_weights(directory: str | Path) -> str | None:

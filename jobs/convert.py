@@ -8,11 +8,15 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from actors.model.interop.conversion import Converted
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed convert", description=__doc__)
-    parser.add_argument("source", help="directory with config.json and model.safetensors; with --to-hf a checkpoint")
+    parser.add_argument("source", help="directory with config.json and weights; with --to-hf a checkpoint")
     parser.add_argument("output", help="directory to write; it must not hold a model yet")
     parser.add_argument("--to-hf", action="store_true", help="write the plain model of a checkpoint for transformers")
     parser.add_argument("--exits", help="layers that may emit a token, e.g. 3,6,9,12 (default: quarters of the depth)")
@@ -28,28 +32,47 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"output {str(output)!r} holds a model already")
     if options.to_hf:
         return _to_transformers(source, output)
-    return _from_transformers(source, output, options)
+    converted = convert_directory(
+        source,
+        output,
+        name=options.name,
+        exits=_layers(options.exits),
+        max_prompt_tokens=options.max_prompt_tokens,
+        max_new_tokens=options.max_new_tokens,
+    )
+    from jobs.shared.convert_summary import describe
+
+    print("\n".join(describe(converted, output)))
+    return 0
 
 
-def _from_transformers(source: Path, output: Path, options: argparse.Namespace) -> int:
-    from actors.model.interop.model_directory import QFORMER_TOKENIZER, SIDE_FILES, read_source
-
+def convert_directory(
+    source: Path,
+    output: Path,
+    *,
+    name: str | None = None,
+    exits: Sequence[int] | None = None,
+    max_prompt_tokens: int | None = None,
+    max_new_tokens: int | None = None,
+) -> "Converted":
+    """Convert a model directory and write the checkpoint; UserError, in one sentence, where that cannot be."""
     quiet()
-    content = read_source(source)
     from actors.model.checkpoint import save_checkpoint
     from actors.model.interop.conversion import MAX_PROMPT_TOKENS, convert
     from actors.model.interop.families import configuration, family_of
+    from actors.model.interop.model_directory import QFORMER_TOKENIZER, SIDE_FILES, read_source
     from actors.model.interop.tokenizer_files import read_tokenizer, read_tokenizer_files
 
+    content = read_source(source)
     family, hf = family_of(content.config), configuration(content.config)
     tokenizer = read_tokenizer(source, family, hf)
     converted = convert(
         content,
         tokenizer,
-        name=options.name or source.resolve().name,
-        exits=_layers(options.exits),
-        max_prompt_tokens=options.max_prompt_tokens or MAX_PROMPT_TOKENS,
-        max_new_tokens=options.max_new_tokens,
+        name=name or source.resolve().name,
+        exits=exits,
+        max_prompt_tokens=max_prompt_tokens or MAX_PROMPT_TOKENS,
+        max_new_tokens=max_new_tokens,
     )
     dtype = converted.state["decoder.embedding.weight"].dtype
     qformer = (
@@ -57,25 +80,11 @@ def _from_transformers(source: Path, output: Path, options: argparse.Namespace) 
     )
     save_checkpoint(output, converted.config, converted.state, tokenizer, dtype, qformer)
     (output / "source").mkdir(exist_ok=True)
-    for name in SIDE_FILES:
-        if (source / name).is_file():
-            (output / "source" / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, output / "source" / name)
-    config = converted.config
-    parameters = sum(tensor.numel() for tensor in converted.state.values())
-    print(
-        f"{content.config['model_type']}: {parameters / 1e6:.1f} M values, {config.decoder.num_layers} decoder layers, "
-        f"input {config.image_size} x {config.image_size}, start {config.start_id}, end {config.eos_id}, "
-        f"pad {config.pad_id}"
-    )
-    for note in converted.notes:
-        print(f"note: {note}")
-    print(
-        f"exits {list(config.untrained_exits)} are untrained: run with engine.schedule=full, or train them with "
-        "deed train and mode=frozen; full depth is the original model"
-    )
-    print(f"checkpoint: {output}")
-    return 0
+    for file in SIDE_FILES:
+        if (source / file).is_file():
+            (output / "source" / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / file, output / "source" / file)
+    return converted
 
 
 def _to_transformers(source: Path, output: Path) -> int:

@@ -55,7 +55,11 @@ def add_source_arguments(parser: argparse.ArgumentParser, example: str) -> None:
         "CSV or JSON manifests, or .txt lists of URLs; globs and URLs too",
     )
     parser.add_argument("--out", metavar="FOLDER", help="where the results go, a folder or URL")
-    parser.add_argument("--checkpoint", metavar="FOLDER", help="the model (default: the shipped one)")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="the model: a checkpoint, or a model directory of transformers (default: the shipped one)",
+    )
     parser.add_argument("--config", help=f"YAML file with the fields of the configuration, for example {example}")
     add_set_argument(parser, ", e.g. source.chunk_rows=64")
 
@@ -70,6 +74,7 @@ def job_config(options: argparse.Namespace) -> "JobConfig":
 def source_config(options: argparse.Namespace, schema: type[Job], more: Mapping[str, object]) -> Job:
     """The same for a command with other short forms: `more` are keys and what was given for them, None for nothing."""
     from conf.load import load_config
+    from jobs.shared.converted_checkpoint import with_own_checkpoint
 
     short: list[str] = []
     if options.config is None:
@@ -83,7 +88,7 @@ def source_config(options: argparse.Namespace, schema: type[Job], more: Mapping[
         short += [*kind, f"source.paths={_quoted(options.sources)}"]
     given = {"output.path": options.out, "model.checkpoint": options.checkpoint, **more}
     short += [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
-    return load_config(options.config, [*short, *options.set], schema)
+    return with_own_checkpoint(load_config(options.config, [*short, *options.set], schema))
 
 
 def kind_of(sources: Sequence[str]) -> str:

@@ -85,8 +85,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["caption", "evaluate", "calibrate"])
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    ("mistake", "command"),
+    [
+        (mistake, command)
+        for mistake in MISTAKES
+        for command in ("caption", "evaluate", "calibrate")
+        if (mistake, command) != ("a model of transformers", "caption")  # which converts it
+    ],
+)
 def test_one_sentence_and_nothing_runs(
     mistake: str, command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

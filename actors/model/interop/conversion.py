@@ -30,11 +30,13 @@ _POSITIONS = "decoder.position_table.weight"
 
 @dataclass(frozen=True)
 class Converted:
-    """`notes` are sentences for the user."""
+    """`believed` says which of contradicting files were believed, `differences` what will not be as in the source:
+    sentences for the user."""
 
     config: ModelConfig
     state: dict[str, Tensor]
-    notes: tuple[str, ...]
+    believed: tuple[str, ...]
+    differences: tuple[str, ...]
 
 
 def convert(
@@ -91,12 +93,13 @@ def convert(
         )
     except ValueError as error:
         raise UserError(f"the conversion does not fit the source: {_first_reason(error)}") from None
-    notes = [*special.notes, *rule_notes, *outputs.notes, *preprocessing_notes(config, source.processor)]
+    believed = (*special.believed, *rule_notes)
+    differences = [*special.differences, *outputs.notes, *preprocessing_notes(config, source.processor)]
     if family.reads_images and not source.processor:
-        notes.append(
+        differences.append(
             "the source has no preprocessor_config.json: pixels are scaled to -1 .. 1, sizes are the encoder's"
         )
-    return Converted(config, to_state(config, hf, family, tensors), tuple(notes))
+    return Converted(config, to_state(config, hf, family, tensors), believed, tuple(differences))
 
 
 def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,12 +24,13 @@ class SpecialTokens:
     eos_id: int
     pad_id: int
     generation: GenerationDefaults
-    notes: tuple[str, ...]  # what was not as it should be, or cannot be followed
+    believed: tuple[str, ...]  # what was not as it should be, and what it was taken for
+    differences: tuple[str, ...]  # what cannot be followed
 
 
 def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | None, vocab_size: int) -> SpecialTokens:
     """Raise UserError for an id that is missing or outside the vocabulary."""
-    notes: list[str] = []
+    notes, differences = list[str](), list[str]()
     asked = _generation(source, hf)
     named = named_tokens(source, tokenizer)
 
@@ -80,22 +81,23 @@ def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | No
         notes.append(f"forced_bos_token_id={eos} is the end token, which would end every output, and is left out")
         forced_bos = None
     if isinstance(asked.get("eos_token_id"), list) and len(asked["eos_token_id"]) > 1:
-        notes.append(f"the source ends outputs at any of {asked['eos_token_id']}; only {eos} is used")
-    return SpecialTokens(start, eos, pad, _defaults(asked, eos, forced_bos, notes), tuple(notes))
+        differences.append(f"the source ends outputs at any of {asked['eos_token_id']}; only {eos} is used")
+    defaults = _defaults(asked, eos, forced_bos, differences)
+    return SpecialTokens(start, eos, pad, defaults, tuple(notes), tuple(differences))
 
 
-def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, notes: list[str]) -> GenerationDefaults:
+def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, differences: list[str]) -> GenerationDefaults:
     forced_eos = _first(asked.get("forced_eos_token_id"))
     if forced_eos is not None and forced_eos != eos:
-        notes.append(f"forced_eos_token_id={forced_eos} is not the end token {eos} and is left out")
+        differences.append(f"forced_eos_token_id={forced_eos} is not the end token {eos} and is left out")
     if (asked.get("num_beams") or 1) > 1:
         beams = asked["num_beams"]
-        notes.append(
+        differences.append(
             f"the source asks for {beams} beams; decoding is greedy unless a job sets "
             f"engine.generation.num_beams={beams} with engine.schedule=full"
         )
     if asked.get("do_sample"):
-        notes.append("the source asks for sampling; decoding here is greedy")
+        differences.append("the source asks for sampling; decoding here is greedy")
     return GenerationDefaults(
         forced_bos_id=forced_bos,
         forced_eos=forced_eos == eos,

@@ -25,7 +25,7 @@ def read_tokenizer(path: Path, family: Family, hf: Any) -> Tokenizer:
     """Return the tokenizer of a source directory, with the tokens that its family adds; UserError without one."""
     tokenizer = read_tokenizer_files(path, hf)
     lacking = [token for token in family.added_tokens if tokenizer.token_to_id(token) is None]
-    if tokenizer.get_vocab_size() + len(lacking) <= family.text_config(hf).vocab_size:
+    if lacking and tokenizer.get_vocab_size() + len(lacking) <= family.text_config(hf).vocab_size:
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in lacking])
     return tokenizer
 

@@ -74,7 +74,7 @@ def test_tokens_and_logits_equal_those_of_transformers(name: str, tmp_path: Path
         path = tmp_path / str(seed)
         save_source(theirs, case, path)
         converted, ours = load_ours(path)
-        assert not [note for note in converted.notes if "_token_id" in note]
+        assert not [note for note in converted.believed if "_token_id" in note]
         assert converted.config.generation == ASKED.get(name, converted.config.generation)
 
         expected = []

@@ -1,0 +1,89 @@
+"""`--checkpoint` that names a model directory of `transformers`: converted into a cache, at full depth."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from conf.engine import Schedule
+from conf.model import CAPTION_TASK, is_transformers_directory, read_model_config
+
+if TYPE_CHECKING:
+    from conf.schema import JobConfig
+
+Job = TypeVar("Job", bound="JobConfig")
+
+FOLDER = ".deed-checkpoints"
+_FORMAT = 1  # goes up when a conversion gives something else
+
+
+def with_own_checkpoint(config: Job) -> Job:
+    """Return the configuration with a checkpoint in place of a `transformers` directory; others as they are.
+
+    Its exits are untrained, so the schedule is `full` unless the user has set one; a model of tasks is asked for a
+    caption unless the user asks something.
+    """
+    source = Path(config.model.checkpoint)
+    if not is_transformers_directory(source):
+        return config
+    checkpoint = converted_checkpoint(source, cache_folder(config.output.path))
+    engine, depth = config.engine, "as engine.schedule says"
+    if "schedule" not in engine.model_fields_set:
+        engine, depth = engine.model_copy(update={"schedule": Schedule.FULL}), "at full depth, as the original does"
+    prompt, asked = config.source.prompt, ""
+    if "template" not in prompt.model_fields_set and CAPTION_TASK in read_model_config(checkpoint).text.tasks:
+        prompt, asked = prompt.model_copy(update={"template": CAPTION_TASK}), f", asked {CAPTION_TASK}"
+    print(f"deed: {source} runs as {checkpoint}, {depth}{asked}; its exits are untrained", file=sys.stderr)
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"checkpoint": str(checkpoint)}),
+            "engine": engine,
+            "source": config.source.model_copy(update={"prompt": prompt}),
+        }
+    )
+
+
+def cache_folder(output: str) -> Path:
+    """Beside a local output, where the machines that share it find it; for an output elsewhere in the user's cache."""
+    if "://" not in output:
+        return Path(output).absolute().parent / FOLDER
+    own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) / "deed" / "checkpoints"
+
+
+def converted_checkpoint(source: Path, cache: Path) -> Path:
+    """Return the conversion of this very source, made now if the cache has none; it is there whole or not at all."""
+    target = cache / f"{source.resolve().name}-{_identity(source)}"
+    if target.is_dir():
+        return target
+    from jobs.convert import convert_directory
+
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache))
+    try:
+        converted = convert_directory(source, unfinished)
+        for note in (*converted.believed, *converted.differences):
+            print(f"deed: note: {note}", file=sys.stderr)
+        unfinished.chmod(0o755)  # a temporary folder is closed to others
+        try:
+            unfinished.rename(target)
+        except OSError:
+            if not target.is_dir():  # another run was faster
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _identity(source: Path) -> str:
+    """Names, sizes and times of the files: reading gigabytes before every run would take longer than converting."""
+    files = [
+        (str(file.relative_to(source)), (stat := file.stat()).st_size, stat.st_mtime_ns)
+        for file in sorted(source.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(source).parts)
+    ]
+    return hashlib.sha256(json.dumps([_FORMAT, files]).encode()).hexdigest()[:12]
