@@ -75,6 +75,7 @@ class Engine:
         return finished
 
     def _encode(self, batch: EncodeBatch) -> list[ActiveSequence]:
+        self.executor.make_room(batch)
         if self._background is not None:
             self._background.start(batch)
             return []

@@ -28,6 +28,9 @@ class Executor(Protocol):
     def capacity_bytes(self) -> int:
         """Return the bytes of its caches."""
 
+    def make_room(self, batch: EncodeBatch) -> None:
+        """Get ready to encode the batch, while nothing is encoded and nothing runs."""
+
     def encode(self, batch: EncodeBatch) -> None:
         """Put the encoder states of the batch into its slots; may be called from a thread of its own."""
 
@@ -58,6 +61,9 @@ class EagerExecutor:
     @property
     def capacity_bytes(self) -> int:
         return self.runner.cache.capacity_bytes
+
+    def make_room(self, batch: EncodeBatch) -> None:
+        self.runner.make_room(batch)
 
     def encode(self, batch: EncodeBatch) -> None:
         self.runner.encode(batch)

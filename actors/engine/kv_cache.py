@@ -13,13 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from actors.model.model import MultiExitModel
 from conf.errors import UserError
 from conf.model import DecoderConfig
+
+USUAL_PROMPT = 64  # caches begin with room for prompts of so many tokens, and grow when a longer one comes
 
 
 @dataclass(slots=True)
 class SlotCache:
-    """Allocated once; `max_context` encoder positions and `max_positions` output positions per slot."""
+    """`num_context` encoder positions and `max_positions` output positions per slot; the former may grow."""
 
     self_kv_LST2I: Tensor  # with merged attention also those of encoder positions
     cross_kv_LSC2I: Tensor  # of the last layers; L is 0 where cross-attention reads the encoder states themselves
@@ -30,23 +33,35 @@ class SlotCache:
 
     @classmethod
     def allocate(
-        cls, config: DecoderConfig, num_slots: int, max_positions: int, max_context: int, *,
+        cls, config: DecoderConfig, num_slots: int, max_positions: int, num_context: int, *,
         num_kv_layers: int, like: Tensor,
     ) -> "SlotCache":  # fmt: skip
         """Allocate it; `like` gives device and dtype, the last `num_kv_layers` have room for cross-attention K/V."""
         layers, width = config.num_layers, config.kv_width
         if config.merged is not None:  # both kinds of keys are in one range of a slot's rows
-            own_rows, num_kv_layers = max_positions + max_context, 0
+            own_rows, num_kv_layers = max_positions + num_context, 0
         else:
             own_rows = max_positions
         return cls(
             self_kv_LST2I=like.new_zeros(layers, num_slots, own_rows, width),
-            cross_kv_LSC2I=like.new_zeros(num_kv_layers, num_slots, max_context, width),
-            context_SCD=like.new_zeros(num_slots, max_context, config.d_cross),
-            context_bias_SC=like.new_full((num_slots, max_context), float("-inf")),
+            cross_kv_LSC2I=like.new_zeros(num_kv_layers, num_slots, num_context, width),
+            context_SCD=like.new_zeros(num_slots, num_context, config.d_cross),
+            context_bias_SC=like.new_full((num_slots, num_context), float("-inf")),
             hidden_STD=like.new_zeros(num_slots, max_positions, config.d_model),
             token_ST=torch.zeros(num_slots, max_positions, dtype=torch.int64, device=like.device),
         )
+
+    @property
+    def num_context(self) -> int:
+        return self.context_SCD.shape[1]
+
+    def grow(self, num_context: int) -> None:
+        """Make room for so many encoder positions; what the slots hold stays."""
+        if self.self_kv_LST2I.shape[2] > self.hidden_STD.shape[1]:  # encoder positions come behind the output's
+            self.self_kv_LST2I = longer(self.self_kv_LST2I, 2, self.hidden_STD.shape[1] + num_context)
+        self.cross_kv_LSC2I = longer(self.cross_kv_LSC2I, 2, num_context)
+        self.context_SCD = longer(self.context_SCD, 1, num_context)
+        self.context_bias_SC = longer(self.context_bias_SC, 1, num_context, float("-inf"))
 
     @property
     def capacity_bytes(self) -> int:
@@ -77,6 +92,24 @@ class SlotCache:
             self.self_kv_LST2I[:, :num_slots] = 0
             self.hidden_STD[:num_slots] = 0
             self.token_ST[:num_slots] = 0
+
+
+def longer(tensor: Tensor, dim: int, length: int, value: float = 0.0) -> Tensor:
+    """Return the tensor with `value` in what it lacks of this length."""
+    shape = list(tensor.shape)
+    shape[dim] = length - shape[dim]
+    return torch.cat([tensor, tensor.new_full(shape, value)], dim)
+
+
+def first_context(model: MultiExitModel) -> int:
+    """Return the encoder positions that caches begin with."""
+    return model.context_for(USUAL_PROMPT)
+
+
+def wider_context(model: MultiExitModel, now: int, prompt_tokens: int) -> int:
+    """Return the encoder positions that caches need for a prompt, `now` if that does; steps are large, to be few."""
+    needed = model.context_for(prompt_tokens)
+    return now if needed <= now else min(model.max_context, max(needed, now * 3 // 2))
 
 
 def slot_bytes(

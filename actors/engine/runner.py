@@ -12,7 +12,7 @@ from actors.engine.batch import Batch, EncodeBatch
 from actors.engine.cross_source import CrossSource
 from actors.engine.encoding import encode_requests
 from actors.engine.exit_gate import ExitStates
-from actors.engine.kv_cache import SlotCache
+from actors.engine.kv_cache import SlotCache, first_context, wider_context
 from actors.engine.layer_runner import LayerRunner
 from actors.engine.merged_layers import MergedLayers
 from actors.engine.separate_layers import SeparateLayers
@@ -50,7 +50,7 @@ class Runner:
         embedding = model.decoder.embedding.weight
         self.device, self.dtype = embedding.device, embedding.dtype
         self.cache = SlotCache.allocate(
-            model.config.decoder, num_slots, self.max_positions, model.max_context,
+            model.config.decoder, num_slots, self.max_positions, first_context(model),
             num_kv_layers=self.cross.num_kv_layers, like=embedding.detach(),
         )  # fmt: skip
         self.layers: LayerRunner = (
@@ -61,12 +61,19 @@ class Runner:
         self._fill = filled_rows if self.layers.is_packed else int
         self.cross_rows_built = 0  # (sequence, layer) pairs whose cross-attention K/V were projected
 
+    def make_room(self, batch: EncodeBatch) -> None:
+        """Let the caches grow where the batch has a prompt that needs it."""
+        longest = max(len(sequence.request.prompt_ids) for sequence in batch.sequences)
+        wanted = wider_context(self.model, self.cache.num_context, longest)
+        if wanted > self.cache.num_context:
+            self.cache.grow(wanted)
+
     @torch.inference_mode()
     def encode(self, batch: EncodeBatch) -> None:
         """Write the encoder states of the batch into its slots."""
         states_BCD, mask_BC = encode_requests(self.model, [sequence.request for sequence in batch.sequences])
         slots = index_tensor([sequence.slot for sequence in batch.sequences], self.device)
-        width, most = states_BCD.shape[1], self.cache.context_SCD.shape[1]
+        width, most = states_BCD.shape[1], self.cache.num_context
         real_B = _real_widths(mask_BC)
         self.cache.context_SCD[slots, :width] = states_BCD
         self.cache.context_bias_SC[slots] = float("-inf")

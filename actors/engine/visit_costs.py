@@ -27,7 +27,7 @@ def measure_visit_costs(
     sizes = sorted({1, max(1, max_rows // 4), max_rows})
     with runner.cache.lent(max_rows), runner.cross.not_learning():
         for size in (sizes[0], sizes[-1], *sizes[1:-1]):
-            rows = _sequences(size, len(exit_layers), runner.max_positions // 2, runner.model.max_context)
+            rows = _sequences(size, len(exit_layers), runner.max_positions // 2, runner.cache.num_context)
             for segment in range(len(exit_layers)):
                 if clock() - start_s > limit_s:
                     break

@@ -49,6 +49,12 @@ class MultiExitModel(nn.Module):
             return int(self.encoder.max_context)
         return self.encoder.patch_positions.shape[0] + self.config.encoder.max_prompt_tokens
 
+    def context_for(self, prompt_tokens: int) -> int:
+        """Return the most encoder positions that a prompt of so many tokens leads to."""
+        if self.config.text.prompt != "tokens" or not getattr(self.encoder, "reads_prompts", True):
+            return self.max_context
+        return self.max_context - max(0, self.config.encoder.max_prompt_tokens - prompt_tokens)
+
     def encode(self, images: Images, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
         if not isinstance(self.encoder, ScenesEncoder):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from actors.engine.encoding import encode_requests
+from actors.engine.kv_cache import first_context, longer, wider_context
 from actors.engine.request import Request
 from actors.engine.visit import index_tensor
 from actors.model.blocks import DecoderLayer, additive, attend
@@ -30,8 +31,8 @@ class BeamRunner:
         self.device, self.dtype = weight.device, weight.dtype
         layers, width = config.num_layers, 2 * config.d_inner
         self.self_kv_LSKT2I = weight.new_zeros(layers, num_slots, num_beams, num_positions, width)
-        self.cross_kv_LSC2I = weight.new_zeros(layers, num_slots, model.max_context, width)
-        self.blocked_SC = weight.new_full((num_slots, model.max_context), float("-inf"))
+        self.cross_kv_LSC2I = weight.new_zeros(layers, num_slots, first_context(model), width)
+        self.blocked_SC = weight.new_full((num_slots, first_context(model)), float("-inf"))
 
     @property
     def capacity_bytes(self) -> int:
@@ -43,6 +44,10 @@ class BeamRunner:
     @torch.inference_mode()
     def encode(self, requests: Sequence[Request], slots_B: Tensor) -> None:
         """Write cross-attention K/V of every layer into the slots of the requests."""
+        now, longest = self.blocked_SC.shape[1], max(len(request.prompt_ids) for request in requests)
+        if (wanted := wider_context(self.model, now, longest)) > now:
+            self.cross_kv_LSC2I = longer(self.cross_kv_LSC2I, 2, wanted)
+            self.blocked_SC = longer(self.blocked_SC, 1, wanted, float("-inf"))
         states_BCD, mask_BC = encode_requests(self.model, requests)
         width = states_BCD.shape[1]
         self.blocked_SC[slots_B] = float("-inf")

@@ -6,12 +6,13 @@ import itertools
 import pytest
 import torch
 
+from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.engine import Engine
 from actors.engine.kv_cache import slot_bytes
 from actors.engine.oracles.reference import generate
 from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import FinishReason
-from conf.engine import Gate, Schedule
+from conf.engine import EngineConfig, Gate, Schedule
 from conf.errors import UserError
 from conf.resolve import resolve
 from tests.actors.engine.tiny import config, requests, run, tiny_model
@@ -143,3 +144,38 @@ def test_nothing_is_kept_of_sequences_that_are_done() -> None:
         gc.collect()
         objects.append(len(gc.get_objects()))
     assert objects[-1] - objects[1] < 25  # one kept for each sequence would be 100
+
+
+@pytest.mark.parametrize(("variant", "cross"), [("pre_rms", "projected"), ("pre_rms", "absorbed"), ("merged", "auto")])
+def test_a_long_prompt_makes_caches_grow_and_no_text_change(
+    variant: str, cross: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(variant)
+    work = sorted(requests(20, 3), key=lambda request: len(request.prompt_ids))
+    settings = config(exits=(1, 3, 5), thresholds=(0.3, 0.4), cross=cross)
+    waits = [2] * len(work)
+    roomy = Engine(model, settings)
+    expected = run(roomy, work, waits)
+    monkeypatch.setattr("actors.engine.kv_cache.USUAL_PROMPT", 1)
+    narrow = Engine(model, settings)
+    start, cache = narrow.executor.capacity_bytes, narrow.executor.runner.cache
+    assert cache.num_context == model.max_context - 8
+    done = run(narrow, work, waits)
+    assert {i: (c.token_ids, c.exit_layers) for i, c in done.items()} == {
+        i: (c.token_ids, c.exit_layers) for i, c in expected.items()
+    }
+    assert cache.num_context == model.max_context
+    assert start < narrow.take_stats().kv_cache_bytes == roomy.take_stats().kv_cache_bytes
+
+
+def test_a_long_prompt_makes_caches_of_beams_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = sorted(requests(8, 3), key=lambda request: len(request.prompt_ids))
+    generation = {"max_new_tokens": 8, "num_beams": 3}
+    settings = EngineConfig.model_validate({"schedule": "full", "num_slots": 3, "generation": generation})
+    expected = run(BeamEngine(MODEL, settings), work)
+    monkeypatch.setattr("actors.engine.kv_cache.USUAL_PROMPT", 1)
+    narrow = BeamEngine(MODEL, settings)
+    start = narrow.runner.capacity_bytes
+    done = run(narrow, work)
+    assert {i: c.token_ids for i, c in done.items()} == {i: c.token_ids for i, c in expected.items()}
+    assert narrow.runner.capacity_bytes > start
