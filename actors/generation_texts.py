@@ -46,6 +46,12 @@ def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tu
     return codec.encode(text.replace(PROMPT_PLACE, question))
 
 
+def prefix_ids_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tuple[int, ...]:
+    """Return what the output of a request begins with, whether or not that depends on its prompt."""
+    own = prefix_of(prompt, generation, codec)
+    return tokenized(generation, codec).prefix_ids if own is None else own
+
+
 def _prefix_text(generation: GenerationConfig, codec: TextCodec) -> str:
     return generation.decoder_prefix or ("" if generation.prefix_ids else codec.rules.decoder_prefix)
 

@@ -57,4 +57,7 @@ class CalibrateConfig(LabelledConfig):
     exits: tuple[int, ...] | None = Field(
         None, description="Exits to use, ending with full depth; none: all trained ones."
     )
+    decoder_prefix: str = Field(
+        "", description="What outputs begin with, as engine.generation.decoder_prefix; none: what the checkpoint says."
+    )
     num_slots: Count = Field(32, description="Sequences in flight while candidates are checked.")

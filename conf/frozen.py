@@ -39,6 +39,10 @@ class FrozenConfig(Section):
     test_images: Count = Field(
         128, description="Of these, images held out to report on, by which nothing is chosen; half of all at most."
     )
+    decoder_prefix: str = Field(
+        "",
+        description="What outputs begin with, as engine.generation.decoder_prefix will say; they are learned after it.",
+    )
     max_new_tokens: Count = Field(32, description="Longest output learned from.")
     risk: Annotated[float, Field(ge=0, le=1)] = Field(
         0.005, description="Thresholds are set for this rate of disagreement with full depth, per exit."

@@ -50,6 +50,11 @@ class DataConfig(Section):
     words_field: str = Field(
         "sign.plates", description="Where a sample's record has the words in its image; read by architecture.kind=latr."
     )
+    decoder_prefix: str = Field(
+        "",
+        description="What outputs begin with; `{prompt}` is the prompt in it. Targets are learned after it, and the "
+        "checkpoint's outputs begin with it.",
+    )
     prompt_tokens: Count = Field(48, description="Prompt tokens packed per image. Larger: more questions per image.")
     target_tokens: Count = Field(56, description="Target tokens packed per image, a caption first, answers after it.")
     shuffle_shards: Count = Field(4, description="Shards mixed in memory at once.")

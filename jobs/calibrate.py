@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     if labelled.left_out:
         print(sentence(labelled.left_out, "not scored"), file=sys.stderr)
     exits = config.exits or labelled.checkpoint.config.exits
-    recording = record_labelled(labelled)
+    recording = record_labelled(labelled, config.decoder_prefix)
     print(f"{len(recording.confidence_NE)} tokens of {len(labelled.samples)} images recorded at exits {list(exits)}")
     print(HEADER)
     chosen = choose_thresholds(labelled, recording, exits, config, print_row)

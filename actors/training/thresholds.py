@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from actors.generation_texts import prefix_ids_of
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import MultiExitModel, PackedBatch
 from actors.training.evaluation import Labelled
@@ -77,10 +78,13 @@ def thresholds_at_risk(recording: Recording, risk: float, exits: tuple[int, ...]
     return tuple(thresholds)
 
 
-def record_labelled(labelled: Labelled) -> Recording:
-    """Record what every exit says of the labels of all samples."""
+def record_labelled(labelled: Labelled, decoder_prefix: str = "") -> Recording:
+    """Record what every exit says of the labels of all samples, which begin with the prefix."""
     checkpoint, config, samples = labelled.checkpoint, labelled.config, labelled.samples
-    data = DataConfig(train=config.shards, validation=config.shards, words_field=config.words_field)
+    data = DataConfig(
+        train=config.shards, validation=config.shards, words_field=config.words_field,
+        decoder_prefix=decoder_prefix,
+    )  # fmt: skip
     packer, device = Packer(checkpoint.codec, checkpoint.config, data, 0), torch.device("cpu")
     groups = [samples[i : i + _BATCH_IMAGES] for i in range(0, len(samples), _BATCH_IMAGES)]
     return record(checkpoint.model, (packer.pack(group, packer.choose(group, 0), device) for group in groups))
@@ -99,13 +103,16 @@ def choose_thresholds(
     all_exits = checkpoint.config.exits
     columns = tuple(all_exits.index(layer) for layer in exits)
     candidates = {f"risk {risk:g}": thresholds_at_risk(recording, risk, columns) for risk in config.risks}
-    generation = GenerationConfig(max_new_tokens=min(_LONGEST, checkpoint.config.decoder.max_positions))
+    samples = labelled.samples[: config.check_images]
+    items = labelled.items(samples)
+    prefix = GenerationConfig(decoder_prefix=config.decoder_prefix)
+    room = max((len(prefix_ids_of(item.prompt, prefix, checkpoint.codec)) for item in items), default=0)
+    longest = min(_LONGEST, checkpoint.config.decoder.max_positions - room)
+    generation = prefix.model_copy(update={"max_prefix_tokens": room, "max_new_tokens": longest})
     engines = [
         (label, EngineConfig(exits=exits, thresholds=thresholds, num_slots=config.num_slots, generation=generation))
         for label, thresholds in candidates.items()
     ]
-    samples = labelled.samples[: config.check_images]
-    items = labelled.items(samples)
     full, *rows = sweep(checkpoint, samples, items, engines[0][1], engines, on_row, config.words_field)
     kept = [row for row in rows if points_lost(full, row) <= config.max_points_lost]
     if not kept:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.generation_texts import prefix_ids_of
 from actors.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from actors.model.model import MultiExitModel
 from actors.training import state
@@ -27,7 +28,7 @@ from actors.training.frozen.distillation import distillation_losses, features, g
 from actors.training.frozen.unlabelled import Corpus, Targets, digest, own_targets, read_examples
 from actors.training.workers import Workers
 from conf.checkpoint_info import read_checkpoint_info
-from conf.engine import Gate
+from conf.engine import Gate, GenerationConfig
 from conf.errors import UserError
 from conf.frozen import FrozenConfig
 
@@ -88,7 +89,11 @@ class FrozenTrainer:
         """Return the images to learn from, to choose by, and to report on."""
         config = self.config
         corpus = ImageCorpus(config.shards)
-        examples = read_examples(corpus, config.prompts, config.num_images, self.checkpoint.config.plan)
+        prefix = GenerationConfig(decoder_prefix=config.decoder_prefix)
+        examples = read_examples(
+            corpus, config.prompts, config.num_images, self.checkpoint.config.plan,
+            lambda prompt: prefix_ids_of(prompt, prefix, self.checkpoint.codec),
+        )  # fmt: skip
         self.left_out = corpus.left_out
         if len(examples) < 3:
             raise UserError(f"frozen training needs at least 3 readable images, got {len(examples)}")

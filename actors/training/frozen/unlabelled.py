@@ -1,7 +1,7 @@
 """Images without labels -> what the model itself says of them at full depth, the target of frozen training."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,11 @@ Targets = list[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Example:
-    """One image and the prompt it gets."""
+    """One image, the prompt it gets, and what its output is given to begin with."""
 
     image: bytes
     prompt: str
+    prefix_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,18 @@ class Corpus:
         return sum(len(self.targets[i]) for i in indices)
 
 
-def read_examples(corpus: ImageCorpus, prompts: Sequence[str], count: int, plan: ImagePlan) -> list[Example]:
+def read_examples(
+    corpus: ImageCorpus, prompts: Sequence[str], count: int, plan: ImagePlan,
+    prefix_of: Callable[[str], tuple[int, ...]] = lambda prompt: (),
+) -> list[Example]:  # fmt: skip
     """Return the first `count` images that can be read; UserError when there are none."""
+    asked = [(prompt, prefix_of(prompt)) for prompt in prompts]
     examples: list[Example] = []
     for shard in corpus.shards:
         for raw in corpus.raw(shard):
             assert raw.image is not None
             if corpus.decode(shard, raw.sample.key, raw.image, plan) is not None:
-                examples.append(Example(raw.image, prompts[len(examples) % len(prompts)]))
+                examples.append(Example(raw.image, *asked[len(examples) % len(asked)]))
             if len(examples) == count:
                 return examples
     if not examples:
@@ -65,10 +70,11 @@ def read_examples(corpus: ImageCorpus, prompts: Sequence[str], count: int, plan:
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """Return the SHA-256 of images and prompts in their order."""
+    """Return the SHA-256 of images, prompts and prefixes in their order."""
     whole = hashlib.sha256()
     for example in examples:
-        for part in (example.image, example.prompt.encode()):
+        prefix = (repr(example.prefix_ids).encode(),) if example.prefix_ids else ()
+        for part in (example.image, example.prompt.encode(), *prefix):
             whole.update(hashlib.sha256(part).digest())
     return whole.hexdigest()
 
@@ -87,8 +93,11 @@ def engine_config(num_slots: int, max_new_tokens: int, **values: object) -> Engi
 
 def decode(checkpoint: Checkpoint, examples: Sequence[Example], config: EngineConfig) -> list[Completion]:
     """Return what the engine says of every example, in order."""
+    room = {"max_prefix_tokens": max((len(example.prefix_ids) for example in examples), default=0)}
+    config = config.model_copy(update={"generation": config.generation.model_copy(update=room)})
+    plan, encode = checkpoint.config.plan, checkpoint.codec.encode_prompt
     requests = (
-        Request(i, pixels_of(example, checkpoint.config.plan), checkpoint.codec.encode_prompt(example.prompt))
+        Request(i, pixels_of(example, plan), encode(example.prompt), prefix_ids=example.prefix_ids)
         for i, example in enumerate(examples)
     )
     return drain(Engine(checkpoint.model, config), requests, ahead=2 * config.num_slots)
@@ -102,12 +111,14 @@ def own_targets(checkpoint: Checkpoint, examples: Sequence[Example], num_slots: 
 
 
 def pack(checkpoint: Checkpoint, examples: Sequence[Example], targets: Targets, device: torch.device) -> PackedBatch:
-    """One prompt and one target per row; label -100 marks padding."""
+    """One prompt and one target per row; label -100 marks padding and what the decoder is given."""
     config = checkpoint.config
     prompts = [checkpoint.codec.encode_prompt(example.prompt) for example in examples]
     prompt_ids, prompt_segments = _padded(prompts, config.pad_id), _padded([(1,) * len(p) for p in prompts], -1)
-    inputs = _padded([(*config.given_ids(), *target[:-1]) for target in targets], config.pad_id)
-    labels, segments = _padded(targets, -100), _padded([(1,) * len(target) for target in targets], -1)
+    given = [config.given_ids(example.prefix_ids) for example in examples]
+    inputs = _padded([(*g, *target[:-1]) for g, target in zip(given, targets, strict=True)], config.pad_id)
+    rows = [(*(-100,) * (len(g) - 1), *target) for g, target in zip(given, targets, strict=True)]
+    labels, segments = _padded(rows, -100), _padded([(1,) * len(row) for row in rows], -1)
     positions = np.arange(labels.shape[1])[None].repeat(len(targets), 0)
     prompt_positions = np.arange(prompt_ids.shape[1])[None].repeat(len(prompts), 0)
     images = image_batch([pixels_of(example, config.plan) for example in examples], device)

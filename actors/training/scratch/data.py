@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from actors.generation_texts import prefix_ids_of
 from actors.model.image_batch import image_batch
 from actors.model.model import PackedBatch
 from actors.model.tokenizer import TextCodec, train_tokenizer
 from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
+from conf.engine import GenerationConfig
 from conf.model import ModelConfig
 from conf.training import DataConfig, TokenizerConfig
 from pipeline.source.words_field import word_lines
@@ -49,6 +51,12 @@ class Pair:
     prompt_text: str
     prompt: tuple[int, ...]
     target: tuple[int, ...]
+    prefix: tuple[int, ...] = ()  # what the output is given to begin with
+
+    @property
+    def room(self) -> int:
+        """Return the target tokens it takes: its prefix, its text and the end token."""
+        return len(self.prefix) + len(self.target) + 1
 
 
 class Packer:
@@ -56,6 +64,7 @@ class Packer:
 
     def __init__(self, codec: TextCodec, model: ModelConfig, data: DataConfig, seed: int) -> None:
         self.codec, self.model, self.data, self.seed = codec, model, data, seed
+        self._generation = GenerationConfig(decoder_prefix=data.decoder_prefix)
         self.packs_prompts = model.encoder.kind == "scenes"  # other encoders read one prompt per pass
 
     def choose_pairs(self, sample: TrainingSample, epoch: int) -> list[Pair]:
@@ -70,11 +79,13 @@ class Packer:
         prompt_room, target_room = self.data.prompt_tokens, self.data.target_tokens
         for prompt_text, target_text in texts:
             prompt = self.codec.encode_prompt(prompt_text + words, self.model.encoder.max_prompt_tokens)
-            target = self.codec.encode(target_text)[: self.model.decoder.max_positions - 1]
-            if len(prompt) <= prompt_room and len(target) + 1 <= target_room:
-                pairs.append(Pair(prompt_text, prompt, target))
+            prefix = prefix_ids_of(prompt_text, self._generation, self.codec)
+            target = self.codec.encode(target_text)[: max(0, self.model.decoder.max_positions - 1 - len(prefix))]
+            pair = Pair(prompt_text, prompt, target, prefix)
+            if len(prompt) <= prompt_room and pair.room <= target_room:
+                pairs.append(pair)
                 prompt_room -= len(prompt)
-                target_room -= len(target) + 1
+                target_room -= pair.room
         return pairs
 
     def choose(self, samples: Sequence[TrainingSample], epoch: int) -> list[list[Pair]]:
@@ -84,7 +95,7 @@ class Packer:
     def pack(
         self, samples: Sequence[TrainingSample], pairs: Sequence[Sequence[Pair]], device: torch.device
     ) -> PackedBatch:
-        """Return the batch of every sample with its pairs; label -100 marks padding."""
+        """Return the batch of every sample with its pairs; label -100 marks padding and what the decoder is given."""
         config = self.model
         if not self.packs_prompts:
             each = [(sample, [pair]) for sample, own in zip(samples, pairs, strict=True) for pair in own]
@@ -95,7 +106,9 @@ class Packer:
             prompt_row, target_row = [], []
             for segment, pair in enumerate(sample_pairs, start=1):
                 prompt_row += [(token, i, segment) for i, token in enumerate(pair.prompt)]
-                steps = zip((config.start_id, *pair.target), (*pair.target, config.eos_id), strict=True)
+                given = config.given_ids(pair.prefix)
+                labels = (*(-100,) * (len(given) - 1), *pair.target, config.eos_id)
+                steps = zip((*given, *pair.target), labels, strict=True)
                 target_row += [(token, label, i, segment) for i, (token, label) in enumerate(steps)]
             prompts.append(prompt_row)
             targets.append(target_row)

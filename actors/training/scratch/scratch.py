@@ -6,14 +6,18 @@ from actors.model.encoder import ScenesEncoder
 from actors.model.model import MultiExitModel
 from actors.training.scratch.paper_style import paper_style_config
 from conf.model import DecoderConfig, ModelConfig, ScenesEncoderConfig
-from conf.training import TrainConfig
+from conf.training import ArchitectureConfig, TrainConfig
 
 
 def model_config(config: TrainConfig, vocab_size: int) -> ModelConfig:
-    """Return the architecture that the training configuration describes."""
+    """Return the architecture that the training configuration describes, with the prefix its outputs begin with."""
     a = config.architecture
-    if a.kind != "scenes":
-        return paper_style_config(a, vocab_size)
+    model = _scenes_config(a, vocab_size) if a.kind == "scenes" else paper_style_config(a, vocab_size)
+    text = model.text.model_copy(update={"decoder_prefix": config.data.decoder_prefix})
+    return model.model_copy(update={"text": text})
+
+
+def _scenes_config(a: ArchitectureConfig, vocab_size: int) -> ModelConfig:
     return ModelConfig(
         name=a.name,
         image_size=a.image_size,
