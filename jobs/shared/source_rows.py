@@ -84,7 +84,7 @@ def thumbnail(data: bytes) -> bytes | None:
     """Return a JPEG of at most 320 pixels a side; None for bytes that are no readable image."""
     from pipeline.images.decode import ImageProblem, decode_upright
 
-    decoded = decode_upright(data, _shrunk, result_px=_PREVIEW_PX)
+    decoded = decode_upright(data, _shrunk, result=_PREVIEW_PX)
     if isinstance(decoded, ImageProblem):
         return None
     stream = io.BytesIO()

@@ -85,9 +85,10 @@ def image_to_pixels(
     """Decode one image; never raises for anything the bytes contain. `texts` are what the plan draws, if it draws."""
     if not data:
         return ImageProblem("empty_image", "the image has zero bytes")
-    result_px = max(plan.shape) if plan.scaled_decode and plan.shape is not None else None
-    shrink = partial(_squeezed, image_size=result_px) if plan.squeezes and result_px is not None else _whole
-    decoded = decode_upright(data, shrink, result_px=result_px, limits=Limits(max_pixels, max_decode_bytes))
+    side = max(plan.shape) if plan.scaled_decode and plan.shape is not None else None
+    shrink = partial(_squeezed, image_size=side) if plan.squeezes and side is not None else _whole
+    limits = Limits(max_pixels, max_decode_bytes)
+    decoded = decode_upright(data, shrink, result=plan if side is None else side, limits=limits)
     if isinstance(decoded, ImageProblem):
         return decoded
     try:
@@ -97,17 +98,26 @@ def image_to_pixels(
     return Pixels(arrays, decoded.width, decoded.height, hashlib.sha256(data).hexdigest())
 
 
-def decode_upright(
-    data: bytes, shrink: Callable[[Image.Image], Image.Image], *, result_px: int | None, limits: Limits = DEFAULT_LIMITS
-) -> Upright | ImageProblem:
-    """Return an image in sRGB, the right way up, as `shrink` makes it small (to about `result_px` pixels a side).
+def decode_whole(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Upright | ImageProblem:
+    """Return the picture that plans are carried out on, as large as it is."""
+    return decode_upright(data, _whole, result=ImagePlan(steps=()), limits=limits)
 
-    None: it stays as large as it is, and a JPEG is only decoded at a smaller scale where the limits ask for it.
+
+def decode_upright(
+    data: bytes,
+    shrink: Callable[[Image.Image], Image.Image],
+    *,
+    result: int | ImagePlan,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Upright | ImageProblem:
+    """Return an image in sRGB, the right way up, as `shrink` makes it small (to about `result` pixels a side).
+
+    For a plan it is decoded whole; a JPEG is only decoded at a smaller scale where the limits ask for it.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not matter here
-            with open_image(data, result_px=result_px, limits=limits) as opened:
+            with open_image(data, result=result, limits=limits) as opened:
                 return _upright(opened, shrink)
     except Refused as refused:
         return ImageProblem(refused.error_type, refused.message, *(refused.size or (None, None)))

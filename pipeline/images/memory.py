@@ -6,10 +6,12 @@ pixel's width costs ten times its pixels in row tables and filter weights.
 
 from PIL import Image
 
+from conf.image_plan import ImagePlan
+
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # of Pillow's own images
 _OTHER_PIXEL_BYTES = 4
 _RGB_BYTES = 4
-_WHOLE_BYTES = 16  # what a plan holds beside the picture: a turned copy, one with a header, planes of floats
+_TURNED_BYTES, _PATCHES_BYTES, _HEADER_BYTES = 4, 8, 12  # of a pixel, while a plan is carried out on the whole picture
 _DECODER_BYTES = {  # for each pixel, beside Pillow's image: frames, planes and coefficients of the library behind it
     "WEBP": 17,
     "AVIF": 17,
@@ -31,22 +33,23 @@ _BITS_PER_SAMPLE, _ORIENTATION = 258, 274
 
 
 def decoding_bytes(
-    image: Image.Image, result_px: int | None, coefficient_bytes: int = 0, size: tuple[int, int] | None = None
+    image: Image.Image, result: int | ImagePlan, coefficient_bytes: int = 0, size: tuple[int, int] | None = None
 ) -> int:
-    """Bytes at the peak of decoding an opened image, making RGB of it and squeezing it to `result_px` pixels a side.
+    """Bytes at the peak of decoding an opened image, making RGB of it and squeezing it to so many pixels a side.
 
-    None: of carrying out a plan on the whole of it. `size` is what it will be decoded at, if not its own.
+    A plan: of carrying it out on the whole picture. `size` is what it will be decoded at, if not its own.
     """
     width, height = size or image.size
     of_pixel = _PIXEL_BYTES.get(image.mode, _OTHER_PIXEL_BYTES) + _DECODER_BYTES.get(image.format or "", 0)
     if image.mode != "RGB" or "transparency" in image.info:
         of_pixel += _RGB_BYTES
     turned = of_pixel if image.format == "TIFF" and _is_turned(image) else 0
-    if result_px is None:
-        of_pixel += _WHOLE_BYTES
-    of_rows = height * (_ROW_BYTES + 4 * (result_px or 0)) + width * _COLUMN_BYTES
+    result_px, of_plan = (result, 0) if isinstance(result, int) else (0, 2 * result.most_bytes)
+    if isinstance(result, ImagePlan):
+        of_pixel += _TURNED_BYTES + _PATCHES_BYTES * (result.patches is not None) + _HEADER_BYTES * result.draws_prompt
+    of_rows = height * (_ROW_BYTES + 4 * result_px) + width * _COLUMN_BYTES
     of_pixels = width * height * (of_pixel + turned)
-    return _WORKING_BYTES + of_pixels + of_rows + coefficient_bytes + _tiff_part_bytes(image)
+    return _WORKING_BYTES + of_plan + of_pixels + of_rows + coefficient_bytes + _tiff_part_bytes(image)
 
 
 def canvas_bytes(form: str, width: int, height: int) -> int:

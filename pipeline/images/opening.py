@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
+from conf.image_plan import ImagePlan
 from conf.schema import PreprocessConfig
 from pipeline.images import headers, memory, png
 from pipeline.images.not_images import is_heif
@@ -53,8 +54,8 @@ class Refused(Exception):
 
 
 @contextmanager
-def open_image(data: bytes, *, result_px: int | None, limits: Limits) -> Iterator[Opened]:
-    """The first picture of a file, to become `result_px` pixels a side, or to be decoded whole (None).
+def open_image(data: bytes, *, result: int | ImagePlan, limits: Limits) -> Iterator[Opened]:
+    """The first picture of a file, to become so many pixels a side, or to be decoded whole for a plan.
 
     Refused, or whatever Pillow raises.
     """
@@ -81,21 +82,23 @@ def open_image(data: bytes, *, result_px: int | None, limits: Limits) -> Iterato
             # The decoder can produce 1/2, 1/4 or 1/8 of the size at a fraction of the cost; it never goes below the
             # size asked for. Twice the result's size leaves the final resize something to average over.
             coefficient_bytes = headers.jpeg_coefficient_bytes(data)
-            wanted = _largest(image, limits, coefficient_bytes) if result_px is None else (2 * result_px, 2 * result_px)
-            image.draft(None, wanted)
+            if isinstance(result, ImagePlan):
+                image.draft(None, _largest(image, result, limits, coefficient_bytes))
+            else:
+                image.draft(None, (2 * result, 2 * result))
         elif image.format == "JPEG2000":
             profile = headers.jp2_profile(data)
-        needed = memory.decoding_bytes(image, result_px, coefficient_bytes)
+        needed = memory.decoding_bytes(image, result, coefficient_bytes)
         _check_limits((width, height), image.size, needed, limits)
         yield Opened(image, width, height, profile or image.info.get("icc_profile"))
 
 
-def _largest(image: Image.Image, limits: Limits, coefficient_bytes: int) -> tuple[int, int]:
+def _largest(image: Image.Image, plan: ImagePlan, limits: Limits, coefficient_bytes: int) -> tuple[int, int]:
     """Return the size of the largest scale at which a JPEG is within the limits, or the smallest there is."""
     sizes = [(max(1, image.width // scale), max(1, image.height // scale)) for scale in (1, 2, 4, 8)]
 
     def fits(size: tuple[int, int]) -> bool:
-        needed = memory.decoding_bytes(image, None, coefficient_bytes, size)
+        needed = memory.decoding_bytes(image, plan, coefficient_bytes, size)
         return size[0] * size[1] <= limits.max_pixels and needed <= limits.max_decode_bytes
 
     return next(filter(fits, sizes), sizes[-1])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conf.image_plan import ImagePlan
+from conf.image_plan import AlignLongAxis, CropMargin, Header, ImagePlan, Pad, Patches, Resize, Thumbnail
 from pipeline.images import opening
 from pipeline.images.decode import ImageProblem, Pixels, image_to_pixels
-from tests.pipeline.images.memory_probe import outcome, outcomes, peak_bytes
+from tests.pipeline.images.memory_probe import SMALL, outcome, outcomes, peak_bytes
 from tests.pipeline.images.test_hostile_images import bomb, png
 
 SIDE = 1400
@@ -75,9 +75,9 @@ def icon_bitmap() -> bytes:
     return head + picture("RGBA").tobytes() + bytes(SIDE * -(-SIDE // 32) * 4)
 
 
-def estimate(data: bytes) -> int:
+def estimate(data: bytes, plan: ImagePlan = SMALL) -> int:
     """Bytes that decoding is said to take when it is refused."""
-    result = image_to_pixels(data, plan=ImagePlan.squeeze(32), max_decode_bytes=1)
+    result = image_to_pixels(data, plan=plan, max_decode_bytes=1)
     assert isinstance(result, ImageProblem)
     assert result.error_type == "too_much_memory"
     return int(float(result.message.split(" MB")[0].rpartition(" ")[2].replace(",", "")) * 1e6)
@@ -90,6 +90,30 @@ def test_decoding_takes_no_more_than_is_said_and_not_much_less(form: str) -> Non
     assert error_type == "ok"
     assert peak <= estimate(data) + 5_000_000
     assert estimate(data) <= 4 * peak + 60_000_000
+
+
+PLANS = {
+    "resized whole": ImagePlan(steps=(Resize(height=64, width=64, filter="bicubic"),)),
+    "turned and padded": ImagePlan(
+        steps=(
+            AlignLongAxis(height=1600, width=1200),
+            Thumbnail(height=1600, width=1200),
+            Pad(height=1600, width=1200),
+        )
+    ),
+    "without margin": ImagePlan(steps=(CropMargin(), Resize(height=64, width=64))),
+    "patches": ImagePlan(steps=(Patches(patch=16, max_patches=2048),)),
+    "patches below a question": ImagePlan(steps=(Header(), Patches(patch=16, max_patches=2048))),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("form", ["PNG", "TIFF-one-strip"])
+def test_a_plan_on_the_whole_picture_takes_no_more_than_is_said(name: str, form: str) -> None:
+    data = FILES[form]()
+    peak, error_type = outcome(data, PLANS[name])
+    assert error_type == "ok"
+    assert peak <= estimate(data, PLANS[name]) + 5_000_000
 
 
 def test_heif_too() -> None:
@@ -142,7 +166,7 @@ GIF_FRAME = b"," + struct.pack("<HHHHB", 0, 0, 15_900, 15_900, 0) + b"\x08\x01\x
 
 
 def test_what_would_take_too_much_is_refused_by_its_header() -> None:
-    peak, found = outcomes([make() for make, _ in HUGE.values()], image_size=224)
+    peak, found = outcomes([make() for make, _ in HUGE.values()], plan=ImagePlan.squeeze(224))
     assert dict(zip(HUGE, found, strict=True)) == {name: error_type for name, (_, error_type) in HUGE.items()}
     assert peak < 30_000_000
 
@@ -153,7 +177,7 @@ def test_the_default_holds_a_phones_108_megapixels() -> None:
     assert isinstance(result, Pixels)
     assert (result.width, result.height) == (12_000, 9_000)
     assert result.pixels_HWC[100, 100].tolist() == [77, 77, 77]
-    peak, error_type = outcome(data, image_size=224)
+    peak, error_type = outcome(data, plan=ImagePlan.squeeze(224))
     assert error_type == "ok"
     assert peak < 60_000_000
 
