@@ -6,7 +6,7 @@ import warnings
 from PIL import Image
 
 from pipeline.images import colour
-from pipeline.images.decode import ImageProblem, decode_upright
+from pipeline.images.decode import ImageProblem, decode_whole
 
 _ORIENTATION_TAG = 0x0112
 _EIGHT_BITS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
@@ -21,11 +21,7 @@ def as_users_open(data: bytes) -> Image.Image:
 
 def as_the_pipeline_opens(data: bytes) -> Image.Image | ImageProblem:
     """Return the picture that the pipeline's preprocessing starts from: sRGB, the right way up, at its full size."""
-    try:
-        largest = max(Image.open(io.BytesIO(data)).size)
-    except Exception:  # what the pipeline says of it is better
-        largest = 1
-    decoded = decode_upright(data, lambda image: image, result_px=largest)
+    decoded = decode_whole(data)
     return decoded if isinstance(decoded, ImageProblem) else decoded.rgb
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageFont
 from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from conf.errors import UserError
 from conf.image_plan import CentreCrop, Pad, Resize, ResizeShortest
-from pipeline.images.decode import Upright, decode_upright
+from pipeline.images.decode import Upright, decode_whole
 from pipeline.images.opening import Refused
 from pipeline.images.plan import carry_out
 from tests.picture_files import FILES, picture
@@ -63,7 +63,7 @@ QUESTION = "What is the total of this receipt, including tax and everything that
 @cache
 def decoded(name: str) -> Image.Image:
     """The pixels that both sides are given."""
-    upright = decode_upright(picture(name), lambda image: image, result_px=4096)
+    upright = decode_whole(picture(name))
     assert isinstance(upright, Upright)
     return upright.rgb
 
