@@ -5,6 +5,7 @@ evaluation alike. What is left of a processor, scaling and normalising, is arith
 done by the encoder (`ModelConfig.pixel_mean` and `pixel_std`).
 """
 
+from math import isqrt
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -99,6 +100,19 @@ Step = Annotated[
 ]
 
 
+_WORDS = {
+    "resize": "resized to {height} x {width} ({filter})",
+    "resize_shortest": "resized until the shorter side has {size} pixels ({filter})",
+    "thumbnail": "made to fit {height} x {width} ({filter})",
+    "align_long_axis": "turned where they lie and {height} x {width} stands, or the other way round",
+    "crop_margin": "cut at their margins",
+    "centre_crop": "cropped to the middle {height} x {width}",
+    "pad": "padded to {height} x {width}",
+    "header": "put below the prompt",
+    "patches": "cut into up to {max_patches} patches of {patch} x {patch}",
+}
+
+
 class ImagePlan(Section):
     """Size policy of a checkpoint."""
 
@@ -144,6 +158,18 @@ class ImagePlan(Section):
             if not isinstance(step, Header):
                 return None
         return None
+
+    @property
+    def longest_side(self) -> int:
+        """Longer side of the result, pixels; of a grid, that of a square picture. 1 where nothing bounds it."""
+        if self.patches is not None:
+            return isqrt(self.patches.max_patches) * self.patches.patch
+        return max(self.shape or (1, 1))
+
+    @property
+    def summary(self) -> str:
+        """What is done, in words for a user."""
+        return ", ".join(_WORDS[step.kind].format(**step.model_dump()) for step in self.steps) or "left as they are"
 
     @property
     def most_bytes(self) -> int:

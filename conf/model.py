@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from conf.earlier_checkpoints import with_image_plan
 from conf.errors import UserError
 from conf.image_plan import ImagePlan
 from conf.json_file import read_json
@@ -188,9 +189,6 @@ class TransformersEncoderConfig(Section):
         "blip",
     ]
     hf_config: dict[str, Any] = Field(description="config.json of the source, as it was.")
-    image_shape: tuple[Count, Count] | None = Field(
-        None, description="Height and width the encoder reads where that is no square; squares are stretched to it."
-    )
     max_prompt_tokens: Count = 64
 
 
@@ -303,6 +301,8 @@ class ModelConfig(Section):
         False, description="A decoder prefix stands in the place of the start token (Donut); elsewhere it follows it."
     )
     generation: GenerationDefaults = GenerationDefaults()
+
+    _earlier = model_validator(mode="before")(with_image_plan)
 
     @property
     def plan(self) -> ImagePlan:

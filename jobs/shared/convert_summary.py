@@ -20,6 +20,8 @@ _INDENT, _MOST_COLUMNS = 12, 100
 
 def describe(converted: "Converted", output: Path) -> list[str]:
     """Return the lines, one for every fact: on a terminal they are wrapped, in a log they are not."""
+    from actors.model.interop.families import family_of
+
     config = converted.config
     num_values = sum(tensor.numel() for tensor in converted.state.values())
     assert isinstance(config.encoder, TransformersEncoderConfig)
@@ -27,8 +29,10 @@ def describe(converted: "Converted", output: Path) -> list[str]:
     read = [
         f"{config.encoder.model_type}: {num_values / 1e6:,.1f} M values in {dtype}, {config.decoder.num_layers} "
         "decoder layers",
-        f"{config.decoder.vocab_size:,} tokens, images of {config.image_size} x {config.image_size}",
+        f"{config.decoder.vocab_size:,} tokens",
     ]
+    if family_of(config.encoder.hf_config).reads_images:
+        read.append(f"images are {config.plan.summary}")
     generation = config.generation
     believed = [f"outputs start with {config.start_id}, end with {config.eos_id}, are padded with {config.pad_id}"]
     if generation.forced_bos_id is not None:

@@ -14,6 +14,7 @@ from PIL import Image
 from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint
 from jobs.cli import main
+from pipeline.images.plan import carry_out
 from tests.actors.interop.sources import CASES, STEPS, make_source, their_outputs
 from tests.shards import write_tar
 
@@ -27,9 +28,9 @@ NUM_IMAGES = 14
 
 
 def _images(folder: Path, size: int) -> dict[str, np.ndarray[Any, Any]]:
-    """A shard of random images of the model's size, and a broken one."""
+    """A shard of random images that are no squares, and a broken one."""
     rng = np.random.default_rng(0)
-    pixels = {f"{i:04d}": rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for i in range(NUM_IMAGES)}
+    pixels = {f"{i:04d}": rng.integers(0, 256, (size, size + 3 * i, 3), dtype=np.uint8) for i in range(NUM_IMAGES)}
     members = []
     for key, image in pixels.items():
         buffer = io.BytesIO()
@@ -60,8 +61,10 @@ def test_published_texts_are_those_of_generate(name: str, tmp_path: Path, capfd:
     assert pq.read_table(tmp_path / "full" / "errors").num_rows == 1
     assert {layer for row in rows for layer in row["exit_layers"]} == {3}
 
-    codec = load_checkpoint(tmp_path / "checkpoint").codec
-    requests = [Request(i, pixels[row["key"]], codec.encode_prompt(row["prompt"])) for i, row in enumerate(rows)]
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    codec, plan = checkpoint.codec, checkpoint.config.plan
+    seen = [carry_out(Image.fromarray(pixels[row["key"]]), plan) for row in rows]
+    requests = [Request(i, seen[i], codec.encode_prompt(row["prompt"])) for i, row in enumerate(rows)]
     for row, said in zip(rows, their_outputs(theirs, requests, case), strict=True):
         eos = load_eos(tmp_path / "checkpoint")
         assert row["text"] == codec.decode(said[: said.index(eos)] if eos in said else said)

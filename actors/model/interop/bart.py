@@ -3,6 +3,7 @@
 from typing import Any
 
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
+from actors.model.interop.image_plans import no_image
 from actors.model.interop.weight_names import NameMap, fused
 from conf.model import DecoderConfig, TextRules
 
@@ -92,7 +93,7 @@ def _family(pre_norm: bool) -> Family:
         text_rules=lambda hf: TextRules(
             leading_space=False, prefix_ids=(hf.bos_token_id,), suffix_ids=(hf.eos_token_id,)
         ),
-        image_shape=lambda hf, processor: (32, 32),  # no image is read; the smallest one to carry through the pipeline
+        image_plan=no_image,
         reads_images=False,
     )
 

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from actors.model.interop.bert import bert_decoder, bert_names
 from actors.model.interop.family import Family, OutputRules, Tensors, head_is_tied, plain_outputs
+from actors.model.interop.image_plans import ProcessorPlan, square_plan
 from actors.model.interop.weight_names import NameMap
 from conf.engine import PROMPT_PLACE
 from conf.errors import UserError
@@ -43,10 +44,8 @@ def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
     return bert_names(config, stack=_STACK, transform=(_TRANSFORM[0], _TRANSFORM[1]), head=_HEAD)
 
 
-def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    """The encoder has positions for one size alone."""
-    side = int(hf.vision_config.image_size)
-    return side, side
+def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
+    return square_plan(processor, {"image_processor_type": "BlipImageProcessor"}, int(hf.vision_config.image_size))
 
 
 def special_ids(hf: Any) -> Any:
@@ -86,7 +85,7 @@ _CAPTIONS = Family(
     copies=(f"{_HEAD}.weight", "text_decoder.cls.predictions.bias"),
     text_config=special_ids,
     text_rules=lambda hf: TextRules(prompt="none", leading_space=False),
-    image_shape=image_shape,
+    image_plan=image_plan,
     output_rules=_captions,
     generation=generation,
 )

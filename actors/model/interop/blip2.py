@@ -6,6 +6,7 @@ from typing import Any
 
 from actors.model.interop import t5
 from actors.model.interop.family import Family, Tensors, head_is_tied
+from actors.model.interop.image_plans import ProcessorPlan, square_plan
 from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
 from conf.model import DecoderConfig, TextRules
@@ -34,9 +35,8 @@ def check(raw: Mapping[str, Any]) -> None:
         )
 
 
-def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    side = int(hf.vision_config.image_size)
-    return side, side
+def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
+    return square_plan(processor, {"image_processor_type": "BlipImageProcessor"}, int(hf.vision_config.image_size))
 
 
 BLIP2 = Family(
@@ -54,7 +54,7 @@ BLIP2 = Family(
     copies=tuple(_LANGUAGE + name for name in t5.FAMILY.copies),
     text_config=lambda hf: hf.text_config,
     text_rules=lambda hf: TextRules(leading_space=False, suffix_ids=(hf.text_config.eos_token_id,)),
-    image_shape=image_shape,
+    image_plan=image_plan,
     check=check,
 )
 INSTRUCTBLIP = replace(

@@ -23,7 +23,6 @@ from conf.errors import UserError
 from conf.model import ModelConfig, TransformersEncoderConfig
 
 MAX_PROMPT_TOKENS = 64
-_BILINEAR = 2  # in Pillow's numbers
 _NOT_OURS = ("auto_map", "transformers_version", "_name_or_path")
 _POSITIONS = "decoder.position_table.weight"
 
@@ -60,19 +59,20 @@ def convert(
     special = special_tokens(source, hf, family.text_config(hf), tokenizer, decoder.vocab_size)
     outputs = family.output_rules(source.path, hf, tokenizer, special.start_id)
     layers = tuple(exits) if exits is not None else default_exits(decoder.num_layers)
-    mean, std = pixel_statistics(source.processor)
-    height, width = family.image_shape(hf, source.processor)
+    images = family.image_plan(hf, source.processor)
+    if images.plan.draws_prompt:
+        rules = rules.model_copy(update={"prompt": "bytes"})
     try:
         config = ModelConfig(
             name=name,
             family=family.name,
-            image_size=max(height, width),
-            pixel_mean=mean,
-            pixel_std=std,
+            image_size=images.plan.longest_side,
+            image_plan=images.plan,
+            pixel_mean=images.mean,
+            pixel_std=images.std,
             encoder=TransformersEncoderConfig(
                 model_type=source.config["model_type"],
                 hf_config={key: value for key, value in source.config.items() if key not in _NOT_OURS},
-                image_shape=None if height == width else (height, width),
                 max_prompt_tokens=max_prompt_tokens,
             ),
             text=rules.model_copy(
@@ -93,13 +93,8 @@ def convert(
         )
     except ValueError as error:
         raise UserError(f"the conversion does not fit the source: {_first_reason(error)}") from None
-    believed = (*special.believed, *rule_notes)
-    differences = [*special.differences, *outputs.notes, *preprocessing_notes(config, source.processor)]
-    if family.reads_images and not source.processor:
-        differences.append(
-            "the source has no preprocessor_config.json: pixels are scaled to -1 .. 1, sizes are the encoder's"
-        )
-    return Converted(config, to_state(config, hf, family, tensors), believed, tuple(differences))
+    believed, differences = (*special.believed, *rule_notes), (*special.differences, *outputs.notes, *images.notes)
+    return Converted(config, to_state(config, hf, family, tensors), believed, differences)
 
 
 def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -137,32 +132,6 @@ def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str,
 def default_exits(num_layers: int) -> tuple[int, ...]:
     """Return quarters of the depth: the shared head costs several layers, so a few exits beat one at every layer."""
     return tuple(sorted({max(1, round(num_layers * quarter / 4)) for quarter in (1, 2, 3, 4)}))
-
-
-def pixel_statistics(processor: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and deviation of pixels in 0..1, as the image processor has them."""
-    if processor.get("do_normalize") is False:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    half = (0.5, 0.5, 0.5)
-    return tuple(processor.get("image_mean") or half), tuple(processor.get("image_std") or half)
-
-
-def preprocessing_notes(config: ModelConfig, processor: Mapping[str, Any]) -> list[str]:
-    """Where images reach the model otherwise than through the source's own processor."""
-    assert isinstance(config.encoder, TransformersEncoderConfig)
-    notes = []
-    if config.encoder.image_shape is not None:
-        height, width = config.encoder.image_shape
-        notes.append(f"images are stretched to {height} x {width}; the source keeps the aspect ratio or pads")
-    if (resample := processor.get("resample")) not in (None, _BILINEAR):
-        notes.append(f"images are resized bilinearly, the source asks for Pillow's filter {resample}")
-    if processor.get("do_center_crop"):
-        notes.append("images are not cropped to their centre, as the source does")
-    if config.encoder.model_type == "pix2struct":
-        notes.append("images become squares of patches; the source keeps the aspect ratio")
-        if config.text.prompt == "bytes":
-            notes.append("questions are drawn above the image in Pillow's font, the source draws them in Arial")
-    return notes
 
 
 def export(config: ModelConfig, state: Mapping[str, Tensor], files: Path, out: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from actors.model.interop.image_plans import ProcessorPlan
 from actors.model.interop.weight_names import NameMap
 from conf.model import DecoderConfig, OutputStructure, TextRules
 
@@ -47,7 +48,7 @@ class Family:
     copies: tuple[str, ...]  # their tensors that are another one under a second name
     text_config: Callable[[Any], Any]  # where the special-token ids of the decoder are
     text_rules: Callable[[Any], TextRules]
-    image_shape: Callable[[Any, Mapping[str, Any]], tuple[int, int]]  # from configuration and image processor
+    image_plan: Callable[[Any, Mapping[str, Any]], ProcessorPlan]  # from configuration and image processor
     prompts: bool = True  # the encoder reads a prompt
     added_tokens: tuple[str, ...] = ()  # special ones that a processor adds to a tokenizer without them, in order
     reads_images: bool = True  # False: text to text

@@ -8,13 +8,13 @@ from tokenizers import Tokenizer
 
 from actors.model.interop.bart import bart_decoder, bart_names
 from actors.model.interop.family import Family, OutputRules, Tensors, head_is_tied
+from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
 from conf.json_file import read_json
 from conf.model import DecoderConfig, OutputStructure, TextRules
 
 _LANGUAGE, _SHARED = "model.language_model.", "model.language_model.shared.weight"
-IMAGE_SIZE = 768  # of the published checkpoints
 
 # Task tokens and what the model was trained to read in their place.
 TASKS = {
@@ -58,12 +58,18 @@ def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
     return bart_names(config, stack=f"{_LANGUAGE}decoder.", embedding=_SHARED, head="lm_head.weight", bias=None)
 
 
-def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    size = processor.get("size") or {}
-    side = int(size.get("height", size.get("shortest_edge", IMAGE_SIZE)))
-    if size.get("width", side) != side:
-        raise UserError(f"Florence-2 takes square images, the source's processor says {side} x {size['width']}")
-    return side, side
+PROCESSOR = {  # of the published checkpoints
+    "image_processor_type": "CLIPImageProcessor", "size": {"height": 768, "width": 768}, "do_center_crop": False,
+    "resample": 3, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+}  # fmt: skip
+
+
+def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
+    read = processor_plan(processor, PROCESSOR)
+    height, width = read.plan.shape or (0, 0)
+    if height != width:
+        raise UserError(f"Florence-2 takes square images, the source's processor makes {height} x {width}")
+    return read
 
 
 def output_rules(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int) -> OutputRules:
@@ -96,7 +102,7 @@ FAMILY = Family(
         suffix_ids=(hf.text_config.eos_token_id,),
         tasks=TASKS,
     ),
-    image_shape=image_shape,
+    image_plan=image_plan,
     frames_prompts=True,
     added_tokens=ADDED_TOKENS,
     output_rules=output_rules,

@@ -5,7 +5,7 @@ one number, Donut's [width, height], `feature_extractor_type`. No code of a dire
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 from typing import Any
 
@@ -30,6 +30,9 @@ _FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bi
 _SUFFIXES = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 _NAMES = ("image_processor_type", "feature_extractor_type")
 _NOT_SETTINGS = (*_NAMES, "processor_class", "auto_map", "tokenizer_class")
+_NO_FILE = (
+    "the source has no preprocessor_config.json: pictures are made ready as for its family's published checkpoints"
+)
 _NO_WARP = 384  # pixels from which ConvNeXT's processor does not crop
 
 
@@ -43,13 +46,32 @@ class ProcessorPlan:
     notes: tuple[str, ...] = ()  # for the user: what differs from the processor all the same
 
 
+def no_image(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
+    """Return the plan of models that read none: the smallest picture to carry through the pipeline."""
+    return ProcessorPlan(ImagePlan.squeeze(32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def square_plan(processor: Mapping[str, Any], published: Mapping[str, Any], side: int) -> ProcessorPlan:
+    """Return the plan for an encoder that reads squares of one size; UserError where the processor makes others."""
+    read = processor_plan(processor, {**published, "size": {"height": side, "width": side}})
+    if read.plan.shape != (side, side):
+        height, width = read.plan.shape or (0, 0)
+        raise UserError(f"the encoder reads images of {side} x {side}, the image processor makes {height} x {width}")
+    return read
+
+
 def processor_plan(settings: Mapping[str, Any], published: Mapping[str, Any]) -> ProcessorPlan:
     """Read the settings of an image processor; UserError for one that is unknown, or asks for what there is not.
 
-    `published` are the settings of the family's checkpoints, for a directory that has no such file.
+    `published` are the settings of the family's checkpoints, for a directory without such a file, or with one that does
+    not say which processor it is of.
     """
-    settings = settings or published
-    stem = _stem(settings, published)
+    if not settings:
+        read = processor_plan(published, {})
+        return replace(read, notes=(*read.notes, f"{_NO_FILE}, by a {_stem(published)}ImageProcessor"))
+    if not any(settings.get(key) for key in _NAMES):
+        settings = {**published, **settings}
+    stem = _stem(settings)
     processor = _instance(stem, settings)
     if stem == "Pix2Struct":
         return _pix2struct(processor)
@@ -65,9 +87,9 @@ def processor_plan(settings: Mapping[str, Any], published: Mapping[str, Any]) ->
     return ProcessorPlan(plan, *_statistics(processor), _notes(stem, processor))
 
 
-def _stem(settings: Mapping[str, Any], published: Mapping[str, Any]) -> str:
+def _stem(settings: Mapping[str, Any]) -> str:
     """Return the processor's name in the library, without what kind of class it is."""
-    name = next((str(given[key]) for given in (settings, published) for key in _NAMES if given.get(key)), "")
+    name = next((str(settings[key]) for key in _NAMES if settings.get(key)), "")
     stem = next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
     if stem not in _SUPPORTED:
         raise UserError(
@@ -146,7 +168,10 @@ def _page(processor: Any, thumbnail: dict[str, Any]) -> list[Step]:
 
 def _gemma3(processor: Any) -> list[Step]:
     if processor.do_pan_and_scan:
-        raise UserError("the image processor cuts pictures into crops (do_pan_and_scan): that is not supported")
+        raise UserError(
+            "the source's processor adds crops of long images (do_pan_and_scan), which is not supported; set it to "
+            "false in preprocessor_config.json to read whole images"
+        )
     return _usual(processor)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from actors.model.interop import florence2_remote
-from actors.model.interop.families import configuration, family_of
+from actors.model.interop.families import family_of
 from actors.model.interop.family import Family
 from actors.model.interop.processor_files import PROCESSOR_FILES, read_image_processor
 from actors.model.interop.tokenizer_files import TOKENIZER_SETTINGS
@@ -54,7 +54,7 @@ def read_source(path: str | Path) -> Source:
     tensors = read_weights(path)
     tensors = florence2_remote.native_tensors(tensors) if remote else tensors
     check_layer_counts(config, len(tensors), f"source {str(path)!r}")
-    processor = read_image_processor(path, configuration(config))
+    processor = read_image_processor(path)
     return Source(path, config, generation, processor, tensors)
 
 

@@ -5,12 +5,13 @@ from math import isqrt
 from typing import Any
 
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
+from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from actors.model.interop.t5 import OUTPUT_TOKENS
 from actors.model.interop.weight_names import NameMap
+from conf.errors import UserError
 from conf.model import DecoderConfig, RelativeBias, TextRules
 
 _EMBEDDING = "decoder.embed_tokens.weight"
-MAX_PATCHES = 2048  # of the published checkpoints
 
 
 def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
@@ -66,11 +67,20 @@ def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
     return names
 
 
-def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the largest square of whole patches that the processor's patch budget holds."""
-    patch = isqrt(hf.vision_config.patch_embed_hidden_size // 3)
-    side = isqrt(int(processor.get("max_patches", MAX_PATCHES))) * patch
-    return side, side
+def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
+    """Return the processor's grid; UserError where the encoder cannot read it."""
+    vision = hf.vision_config
+    side = isqrt(vision.patch_embed_hidden_size // 3)
+    read = processor_plan(processor, {"image_processor_type": "Pix2StructImageProcessor", "is_vqa": hf.is_vqa})
+    grid = read.plan.patches
+    if grid is None or grid.patch != side:
+        raise UserError(f"the encoder reads patches of {side} pixels a side, its image processor makes others")
+    if grid.max_patches >= vision.seq_len:
+        raise UserError(
+            f"the encoder has places for {vision.seq_len - 1} rows or columns of patches, its image processor makes up "
+            f"to {grid.max_patches}"
+        )
+    return read
 
 
 FAMILY = Family(
@@ -81,7 +91,7 @@ FAMILY = Family(
     encoder_prefixes=(("encoder.", "vision."),),
     copies=("decoder.lm_head.weight",),
     text_config=lambda hf: hf.text_config,
-    text_rules=lambda hf: TextRules(prompt="bytes" if hf.is_vqa else "none", leading_space=False),
-    image_shape=image_shape,
+    text_rules=lambda hf: TextRules(prompt="none", leading_space=False),
+    image_plan=image_plan,
     prompts=False,
 )

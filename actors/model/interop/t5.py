@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
+from actors.model.interop.image_plans import no_image
 from actors.model.interop.weight_names import NameMap
 from conf.model import DecoderConfig, RelativeBias, TextRules
 
@@ -85,7 +86,7 @@ FAMILY = Family(
     copies=("decoder.embed_tokens.weight", "lm_head.weight"),
     text_config=lambda hf: hf,
     text_rules=lambda hf: TextRules(leading_space=False, suffix_ids=(hf.eos_token_id,)),
-    image_shape=lambda hf, processor: (32, 32),  # no image is read; the smallest one to carry through the pipeline
+    image_plan=no_image,
     reads_images=False,
 )
 MT5 = replace(FAMILY, model_class="MT5ForConditionalGeneration", decoder=mt5_decoder)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
+from actors.model.interop.image_plans import ProcessorPlan, square_plan
 from actors.model.interop.weight_names import NameMap, fused
 from conf.errors import UserError
 from conf.model import DecoderConfig, ImageTokens, MergedAttention, Rope, TextRules
@@ -88,20 +89,9 @@ def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
     return names
 
 
-def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    if processor.get("do_pan_and_scan"):
-        raise UserError(
-            "the source's processor adds crops of long images (do_pan_and_scan), which is not supported; set it to "
-            "false in preprocessor_config.json to read whole images"
-        )
-    side = hf.encoder.vision_config.image_size
-    size = processor.get("size") or {}
-    shape = (size.get("height", side), size.get("width", side))
-    if shape != (side, side):
-        raise UserError(
-            f"the source's vision tower reads images of {side} x {side}, its processor makes {shape[0]} x {shape[1]}"
-        )
-    return side, side
+def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
+    published = {"image_processor_type": "Gemma3ImageProcessor"}
+    return square_plan(processor, published, int(hf.encoder.vision_config.image_size))
 
 
 def text_rules(hf: Any) -> TextRules:
@@ -122,5 +112,5 @@ FAMILY = Family(
     copies=(_HEAD, _EMBEDDING, f"{_STACK}embed_tokens.eoi_embedding"),
     text_config=lambda hf: hf.decoder,
     text_rules=text_rules,
-    image_shape=image_shape,
+    image_plan=image_plan,
 )

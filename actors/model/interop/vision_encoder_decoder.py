@@ -13,6 +13,7 @@ from actors.model.interop.bart import bart_decoder, bart_names
 from actors.model.interop.bert import bert_decoder, bert_names
 from actors.model.interop.family import Family, Tensors, head_is_tied
 from actors.model.interop.gpt2 import TRANSPOSED, gpt2_decoder, gpt2_names
+from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
 from conf.model import DecoderConfig, TextRules
@@ -95,15 +96,19 @@ def trocr_sinusoids(num_rows: int, width: int) -> Tensor:
     return torch.nn.functional.pad(table, (0, width % 2))
 
 
-def image_shape(hf: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    """Return what the processor makes of an image, or what the encoder is configured for."""
-    size = (processor.get("crop_size") if processor.get("do_center_crop") else processor.get("size")) or {}
-    if "height" in size and "width" in size:
-        return int(size["height"]), int(size["width"])
-    own = getattr(hf.encoder, "image_size", None)
-    if own is None:
+_PROCESSORS = {"donut-swin": "Donut", "deit": "DeiT", "beit": "Beit"}  # of encoders; ViT's serves the others
+
+
+def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
+    """Return what the processor makes of a picture, or what the library's processor for such an encoder would."""
+    kind = _PROCESSORS.get(hf.encoder.model_type, "ViT")
+    published = {"image_processor_type": f"{kind}ImageProcessor", "do_center_crop": False}
+    if (side := getattr(hf.encoder, "image_size", None)) is not None:
+        height, width = side if isinstance(side, list | tuple) else (side, side)
+        published |= {"size": {"height": height, "width": width}}
+    elif not processor:
         raise UserError("neither the image processor nor the encoder says which image size it takes")
-    return (int(own[0]), int(own[1])) if isinstance(own, list | tuple) else (int(own), int(own))
+    return processor_plan(processor, published)
 
 
 _BART = Family(
@@ -115,7 +120,7 @@ _BART = Family(
     copies=("decoder.lm_head.weight", "decoder.output_projection.weight"),
     text_config=lambda hf: hf.decoder,
     text_rules=lambda hf: TextRules(prompt="none", leading_space=False),
-    image_shape=image_shape,
+    image_plan=image_plan,
     output_rules=donut.output_rules,
     prompts=False,
 )

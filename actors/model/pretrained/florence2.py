@@ -23,7 +23,7 @@ class Florence2Encoder(PretrainedEncoder):
         self.vision = Florence2VisionBackbone(config.vision_config)
         self.projector = Florence2MultiModalProjector(config)
         self.stack = BartEncoder(config.text_config)
-        side = model.image_size
+        side = model.plan.longest_side
         for size, stride, padding in zip(
             config.vision_config.patch_size, config.vision_config.patch_stride, config.vision_config.patch_padding,
             strict=True,

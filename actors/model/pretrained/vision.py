@@ -4,9 +4,9 @@ import inspect
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from actors.model.pretrained.encoder import PretrainedEncoder, all_real
+from conf.errors import UserError
 from conf.model import ModelConfig
 
 
@@ -29,13 +29,17 @@ class VisionEncoder(PretrainedEncoder):
         width, wanted = config.encoder.hidden_size, config.decoder.hidden_size
         projects = width != wanted and getattr(config.decoder, "cross_attention_hidden_size", None) is None
         self.project = nn.Linear(width, wanted) if projects else None
-        self.image_shape = model.encoder.image_shape
-        self._context = self._count(model.encoder.image_shape or (model.image_size, model.image_size))
+        self._context = self._count(*(model.plan.shape or (model.image_size, model.image_size)))
 
-    def _count(self, image_shape: tuple[int, int]) -> int:
+    def _count(self, height: int, width: int) -> int:
+        """Return how many states a picture has; UserError where the encoder takes none of this size."""
         self.vision.eval()
-        with torch.no_grad():
-            return int(self.vision(pixel_values=torch.zeros(1, 3, *image_shape)).last_hidden_state.shape[1])
+        try:
+            with torch.no_grad():
+                return int(self.vision(pixel_values=torch.zeros(1, 3, height, width)).last_hidden_state.shape[1])
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the encoder takes no images of {height} x {width} pixels: {reason}") from None
 
     @property
     def max_context(self) -> int:
@@ -43,10 +47,7 @@ class VisionEncoder(PretrainedEncoder):
 
     def encode(self, pixels_BXYC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         dtype = next(self.vision.parameters()).dtype
-        pixels = self.normal(pixels_BXYC, dtype)
-        if self.image_shape is not None:
-            pixels = F.interpolate(pixels, self.image_shape, mode="bilinear", antialias=True)
-        states = self.vision(pixel_values=pixels).last_hidden_state
+        states = self.vision(pixel_values=self.normal(pixels_BXYC, dtype)).last_hidden_state
         if self.project is not None:
             states = self.project(states)
         return states, all_real(states)

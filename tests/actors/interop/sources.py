@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
@@ -23,6 +22,7 @@ from tests.actors.interop import t5gemma2
 
 VOCAB, LAYERS, STEPS = 97, 3, 12
 QFORMER_VOCAB = 31
+PATCH, MAX_PATCHES = 4, 20  # of the model that reads grids
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
@@ -44,6 +44,7 @@ class Case:
     image_id: int | None = None  # token that two of three prompts ask for the image with
     qformer: bool = False  # a Q-Former reads the prompt as well
     gain: float = 1.5  # of the random weights: larger speaks more varied and amplifies rounding
+    patches: bool = False  # images are grids of different shapes, as a plan leaves them
     batched: bool = True  # False: the source's own answer depends on the padding of its batch
     begun: bool = False  # some requests bring what their output goes on from
     forward: Callable[[Any, dict[str, Any], torch.Tensor], tuple[Any, Any]] = _whole_model  # logits, hidden states
@@ -108,7 +109,7 @@ def _pix2struct() -> Any:
         "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
     }  # fmt: skip
     vision = {
-        "hidden_size": 32, "patch_embed_hidden_size": 4 * 4 * 3, "d_ff": 32, "d_kv": 8, "num_hidden_layers": 2,
+        "hidden_size": 32, "patch_embed_hidden_size": PATCH * PATCH * 3, "d_ff": 32, "d_kv": 8, "num_hidden_layers": 2,
         "num_attention_heads": 4, "seq_len": 64,
     }  # fmt: skip
     return Pix2StructForConditionalGeneration(Pix2StructConfig(text_config=text, vision_config=vision))
@@ -311,11 +312,16 @@ def _blip_forward(model: Any, inputs: dict[str, Any], fed: torch.Tensor) -> tupl
 
 
 def _pix2struct_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
-    from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
-
-    processor = Pix2StructImageProcessorPil(max_patches=20, patch_size={"height": 4, "width": 4})
-    images = [Image.fromarray(request.pixels_HWC) for request in requests]
-    return dict(processor(images, return_tensors="pt"))
+    """Row, column and values of every patch, padded as the library's processor does it."""
+    patches = torch.zeros(len(requests), MAX_PATCHES, 2 + PATCH * PATCH * 3)
+    mask = torch.zeros(len(requests), MAX_PATCHES)
+    for number, request in enumerate(requests):
+        rows, columns = (side // PATCH for side in request.pixels_HWC.shape[:2])
+        grid = torch.from_numpy(request.pixels_HWC).reshape(rows, PATCH, columns, PATCH, 3).transpose(1, 2)
+        places = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1)).view(-1, 2)
+        patches[number, : rows * columns] = torch.cat([places, grid.reshape(rows * columns, -1)], dim=1)
+        mask[number, : rows * columns] = 1
+    return {"flattened_patches": patches, "attention_mask": mask}
 
 
 def _udop_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
@@ -331,7 +337,7 @@ CASES: dict[str, Case] = {
     "mt5": Case(_mt5, _text_inputs, 32, gain=0.9),
     "bart": Case(_bart, _text_inputs, 32),
     "mbart": Case(_mbart, _text_inputs, 32),
-    "pix2struct": Case(_pix2struct, _pix2struct_inputs, 16, prompts=False, gain=1.0),
+    "pix2struct": Case(_pix2struct, _pix2struct_inputs, 16, prompts=False, gain=1.0, patches=True),
     "udop": Case(_udop, _udop_inputs, 16, boxes=True, batched=False),
     "florence2": Case(_florence2, _florence2_inputs, 64, gain=1.1),
     "t5gemma2": Case(
@@ -392,7 +398,11 @@ def make_requests(case: Case, count: int, seed: int) -> list[Request]:
             ids.insert(int(rng.integers(0, len(ids) + 1)), case.image_id)
         if case.qformer:
             ids += [VOCAB + int(x) for x in rng.integers(0, QFORMER_VOCAB, rng.integers(1, 4))]
-        pixels = rng.integers(0, 256, (case.image_size, case.image_size, 3), dtype=np.uint8)
+        pixels: Any = rng.integers(0, 256, (case.image_size, case.image_size, 3), dtype=np.uint8)
+        if case.patches:
+            rows = int(rng.integers(1, 7))
+            columns = int(rng.integers(1, MAX_PATCHES // rows + 1))
+            pixels = rng.normal(size=(rows * PATCH, columns * PATCH, 3)).astype(np.float32)
         begun = tuple(map(int, rng.integers(3, VOCAB - 2, i % 3))) if case.begun else None
         requests.append(Request(i, pixels, tuple(ids), prefix_ids=begun))
     return requests
@@ -440,7 +450,9 @@ def save_source(model: Any, case: Case, path: Path) -> None:
 
     model.save_pretrained(path)
     side = {"height": case.image_size, "width": case.image_size}
-    processor: dict[str, Any] = {"image_mean": MEAN, "image_std": STD, "size": side, "max_patches": 20}
+    processor: dict[str, Any] = {"image_mean": MEAN, "image_std": STD, "size": side}
+    if case.patches:
+        processor = {"max_patches": MAX_PATCHES, "patch_size": {"height": PATCH, "width": PATCH}}
     (path / "preprocessor_config.json").write_text(json.dumps(processor))
 
 

@@ -2,21 +2,24 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from actors.engine.engine import Engine
+from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint
 from conf.checkpoint_info import read_checkpoint_info
 from conf.engine import EngineConfig
 from conf.model import ModelConfig, OutputStructure, read_model_config
 from jobs.cli import main
+from pipeline.images.plan import carry_out
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import CASES, STEPS, make_requests, make_source, their_outputs
 
@@ -103,18 +106,24 @@ def test_the_structure_of_outputs_is_that_of_the_sources_processor_and_tokenizer
     assert (config.text.structure, config.text.keep_special_tokens) == (OutputStructure(kind="donut"), True)
 
 
-def test_an_encoder_of_rectangles_reads_stretched_squares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_encoder_of_rectangles_reads_them_as_its_processor_makes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_source("donut", tmp_path / "source")
     settings = json.loads((tmp_path / "source" / "preprocessor_config.json").read_text())
-    settings |= {"size": {"height": 64, "width": 32}, "resample": 3}
+    settings |= {"size": {"height": 64, "width": 32}, "resample": 3, "image_processor_type": "DonutImageProcessor"}
     (tmp_path / "source" / "preprocessor_config.json").write_text(json.dumps(settings))
     assert main(["convert", str(tmp_path / "source"), str(tmp_path / "ours")]) == 0
     said = capsys.readouterr().out
-    assert "images are stretched to 64 x 32" in said
-    assert "the source asks for Pillow's filter 3" in said
+    assert (
+        "images are resized until the shorter side has 32 pixels (bicubic), made to fit 64 x 32 (bicubic), "
+        "padded to 64 x 32"
+    ) in said
     checkpoint = load_checkpoint(tmp_path / "ours")
     assert checkpoint.config.image_size == 64
-    work = make_requests(replace(CASES["donut"], image_size=64), 2, 0)
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (50, side, 3), dtype=np.uint8)) for side in (20, 90)]
+    work = [Request(i, carry_out(picture, checkpoint.config.plan), (1,)) for i, picture in enumerate(pictures)]
     done = run(Engine(checkpoint.model, FULL), work)
     assert all(completion.token_ids for completion in done.values())
 

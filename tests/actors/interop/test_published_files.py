@@ -12,9 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from actors.model.interop.conversion import Converted, convert
 from actors.model.interop.model_directory import read_source
+from conf.image_plan import CentreCrop, Resize, Step
 from jobs.cli import main
 from tests.actors.interop.sources import make_source
 from tests.actors.interop.test_convert import Bomb
+
+SQUARE = Resize(height=32, width=32)
 
 
 @pytest.fixture(scope="module")
@@ -109,21 +112,24 @@ def test_half_precision_is_kept_whatever_the_configuration_says(dtype: torch.dty
 
 
 @pytest.mark.parametrize(
-    ("settings", "size"),
+    ("settings", "steps"),
     [
-        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 32}, 32),
-        ({"size": 32}, 32),
-        ({"image_processor_type": "ViTImageProcessorFast", "size": {"height": 32, "width": 32}}, 32),
-        ({"feature_extractor_type": "DeiTFeatureExtractor", "size": 36, "crop_size": 32}, 36),
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 32}, (SQUARE,)),
+        ({"size": 32}, (SQUARE,)),
+        ({"image_processor_type": "ViTImageProcessorFast", "size": {"height": 32, "width": 32}}, (SQUARE,)),
+        (
+            {"feature_extractor_type": "DeiTFeatureExtractor", "size": 36, "crop_size": 32},
+            (Resize(height=36, width=36, filter="bicubic"), CentreCrop(height=32, width=32)),
+        ),
     ],
 )
-def test_settings_of_image_processors_of_all_years(settings: dict[str, Any], size: int, source: Path) -> None:
+def test_settings_of_image_processors_of_all_years(
+    settings: dict[str, Any], steps: tuple[Step, ...], source: Path
+) -> None:
     (source / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3]}))
-    read = read_source(source).processor
-    assert read["size"] == {"height": size, "width": size}
-    assert read["image_mean"] == [0.1, 0.2, 0.3]
-    assert read.get("crop_size") == ({"height": 32, "width": 32} if "crop_size" in settings else None)
-    assert converted(source).config.pixel_mean == (0.1, 0.2, 0.3)
+    config = converted(source).config
+    assert config.plan.steps == steps
+    assert config.pixel_mean == (0.1, 0.2, 0.3)
 
 
 def test_a_directory_without_image_processor_takes_the_size_of_its_encoder(
@@ -132,7 +138,7 @@ def test_a_directory_without_image_processor_takes_the_size_of_its_encoder(
     (source / "preprocessor_config.json").unlink()
     assert main(["convert", str(source), str(tmp_path / "ours")]) == 0
     said = capsys.readouterr().out
-    assert "has no preprocessor_config.json: pixels are scaled to -1 .. 1" in said
+    assert "has no preprocessor_config.json: pictures are made ready" in said
     assert converted(source).config.image_size == 32
 
 
@@ -180,7 +186,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an image size that is none": (
         lambda path: (path / "preprocessor_config.json").write_text(
             json.dumps({"image_processor_type": "ViTImageProcessor", "size": "large"})),
-        "the image processor of"),
+        "the settings of the image processor are not valid"),
     "an image processor that is a list": (
         lambda path: (path / "preprocessor_config.json").write_text("[]"), "is not a JSON object"),
     **{
