@@ -1,9 +1,9 @@
 """BLIP for captions and for answers to questions (Li et al. 2022), by the class that config.json names."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -48,20 +48,18 @@ def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
     return square_plan(processor, {"image_processor_type": "BlipImageProcessor"}, int(hf.vision_config.image_size))
 
 
-def special_ids(hf: Any) -> Any:
-    """`generate` ends at the separator and starts from the first token, whatever else is configured."""
-    text = hf.text_config
-    return SimpleNamespace(
-        eos_token_id=text.sep_token_id, pad_token_id=text.pad_token_id, decoder_start_token_id=text.bos_token_id
-    )
+def text_config(hf: Any) -> Any:
+    """`generate` ends at the separator and starts from bos_token_id, whatever else is configured."""
+    text = copy.copy(hf.text_config)
+    text.eos_token_id, text.decoder_start_token_id = text.sep_token_id, text.bos_token_id
+    return text
 
 
 def generation(hf: Any) -> dict[str, Any]:
     """`generate` is that of the decoder, which reads no generation_config.json but its own part of config.json."""
     from transformers.generation.configuration_utils import GenerationConfig
 
-    asked = GenerationConfig.from_model_config(hf.text_config).to_dict()
-    return {**asked, **vars(special_ids(hf))}
+    return dict(GenerationConfig.from_model_config(text_config(hf)).to_dict())
 
 
 def _captions(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int) -> OutputRules:
@@ -83,10 +81,11 @@ _CAPTIONS = Family(
     decoder_names=decoder_names,
     encoder_prefixes=(("vision_model.", "vision."),),
     copies=(f"{_HEAD}.weight", "text_decoder.cls.predictions.bias"),
-    text_config=special_ids,
+    text_config=text_config,
     text_rules=lambda hf: TextRules(prompt="none", leading_space=False),
     image_plan=image_plan,
     output_rules=_captions,
+    added_tokens=("[DEC]", "[ENC]"),  # the first starts outputs, the second was for questions
     generation=generation,
 )
 _ANSWERS = replace(

@@ -119,7 +119,7 @@ def test_tokens_and_logits_equal_those_of_transformers(name: str, tmp_path: Path
     print(f"{name}: largest logit difference {largest:.1e}, {len(distinct)} distinct tokens, {ended} ended, {cut} cut")
 
 
-@pytest.mark.parametrize("name", ["t5", "florence2"])
+@pytest.mark.parametrize("name", ["t5", "florence2", "blip", "vit_gpt2"])
 def test_early_exit_of_a_converted_model_equals_the_reference(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     theirs = case.build().eval()
@@ -147,3 +147,6 @@ def test_early_exit_of_a_converted_model_equals_the_reference(name: str, tmp_pat
         depths |= set(trace.exit_layers)
     assert len(depths) >= 2
     assert settings.schedule is Schedule.POOL
+    checked = run(Engine(ours, _engine(schedule="pool", thresholds=(0.0, 0.0), num_slots=3, lossless=True)), work)
+    full = run(Engine(ours, _engine()), work)
+    assert {i: c.token_ids for i, c in checked.items()} == {i: c.token_ids for i, c in full.items()}
