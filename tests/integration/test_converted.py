@@ -81,6 +81,29 @@ def test_published_texts_are_those_of_generate(name: str, tmp_path: Path, capfd:
     assert min(layer for row in shallow for layer in row["exit_layers"]) < 3
 
 
+def test_a_directory_of_the_library_is_captioned_by_one_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And the same command again finds its run."""
+    case, theirs = CASES["trocr"], make_source("trocr", tmp_path / "source", seed=1)
+    pixels = _images(tmp_path / "in", case.image_size)
+    command = [
+        "caption", str(tmp_path / "in" / "shard.tar"), "--out", str(tmp_path / "out"), "--checkpoint",
+        str(tmp_path / "source"), "--set", f"engine.generation.max_new_tokens={STEPS}", "--set", "model.device=cpu",
+    ]  # fmt: skip
+    assert main(command) == 0
+    assert "at full depth, as the original does; its exits are untrained" in capfd.readouterr().err
+    rows = pq.read_table(tmp_path / "out" / "results").to_pylist()
+    assert sorted(row["key"] for row in rows) == sorted(pixels)
+    (checkpoint,) = (tmp_path / ".deed-checkpoints").iterdir()
+    codec, eos = load_checkpoint(checkpoint).codec, load_eos(checkpoint)
+    said = their_outputs(theirs, [Request(i, pixels[row["key"]], (1,)) for i, row in enumerate(rows)], case)
+    assert [row["text"] for row in rows] == [codec.decode(s[: s.index(eos)] if eos in s else s) for s in said]
+    assert main(command) == 0
+    assert pq.read_table(tmp_path / "out" / "results").to_pylist() == rows
+    assert len(list((tmp_path / ".deed-checkpoints").iterdir())) == 1
+
+
 def load_eos(checkpoint: Path) -> int:
     from conf.model import read_model_config
 

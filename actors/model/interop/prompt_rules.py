@@ -1,5 +1,6 @@
 """Which tokens stand around a prompt, as the tokenizer of the source puts them there."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -23,8 +24,10 @@ def text_rules(
     A tokenizer that adds nothing says nothing: its class may add at run time what tokenizer.json lacks (T5).
     """
     rules, notes = family.text_rules(hf), list[str]()
-    if tokenizer is None or rules.prompt != "tokens" or family.frames_prompts:
+    if tokenizer is None or rules.prompt != "tokens":
         return rules, notes
+    if family.frames_prompts:
+        return _framed_by_processor(rules, named_tokens(source, tokenizer)), notes
     language = _language(source, tokenizer)
     if language:
         frame: Frame | None = _language_frame(source, tokenizer, language)
@@ -41,6 +44,17 @@ def text_rules(
                 f"engine.generation.decoder_prefix={target}"
             )
     return rules.model_copy(update={"prefix_ids": frame[0], "suffix_ids": frame[1]}), notes
+
+
+def _framed_by_processor(rules: TextRules, named: Mapping[str, int]) -> TextRules:
+    """Return the rules with the tokenizer's own start and end tokens, which a fine-tune's configuration may miss."""
+    start, end = named.get("bos_token_id"), named.get("eos_token_id")
+    return rules.model_copy(
+        update={
+            "prefix_ids": rules.prefix_ids if start is None else (start,),
+            "suffix_ids": rules.suffix_ids if end is None else (end,),
+        }
+    )
 
 
 def _asked_frame(source: Source, tokenizer: Tokenizer) -> Frame | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from actors.model.interop.family import Family
 from actors.model.tokenizer import load_tokenizer
@@ -19,6 +19,7 @@ _CLASS_OF_FILE = {
     "merges.txt": "RobertaTokenizer",
     "vocab.txt": "BertTokenizer",
 }
+_JAPANESE = "BertJapaneseTokenizer"
 
 
 def read_tokenizer(path: Path, family: Family, hf: Any) -> Tokenizer:
@@ -64,6 +65,8 @@ def _from_vocabulary(path: Path, hf: Any) -> Tokenizer:
             f"{', '.join(_CLASS_OF_FILE)}"
         )
     declared = tokenizer_settings(path).get("tokenizer_class") or getattr(own, "tokenizer_class", None)
+    if declared == _JAPANESE and own is not hf and (path / "vocab.txt").is_file():
+        return _japanese_outputs(path / "vocab.txt")
     named = str(declared or TOKENIZER_MAPPING_NAMES.get(own.model_type)).removesuffix("Fast")
     names = getattr(getattr(transformers, named, None), "vocab_files_names", {})
     if declared or found[0] in names.values():
@@ -78,6 +81,16 @@ def _from_vocabulary(path: Path, hf: Any) -> Tokenizer:
     except Exception as error:  # the library raises whatever it likes
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the tokenizer of source {str(path)!r} cannot be made of {found[0]}: {reason}") from None
+
+
+def _japanese_outputs(vocabulary: Path) -> Tokenizer:
+    """Decode as the library's BertJapaneseTokenizer does; to encode, which vision-encoder-decoders never do, it needs a
+    program that splits Japanese into words."""
+    tokenizer = Tokenizer(models.WordPiece(models.WordPiece.read_file(str(vocabulary)), unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    tokenizer.add_special_tokens([token for token in special if tokenizer.token_to_id(token) is not None])
+    return tokenizer
 
 
 def _normalise_as_trained(tokenizer: Tokenizer, file: Path) -> None:

@@ -84,6 +84,36 @@ def test_the_remote_layout_says_what_the_native_one_says(native: tuple[Path, Any
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_a_fine_tune_with_the_ids_of_another_tokenizer_says_what_the_original_says(
+    native: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong everywhere but in the tokenizer; and rows of the vocabulary that no token has, as padding leaves them."""
+    path, model = native
+    source, ours = shutil.copytree(path, tmp_path / "source"), tmp_path / "ours"
+    old_layout(source)
+    wrong = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    config = json.loads((source / "config.json").read_text())
+    config["text_config"] |= {**wrong, "forced_eos_token_id": 1}
+    (source / "config.json").write_text(json.dumps({**config, **wrong}))
+    asked = json.loads((source / "generation_config.json").read_text())
+    (source / "generation_config.json").write_text(json.dumps({**asked, **wrong}))
+    names = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "<pad>"}
+    (source / "special_tokens_map.json").write_text(json.dumps(names))
+    tokens = json.loads((source / "tokenizer.json").read_text())
+    tokens["model"]["vocab"] = {token: i for token, i in tokens["model"]["vocab"].items() if i < 80}
+    (source / "tokenizer.json").write_text(json.dumps(tokens))
+    assert main(["convert", str(source), str(ours)]) == 0
+    said = capsys.readouterr().out
+    assert "eos_token_id is 1 in config.json and 2 in the tokenizer; 2 is used" in said
+    checkpoint, work = load_checkpoint(ours), make_requests(CASES["florence2"], 6, 3)
+    assert (checkpoint.config.start_id, checkpoint.config.eos_id, checkpoint.config.pad_id) == (2, 2, 1)
+    assert checkpoint.codec.encode_prompt("w5 w6") == (0, 5, 6, 2)
+    done = run(Engine(checkpoint.model, FULL), work)
+    for i, row in enumerate(their_outputs(model, work, CASES["florence2"])):
+        assert done[i].token_ids == tuple(row[: row.index(2)] if 2 in row else row)
+        checkpoint.codec.decode(done[i].token_ids)  # rows without a token are no error
+
+
 def change(path: Path, **vision: Any) -> None:
     config = json.loads((path / "config.json").read_text())
     config["vision_config"] |= vision

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from actors.model.checkpoint import load_checkpoint
 from actors.model.interop.families import FAMILIES
-from actors.model.interop.tokenizer_files import read_tokenizer
+from actors.model.interop.tokenizer_files import read_tokenizer, read_tokenizer_files
 from conf.errors import UserError
 from jobs.cli import main
 from tests.actors.interop.sources import make_source
@@ -197,3 +197,22 @@ def test_florence2_has_the_tokens_that_its_processor_adds(vocabularies: dict[str
     assert tokenizer.token_to_id("<loc_0>") == count + 4
     assert tokenizer.token_to_id("<and>") == room - 1
     assert tokenizer.encode("a<loc_52>", add_special_tokens=False).ids[-1] == count + 56
+
+
+def test_outputs_of_a_japanese_bert_are_decoded_as_the_library_does(tmp_path: Path) -> None:
+    """Manga-OCR's kind: no program that splits Japanese into words is needed to read what a model says."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"あいうえお日本語。", "##ん", "##っ", "!"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    settings = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    hf = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.ViTConfig(), transformers.BertConfig(vocab_size=len(words))
+    )
+    tokenizer = read_tokenizer_files(tmp_path, hf)
+    library = transformers.BertJapaneseTokenizer(
+        str(tmp_path / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="character"
+    )
+    rng = random.Random(0)
+    for _ in range(50):
+        ids = [rng.randrange(len(words)) for _ in range(rng.randint(0, 12))]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == library.decode(ids, skip_special_tokens=True)
