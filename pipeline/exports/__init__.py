@@ -8,12 +8,13 @@ __all__ = ["Existing", "Exported", "Form", "Options", "Published", "SidecarOptio
 
 def export(published: Published, form: Form, out: str | None, options: Options) -> Exported:
     """Write one export; a file appears whole or not at all. `out` may be None for txt."""
-    from pipeline.exports import coco, imagefolder, sidecars, text_files, vqa, webdataset
+    from pipeline.exports import coco, detections, imagefolder, sidecars, text_files, vqa, webdataset
 
     exports: dict[Form, Export] = {
         Form.WEBDATASET: webdataset.write,
         Form.COCO: coco.write_captions,
         Form.COCO_RESULTS: coco.write_results,
+        Form.COCO_DETECTIONS: detections.write,
         Form.VQA: vqa.write,
         Form.JSONL: text_files.write_jsonl,
         Form.CSV: text_files.write_csv,

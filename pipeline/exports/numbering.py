@@ -10,15 +10,15 @@ class Numbers:
 
     def __init__(self, column: str | None) -> None:
         self._column = column
-        self._given: dict[str, int] = {}
+        self.given: dict[str, int] = {}  # so far
 
     def __call__(self, key: str, row: dict[str, Any]) -> tuple[int, bool]:
         """(number, whether the key is new)."""
-        known = self._given.get(key)
+        known = self.given.get(key)
         if known is not None:
             return known, False
-        number = len(self._given) + 1 if self._column is None else self._parse(row[self._column], key)
-        self._given[key] = number
+        number = len(self.given) + 1 if self._column is None else self._parse(row[self._column], key)
+        self.given[key] = number
         return number, True
 
     def _parse(self, value: Any, key: str) -> int:

@@ -13,6 +13,7 @@ class Form(str, Enum):
     WEBDATASET = "webdataset"
     COCO = "coco"
     COCO_RESULTS = "coco-results"
+    COCO_DETECTIONS = "coco-detections"
     VQA = "vqa"
     JSONL = "jsonl"
     CSV = "csv"

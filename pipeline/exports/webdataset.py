@@ -1,12 +1,13 @@
 """WebDataset sidecars: for each input shard a tar with the same keys in the same order, to be read beside the original.
 
-A sample has `key.deed.txt` (the text of its first prompt) and `key.deed.json` (all its prompts, texts and confidences);
-the suffix keeps them apart from the original's members when both are put together. A key that would lead out of a
-folder when the tar is unpacked is percent-encoded.
+A sample has `key.deed.txt` (the text of its first prompt) and `key.deed.json` (all its prompts, texts, confidences
+and fields); the suffix keeps them apart from the original's members when both are put together. A key that would lead
+out of a folder when the tar is unpacked is percent-encoded.
 """
 
 import io
 import itertools
+import json
 import posixpath
 import tarfile
 from typing import Any
@@ -17,7 +18,17 @@ from pipeline.exports.options import Exported, Options
 from pipeline.exports.rows import Published, json_bytes, whole_file
 from pipeline.text import original
 
-_COLUMNS = ("key", "sample_id", "prompt_index", "prompt", "text", "mean_confidence", "mean_depth", "num_tokens")
+_COLUMNS = (
+    "key",
+    "sample_id",
+    "prompt_index",
+    "prompt",
+    "text",
+    "mean_confidence",
+    "mean_depth",
+    "num_tokens",
+    "fields",
+)
 
 
 def write(published: Published, out: str, options: Options) -> Exported:
@@ -36,6 +47,8 @@ def write(published: Published, out: str, options: Options) -> Exported:
                 sample_id = answers[0]["sample_id"]
                 for answer in answers:
                     del answer["key"], answer["sample_id"]
+                    if (fields := answer.pop("fields")) is not None:
+                        answer["fields"] = json.loads(fields)
                 member = member_name(key)
                 renamed += member != original(key)
                 _add(tar, f"{member}{infix}.txt", answers[0]["text"].encode())

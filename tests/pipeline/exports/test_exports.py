@@ -4,6 +4,7 @@ import csv
 import gc
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,62 @@ def test_an_output_begun_by_an_earlier_version_has_no_token_ids_in_some_of_its_s
     assert [row["token_ids"] for row in rows] == [None] * 6 + [[7, 9]] * 6
     with open(tmp_path / "csv", encoding="utf-8", newline="") as stream:
         assert [row["token_ids"] for row in csv.DictReader(stream)] == [""] * 6 + ["[7, 9]"] * 6
+
+
+FIELDS = [
+    {"bboxes": [[1, 2, 11, 22], [0, 0, 5, 5]], "labels": ["car", "dog"]},
+    None,
+    {"quad_boxes": [[1, 1, 9, 2, 8, 7, 2, 6]], "labels": ["dog"]},
+    {"polygons": [[[0, 0, 4, 0, 4, 4], [6, 6]], []], "labels": ["", "cat"]},
+    {"bboxes": [[3, 3, 4, 5]], "bboxes_labels": ["car"], "polygons": [], "polygons_labels": []},
+    {"menu": {"nm": "tea"}},
+    *[None] * 6,
+]
+
+
+@pytest.fixture(scope="module")
+def boxes(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, the rows of its shards with these fields."""
+    out = tmp_path_factory.mktemp("boxes") / "out"
+    shutil.copytree(run, out)
+    for number, name in enumerate(("part-0", "part-1")):
+        path = out / "results" / f"{name}.parquet"
+        table = pq.read_table(path)
+        found = [None if value is None else json.dumps(value) for value in FIELDS[6 * number : 6 * number + 6]]
+        column = table.schema.get_field_index("fields")
+        pq.write_table(table.set_column(column, "fields", pa.array(found, pa.string())), path)
+    return out
+
+
+def test_boxes_become_a_file_that_coco_reads(run: Path, boxes: Path, tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    exported = write(boxes, Form.COCO_DETECTIONS, tmp_path / "boxes.json")
+    assert (exported.rows, exported.notes) == (12, ("5 boxes of 3 categories",))
+    coco = COCO(str(tmp_path / "boxes.json"))
+    names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
+    found = [
+        (a["image_id"], names[a["category_id"]], a["bbox"], a["segmentation"]) for a in coco.loadAnns(coco.getAnnIds())
+    ]
+    quad, polygon = [1, 1, 9, 2, 8, 7, 2, 6], [0, 0, 4, 0, 4, 4]
+    assert found == [
+        (1, "car", [1, 2, 10, 20], []),
+        (1, "dog", [0, 0, 5, 5], []),
+        (2, "dog", [1, 1, 8, 6], [quad]),
+        (2, "", [0, 0, 4, 4], [polygon]),
+        (3, "car", [3, 3, 1, 2], []),
+    ]
+    assert len(coco.getImgIds()) == 6
+    with pytest.raises(UserError, match="nothing in the column 'fields'"):
+        write(run, Form.COCO_DETECTIONS, tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_fields_are_objects_beside_a_sample_and_json_in_a_column(boxes: Path, tmp_path: Path) -> None:
+    write(boxes, Form.WEBDATASET, tmp_path / "tars")
+    with tarfile.open(tmp_path / "tars" / "part-0.tar") as tar:
+        records = [json.loads(tar.extractfile(m).read()) for m in tar if m.name.endswith(".json")]
+    assert [answer.get("fields") for record in records for answer in record["answers"]] == FIELDS[:6]
+    write(boxes, Form.CSV, tmp_path / "x.csv", columns=("fields",))
+    with open(tmp_path / "x.csv", encoding="utf-8", newline="") as stream:
+        assert [json.loads(row["fields"] or "null") for row in csv.DictReader(stream)] == FIELDS
