@@ -58,7 +58,7 @@ def convert_directory(
     """Convert a model directory and write the checkpoint; UserError, in one sentence, where that cannot be."""
     quiet()
     from actors.model.checkpoint import save_checkpoint
-    from actors.model.interop.conversion import MAX_PROMPT_TOKENS, convert
+    from actors.model.interop.conversion import convert
     from actors.model.interop.families import configuration, family_of
     from actors.model.interop.model_directory import QFORMER_TOKENIZER, SIDE_FILES, read_source
     from actors.model.interop.tokenizer_files import read_tokenizer, read_tokenizer_files
@@ -71,7 +71,7 @@ def convert_directory(
         tokenizer,
         name=name or source.resolve().name,
         exits=exits,
-        max_prompt_tokens=max_prompt_tokens or MAX_PROMPT_TOKENS,
+        max_prompt_tokens=max_prompt_tokens,
         max_new_tokens=max_new_tokens,
     )
     dtype = converted.state["decoder.embedding.weight"].dtype

@@ -95,6 +95,7 @@ def _family(pre_norm: bool) -> Family:
         ),
         image_plan=no_image,
         reads_images=False,
+        most_prompt_tokens=lambda hf, image_size: hf.max_position_embeddings,
     )
 
 

@@ -95,6 +95,7 @@ _ANSWERS = replace(
     encoder_prefixes=(("vision_model.", "vision."), ("text_encoder.", "questions.")),
     text_rules=_question_rules,
     output_rules=plain_outputs,
+    most_prompt_tokens=lambda hf, image_size: hf.text_config.max_position_embeddings,
 )
 _BY_CLASS = {family.model_class: family for family in (_CAPTIONS, _ANSWERS)}
 

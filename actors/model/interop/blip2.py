@@ -61,4 +61,5 @@ INSTRUCTBLIP = replace(
     BLIP2,
     model_class="InstructBlipForConditionalGeneration",
     text_rules=lambda hf: BLIP2.text_rules(hf).model_copy(update={"qformer": True}),
+    most_prompt_tokens=lambda hf, image_size: hf.qformer_config.max_position_embeddings,
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 from actors.model.interop.families import configuration, family_of
 from actors.model.interop.family import POOLER, Family
 from actors.model.interop.model_directory import SIDE_FILES, Source, load_tensors
-from actors.model.interop.prompt_rules import text_rules
+from actors.model.interop.prompt_rules import prompt_room, text_rules
 from actors.model.interop.special_tokens import special_tokens
 from actors.model.interop.vision_encoder_decoder import trocr_sinusoids
 from actors.model.interop.weight_names import to_ours, to_theirs
@@ -22,7 +22,6 @@ from actors.model.model import MultiExitModel
 from conf.errors import UserError
 from conf.model import ModelConfig, TransformersEncoderConfig
 
-MAX_PROMPT_TOKENS = 64
 _NOT_OURS = ("auto_map", "transformers_version", "_name_or_path")
 _POSITIONS = "decoder.position_table.weight"
 
@@ -44,7 +43,7 @@ def convert(
     *,
     name: str,
     exits: Sequence[int] | None = None,
-    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+    max_prompt_tokens: int | None = None,
     max_new_tokens: int | None = None,
 ) -> Converted:
     """Convert a source, its adapters starting as the identity; UserError where source and family do not fit."""
@@ -62,6 +61,7 @@ def convert(
     images = family.image_plan(hf, source.processor)
     if images.plan.draws_prompt:
         rules = rules.model_copy(update={"prompt": "bytes"})
+    room = prompt_room(source, family, hf, images.plan.longest_side, max_prompt_tokens)
     try:
         config = ModelConfig(
             name=name,
@@ -73,7 +73,7 @@ def convert(
             encoder=TransformersEncoderConfig(
                 model_type=source.config["model_type"],
                 hf_config={key: value for key, value in source.config.items() if key not in _NOT_OURS},
-                max_prompt_tokens=max_prompt_tokens,
+                max_prompt_tokens=room,
             ),
             text=rules.model_copy(
                 update={

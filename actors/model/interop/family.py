@@ -53,6 +53,8 @@ class Family:
     added_tokens: tuple[str, ...] = ()  # special ones that a processor adds to a tokenizer without them, in order
     reads_images: bool = True  # False: text to text
     frames_prompts: bool = False  # the processor, not the tokenizer, puts tokens around a prompt
+    # (configuration, side of images) -> tokens that its positions leave to a prompt; none: any number
+    most_prompt_tokens: Callable[[Any, int], int | None] = lambda hf, image_size: None
     check: Callable[[Mapping[str, Any]], None] = lambda raw: None  # UserError for a config.json it does not take
     # (source's folder, configuration, tokenizer, start token) -> rules
     output_rules: Callable[[Path, Any, Tokenizer | None, int], OutputRules] = plain_outputs

@@ -10,6 +10,7 @@ from actors.model.interop.bart import bart_decoder, bart_names
 from actors.model.interop.family import Family, OutputRules, Tensors, head_is_tied
 from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from actors.model.interop.weight_names import NameMap
+from actors.model.pretrained.florence2 import num_image_tokens
 from conf.errors import UserError
 from conf.json_file import read_json
 from conf.model import DecoderConfig, OutputStructure, TextRules
@@ -104,6 +105,9 @@ FAMILY = Family(
     ),
     image_plan=image_plan,
     frames_prompts=True,
+    most_prompt_tokens=lambda hf, image_size: (
+        hf.text_config.max_position_embeddings - num_image_tokens(hf.vision_config, image_size)
+    ),
     added_tokens=ADDED_TOKENS,
     output_rules=output_rules,
 )

@@ -9,9 +9,12 @@ from actors.model.interop.family import Family
 from actors.model.interop.model_directory import Source
 from actors.model.interop.special_tokens import named_tokens
 from actors.model.interop.tokenizer_files import tokenizer_settings
+from conf.errors import UserError
 from conf.model import TextRules
 
 _PROBE = "a"
+_USUAL, _LONGEST = 512, 1024  # tokens of a prompt where the source names no limit, and where it names a high one
+_NOT_DECLARED = 1_000_000  # the library writes 1e30 where a tokenizer has no limit
 _DEFAULT_LANGUAGE = "en_XX"  # of the library's mBART tokenizers
 Frame = tuple[tuple[int, ...], tuple[int, ...]]  # before and after a prompt
 
@@ -55,6 +58,22 @@ def _framed_by_processor(rules: TextRules, named: Mapping[str, int]) -> TextRule
             "suffix_ids": rules.suffix_ids if end is None else (end,),
         }
     )
+
+
+def prompt_room(source: Source, family: Family, hf: Any, image_size: int, asked: int | None) -> int:
+    """Return how many tokens a prompt may have; UserError for a wish that is more than the model's positions leave.
+
+    Relative positions leave any number: then what the model was trained with says it, as far as the source does.
+    """
+    most = family.most_prompt_tokens(hf, image_size)
+    if asked is not None:
+        if most is not None and asked > most:
+            raise UserError(f"--max-prompt-tokens={asked} is more than the {most} that the model has positions for")
+        return asked
+    declared = (tokenizer_settings(source.path).get("model_max_length"), source.config.get("n_positions"))
+    known = [int(number) for number in declared if isinstance(number, int | float) and 0 < number < _NOT_DECLARED]
+    limits = known if most is None else [*known, most]
+    return min([_LONGEST, *limits] if limits else [_USUAL])
 
 
 def _asked_frame(source: Source, tokenizer: Tokenizer) -> Frame | None:

@@ -1,10 +1,19 @@
 """Florence-2: image tokens, then the prompt, in one BART encoder."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from actors.model.pretrained.encoder import PretrainedEncoder, all_real
 from conf.model import ModelConfig
+
+
+def num_image_tokens(vision: Any, side: int) -> int:
+    """Return the tokens that the tower makes of a square image; the mean of all comes first."""
+    for size, stride, padding in zip(vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True):
+        side = (side + 2 * padding - size) // stride + 1
+    return side * side + 1
 
 
 class Florence2Encoder(PretrainedEncoder):
@@ -23,13 +32,7 @@ class Florence2Encoder(PretrainedEncoder):
         self.vision = Florence2VisionBackbone(config.vision_config)
         self.projector = Florence2MultiModalProjector(config)
         self.stack = BartEncoder(config.text_config)
-        side = model.plan.longest_side
-        for size, stride, padding in zip(
-            config.vision_config.patch_size, config.vision_config.patch_stride, config.vision_config.patch_padding,
-            strict=True,
-        ):  # fmt: skip
-            side = (side + 2 * padding - size) // stride + 1
-        self.num_image_tokens = side * side + 1  # the mean of all comes first
+        self.num_image_tokens = num_image_tokens(config.vision_config, model.plan.longest_side)
 
     @property
     def max_context(self) -> int:

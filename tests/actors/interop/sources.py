@@ -147,7 +147,7 @@ def blip2(kind: str, vocab_size: int = VOCAB, image_token: int = VOCAB - 1) -> A
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
               "image_size": 24, "patch_size": 8}  # fmt: skip
     qformer = {"vocab_size": QFORMER_VOCAB, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
-               "intermediate_size": 24, "max_position_embeddings": 128}  # fmt: skip
+               "intermediate_size": 24, "max_position_embeddings": 256}  # fmt: skip
     text = _t5(vocab_size=vocab_size, feed_forward_proj="gated-gelu", dense_act_fn="gelu").config.to_dict()
     config = getattr(transformers, f"{kind}Config")(
         vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4,

@@ -1,5 +1,6 @@
 """Prompts as the library's own tokenizers and processors lay them out, from text to text."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,26 @@ from PIL import Image
 from actors.engine.engine import Engine
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
+from actors.model.interop.families import FAMILIES, configuration
+from actors.model.interop.model_directory import read_source
+from actors.model.interop.prompt_rules import prompt_room
 from actors.model.word_boxes import unpack
 from conf.engine import EngineConfig
 from jobs.cli import main
 from tests.actors.engine.tiny import run
-from tests.actors.interop.sources import LAYERS, blip2, randomise
+from tests.actors.interop.sources import LAYERS, blip2, make_source, randomise
 
 STEPS = 10
 FULL = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": STEPS}})
-PROMPTS = ["w1", "w2 w3", " w4  w5 ", "w6 w1 w1 w7", "unheard w8", "w9 " * 30, "w10", "w11 w12", "w13 </s> w2", "w14."]
+# One has more tokens than caches begin with room for.
+PROMPTS = ["w1", "w2 w3", " w4  w5 ", "w6 w1 w1 w7", "unheard w8", "w9 " * 80, "w10", "w11 w12", "w13 </s> w2", "w14."]
 
 
 PIECES = [(f"▁w{i}", -3.0) for i in range(30)]
 
 
-def _converted(source: Path, *options: str) -> Checkpoint:
-    assert main(["convert", str(source), str(source / "ours"), *options]) == 0
+def _converted(source: Path) -> Checkpoint:
+    assert main(["convert", str(source), str(source / "ours")]) == 0
     return load_checkpoint(source / "ours")
 
 
@@ -108,7 +113,10 @@ def test_prompts_of_mbart_end_with_their_language(tmp_path: Path, capsys: pytest
     model = _mbart(len(tokenizer), decoder_start_token_id=german)
     rules = _text_to_text(model, tokenizer, tmp_path).config
     assert (rules.text.prefix_ids, rules.text.suffix_ids, rules.start_id) == ((), (2, romanian), german)
+    assert rules.encoder.max_prompt_tokens == 96  # as many as it has positions
     assert "prompts are in ro_RO" in capsys.readouterr().out
+    assert main(["convert", str(tmp_path), str(tmp_path / "more"), "--max-prompt-tokens", "97"]) == 2
+    assert "--max-prompt-tokens=97 is more than the 96 that the model has positions for" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("forced", [True, False])
@@ -145,7 +153,7 @@ def test_blip2_reads_a_prompt_as_its_processor_lays_it_out(kind: str, tmp_path: 
     randomise(model, 3, gain=2.0)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    checkpoint, rng = _converted(tmp_path, "--max-prompt-tokens", "96"), np.random.default_rng(0)
+    checkpoint, rng = _converted(tmp_path), np.random.default_rng(0)
     codec = checkpoint.codec
     requests, expected = [], []
     for i, prompt in enumerate(PROMPTS):
@@ -162,6 +170,22 @@ def test_blip2_reads_a_prompt_as_its_processor_lays_it_out(kind: str, tmp_path: 
     assert len({completion.token_ids for completion in done.values()}) > 5
     if kind == "InstructBlip":
         assert len(codec.encode_prompt("w1 " * 90, 20)) == 20
+
+
+def test_prompts_have_the_room_that_a_source_declares(tmp_path: Path) -> None:
+    from transformers import Florence2Config
+
+    make_source("t5", tmp_path)
+    settings, hf = tmp_path / "tokenizer_config.json", configuration(read_source(tmp_path).config)
+
+    def room(declared: float, family: str = "t5", image_size: int = 32) -> int:
+        settings.write_text(json.dumps({"model_max_length": declared}))
+        return prompt_room(read_source(tmp_path), FAMILIES[family], hf, image_size, None)
+
+    assert [room(1e30), room(200), room(131_072)] == [512, 200, 1024]
+    hf = Florence2Config()
+    hf.text_config.max_position_embeddings = 1024
+    assert room(1024, "florence2", 768) == 1024 - 577
 
 
 def test_blip2_with_a_decoder_only_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
