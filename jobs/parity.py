@@ -30,10 +30,11 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="deed-parity-") as folder:
         checkpoint = options.checkpoint
         if checkpoint is None:
-            from jobs.convert import main as convert
+            from jobs.convert import convert_directory
 
             checkpoint = folder
-            convert([options.source, checkpoint])
+            for difference in convert_directory(Path(options.source), Path(checkpoint)).differences:
+                print(f"differs: {difference}")
         comparisons = list(run(config, options.source, checkpoint, options.count))
     print(summary(comparisons))
     if options.json:
@@ -89,10 +90,11 @@ def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "It
     from jobs.convert import quiet
 
     quiet()
-    engine = fitted(config, model)
-    generation = engine.generation
-    library = Library(source, generation.max_new_tokens, decoder_prefix=generation.decoder_prefix)
-    ours = Ours.load(checkpoint, engine)
+    engine = fitted(config, model, checkpoint)
+    generation, font = engine.generation, config.preprocess.header_font
+    prefix = generation.decoder_prefix or model.text.decoder_prefix
+    library = Library(source, generation.max_new_tokens, decoder_prefix=prefix, font_file=font)
+    ours = Ours.load(checkpoint, engine, config.preprocess)
     print(f"pictures are made ready by {library.reads_image} there, {len(work)} are compared")
     print(HEADER)
     for comparison in compare(library, ours, work):
@@ -100,10 +102,12 @@ def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "It
         yield comparison
 
 
-def fitted(config: "ParityConfig", model: "ModelConfig") -> "EngineConfig":
+def fitted(config: "ParityConfig", model: "ModelConfig", checkpoint: str) -> "EngineConfig":
     """Return the engine's settings, with outputs no longer than the decoder has positions for."""
+    from actors.generation_texts import tokenized_for
+
     generation = config.engine.generation
-    most = model.decoder.max_positions - generation.longest_prefix
+    most = model.decoder.max_positions - tokenized_for(generation, model, checkpoint).longest_prefix
     limit = min(generation.max_new_tokens, max(1, most))
     generation = generation.model_copy(update={"max_new_tokens": limit})
     return config.engine.model_copy(update={"generation": generation})

@@ -86,20 +86,24 @@ def compare(library: Library, ours: Ours, work: Sequence[Asked], *, our_pixels: 
 
 
 def _compared(library: Library, ours: Ours, asked: Asked, mine: Answer, our_pixels: bool) -> Comparison:
-    upright = as_the_pipeline_opens(asked.data)
-    assert not isinstance(upright, ImageProblem)  # it has become a request
     notes = () if our_pixels else opened_otherwise(asked.data)
     try:
-        image = upright if our_pixels else as_users_open(asked.data)
+        image = _upright(asked) if our_pixels else as_users_open(asked.data)
         found = _beside(library, ours, asked, image, mine, notes)
         if found.verdict is Verdict.DIFFERENT and notes:
-            again = _beside(library, ours, asked, upright, mine, notes)
+            again = _beside(library, ours, asked, _upright(asked), mine, notes)
             if again.verdict is Verdict.EQUAL:
                 return Comparison(**{**vars(again), "verdict": Verdict.OPENED_OTHERWISE})
     except Exception as error:  # the library, or Pillow for it, raises many kinds
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Comparison(asked.name, Verdict.NOT_COMPARED, (*notes, f"the library does not take it: {reason}"))
     return found
+
+
+def _upright(asked: Asked) -> Image.Image:
+    image = as_the_pipeline_opens(asked.data)
+    assert not isinstance(image, ImageProblem)  # it has become a request
+    return image
 
 
 def _beside(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from actors.model.interop.families import configuration, family_of
 from actors.model.interop.model_directory import read_source
@@ -13,6 +13,7 @@ from actors.model.word_boxes import split_words
 from actors.parity.answer import Answer
 from conf.engine import PROMPT_PLACE
 from conf.errors import UserError
+from conf.source import DEFAULT_PROMPT
 from pipeline.unexpected_errors import one_line
 
 VISION_INPUTS = ("pixel_values", "flattened_patches")
@@ -23,7 +24,8 @@ _LONGEST = 300  # characters of a reason: the library lists all the models it ha
 class Library:
     """A model directory of `transformers`, loaded by the library alone.
 
-    `decoder_prefix` is what outputs begin with, as engine.generation has it; `font_file` draws headers.
+    `decoder_prefix` is what outputs begin with, as engine.generation or the checkpoint has it; `font_file` draws
+    headers.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Library:
         source = read_source(path)
         self.model_type = str(source.config["model_type"])
         family, hf = family_of(source.config), configuration(source.config)
+        self._captions = family.model_class == "BlipForConditionalGeneration"
         self._max_new_tokens, self._decoder_prefix, self._font_file = max_new_tokens, decoder_prefix, font_file
         import transformers
 
@@ -59,6 +62,8 @@ class Library:
             tokenizer = AutoTokenizer.from_pretrained(path, **local) if self._decoder_prefix else None
             return AutoImageProcessor.from_pretrained(path, **local), tokenizer, None
         processor = AutoProcessor.from_pretrained(path, **local)
+        if getattr(processor.image_processor, "is_vqa", False):
+            draw_headers_in(processor.image_processor, self._font_file)
         return processor.image_processor, processor.tokenizer, processor
 
     @property
@@ -72,9 +77,8 @@ class Library:
             return dict(self.tokenizer(prompt, return_tensors="pt"))
         if self.model_type == "vision-encoder-decoder":
             inputs = dict(self.image_processor(image, return_tensors="pt"))
-            if self._decoder_prefix:
-                text = self._decoder_prefix.replace(PROMPT_PLACE, prompt)
-                given = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+            if beginning := self._beginning(prompt):
+                given = self.tokenizer(beginning, add_special_tokens=False, return_tensors="pt")
                 inputs["decoder_input_ids"] = given.input_ids
             return inputs
         if self.model_type == "udop":
@@ -85,21 +89,19 @@ class Library:
             # The processor's own default of 2,048 patches would win over its file.
             options = {"max_patches": self.image_processor.max_patches, "return_tensors": "pt"}
             if self.image_processor.is_vqa:
-                options |= {"text": prompt, "font_bytes": self._font()}
+                options["text"] = prompt
             return dict(self.processor(images=image, **options))
         if self.model_type == "t5gemma2" and self.processor.boi_token not in prompt:
             prompt = self.processor.boi_token + prompt  # it refuses images that no prompt asks for
-        return dict(self.processor(images=image, text=prompt, return_tensors="pt"))
+        if self._captions:
+            prompt = self._beginning(prompt)
+        return dict(self.processor(images=image, text=prompt or None, return_tensors="pt"))
 
-    def _font(self) -> bytes:
-        """Return the typeface of headers: the library would download Arial."""
-        from PIL import ImageFont
-
-        if self._font_file is not None:
-            return Path(self._font_file).read_bytes()
-        font = ImageFont.load_default(10)
-        assert isinstance(font, ImageFont.FreeTypeFont)
-        return bytes(font.font_bytes)  # the built-in one has no file
+    def _beginning(self, prompt: str) -> str:
+        """Return what an output goes on from; a caption that is asked for in the default words goes on from nothing."""
+        if self._decoder_prefix == PROMPT_PLACE and prompt == DEFAULT_PROMPT:
+            return ""
+        return self._decoder_prefix.replace(PROMPT_PLACE, prompt)
 
     @torch.inference_mode()
     def answer(self, image: Image.Image, prompt: str) -> Answer:
@@ -118,3 +120,12 @@ class Library:
             seen = seen[inputs["attention_mask"][0].bool()]  # without the padding up to max_patches
         scores_TV = torch.stack([score[0] for score in done.scores])
         return Answer(tuple(said), seen, scores_TV.float().log_softmax(-1))
+
+
+def draw_headers_in(image_processor: Any, font_file: str | None) -> None:
+    """Have headers drawn in a typeface of ours, by default Pillow's own: the library would download Arial."""
+    font = ImageFont.load_default(10)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    font_bytes = bytes(font.font_bytes) if font_file is None else Path(font_file).read_bytes()
+    render = image_processor.render_header
+    image_processor.render_header = lambda image, header, **_: render(image, header, font_bytes=font_bytes)

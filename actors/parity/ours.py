@@ -19,7 +19,8 @@ from actors.parity.library import VISION_INPUTS
 from actors.row_work import RowWork, request_of
 from conf.engine import EngineConfig
 from conf.model import TOKENIZER_FILE, ModelConfig, read_model_config
-from conf.schema import ModelSection
+from conf.resolve import image_plan
+from conf.schema import ModelSection, PreprocessConfig
 from pipeline.images.decode import ImageProblem, image_to_pixels
 
 
@@ -29,23 +30,29 @@ class Problem(Exception):
 
 @dataclass(frozen=True)
 class Ours:
-    """A checkpoint and its engine."""
+    """A checkpoint and its engine, and how pictures are made ready for it."""
 
     config: ModelConfig
     backend: Backend
     tokenizer: Tokenizer
+    preprocess: PreprocessConfig
 
     @classmethod
-    def load(cls, checkpoint: str, engine: EngineConfig, num_threads: int = 1) -> "Ours":
+    def load(
+        cls, checkpoint: str, engine: EngineConfig, preprocess: PreprocessConfig | None = None, num_threads: int = 1
+    ) -> "Ours":
         """UserError for what is wrong with the checkpoint, or does not fit it."""
-        engine = engine.at_full_depth()
         section = ModelSection(checkpoint=checkpoint, device="cpu")
-        backend = load_backend(section, engine, num_threads)
-        return cls(read_model_config(checkpoint), backend, load_tokenizer(Path(checkpoint) / TOKENIZER_FILE))
+        backend = load_backend(section, engine.at_full_depth(), num_threads)
+        tokenizer = load_tokenizer(Path(checkpoint) / TOKENIZER_FILE)
+        return cls(read_model_config(checkpoint), backend, tokenizer, preprocess or PreprocessConfig())
 
     def request(self, number: int, data: bytes, prompt: str) -> Request:
         """Return what the engine is asked of a picture file; Problem where a job would have an errors row."""
-        pixels = image_to_pixels(data, plan=self.config.plan)
+        plan, limits = image_plan(self.config, self.preprocess), self.preprocess
+        pixels = image_to_pixels(
+            data, plan=plan, texts=(prompt,), max_pixels=limits.max_pixels, max_decode_bytes=limits.max_decode_bytes
+        )
         if isinstance(pixels, ImageProblem):
             raise Problem(pixels.message)
         work = RowWork(number, {"sample_id": str(number), "prompt": prompt}, pixels.pixels_HWC, number)

@@ -4,6 +4,7 @@ Layout, rounding and filters are those of the library's processor. The typeface 
 and here it is the file that is named, or Pillow's built-in font.
 """
 
+import io
 import textwrap
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,4 +51,11 @@ def _wrapped(text: str) -> str:
 
 @lru_cache(maxsize=4)
 def _font(font_file: str | None) -> _Font:
-    return ImageFont.truetype(font_file, FONT_SIZE) if font_file else ImageFont.load_default(FONT_SIZE)
+    if font_file is not None:
+        return ImageFont.truetype(font_file, FONT_SIZE)
+    built_in = ImageFont.load_default(FONT_SIZE)
+    if isinstance(
+        built_in, ImageFont.FreeTypeFont
+    ):  # its letters, set as those of a file are: kerned, where Pillow can
+        return ImageFont.truetype(io.BytesIO(built_in.font_bytes), FONT_SIZE)
+    return built_in

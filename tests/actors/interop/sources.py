@@ -140,13 +140,13 @@ def _florence2() -> Any:
     return model
 
 
-def blip2(kind: str, vocab_size: int = VOCAB, image_token: int = VOCAB - 1) -> Any:
+def blip2(kind: str, vocab_size: int = VOCAB, image_token: int = VOCAB - 1, qformer_vocab: int = QFORMER_VOCAB) -> Any:
     """`kind` is Blip2 or InstructBlip. Flan-T5's head is its own, and of its activation two names are about."""
     import transformers
 
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
               "image_size": 24, "patch_size": 8}  # fmt: skip
-    qformer = {"vocab_size": QFORMER_VOCAB, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+    qformer = {"vocab_size": qformer_vocab, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
                "intermediate_size": 24, "max_position_embeddings": 256}  # fmt: skip
     text = _t5(vocab_size=vocab_size, feed_forward_proj="gated-gelu", dense_act_fn="gelu").config.to_dict()
     config = getattr(transformers, f"{kind}Config")(

@@ -5,13 +5,13 @@ Settings are those of published checkpoints, sizes scaled down. Both sides begin
 
 from functools import cache
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
 from actors.model.interop.image_plans import ProcessorPlan, processor_plan
+from actors.parity.library import draw_headers_in
 from conf.errors import UserError
 from conf.image_plan import CentreCrop, Pad, Resize, ResizeShortest
 from pipeline.images.decode import Upright, decode_whole
@@ -89,26 +89,11 @@ def theirs(settings: dict[str, Any], image: Image.Image) -> np.ndarray:
     if stem != "Pix2Struct":
         return np.asarray(processor(image)["pixel_values"][0])
     header = {"header_text": QUESTION} if processor.is_vqa else {}
-    with in_our_font():
-        patches = processor(image, **header)["flattened_patches"][0]
+    draw_headers_in(processor, None)
+    patches = processor(image, **header)["flattened_patches"][0]
     rows, columns = int(patches[:, 0].max()), int(patches[:, 1].max())
     grid = patches[: rows * columns, 2:].reshape(rows, columns, 16, 16, 3)
     return grid.transpose(4, 0, 2, 1, 3).reshape(3, rows * 16, columns * 16)
-
-
-def in_our_font() -> Any:
-    """The library downloads its font: give it ours, everything else of its header stays its own."""
-    import transformers.models.pix2struct.image_processing_pil_pix2struct as library
-
-    return mock.patch.multiple(library, hf_api=mock.Mock(), ImageFont=_BuiltIn)
-
-
-class _BuiltIn:
-    """Pillow's ImageFont, whose only TrueType file is the one that comes with it."""
-
-    @staticmethod
-    def truetype(font: Any, size: int, encoding: str = "") -> Any:
-        return ImageFont.load_default(size)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,27 +1,32 @@
 """Tiny random models, one per published checkpoint's kind, as directories that `transformers` itself has written.
 
 Image processors have the settings of the published checkpoints; sizes are scaled down, ratios, filters, paddings and
-statistics are theirs. Tokenizers are made here: nothing is downloaded.
+statistics are theirs. Nothing is downloaded.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken
 
+from conf.source import DEFAULT_PROMPT
 from tests.actors.interop import t5gemma2
-from tests.actors.interop.sources import _bart_settings, randomise
+from tests.actors.interop.sources import _bart_settings, _text_decoder, _vision, blip2, randomise
+from tests.actors.interop.zoo_tokenizers import (
+    bart_tokenizer,
+    bert_tokenizer,
+    gemma_tokenizer,
+    gpt2_tokenizer,
+    t5_tokenizer,
+    udop_tokenizer,
+)
 
 LAYERS = 3
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-_SENTENCES = (
-    "What does the image describe? a dog on the grass beside a red car. How many people are there? Two men.",
-    "The total of this receipt is 12.95 in all; read the text in the image, with regions, and locate the objects.",
-)
 
 
 @dataclass(frozen=True)
@@ -47,115 +52,90 @@ def write(kind: str, path: Path, seed: int) -> Path:
     return path
 
 
-@cache
-def _bytes_bpe(special: tuple[str, ...]) -> str:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(special) + 256 + 40, special_tokens=list(special), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tokenizer.train_from_iterator(_SENTENCES, trainer)
-    return str(tokenizer.to_str())
-
-
-def bart_tokenizer(*more: str, **named: str) -> Any:
-    """<s> text </s>, byte-level; `more` are tokens of a task, `named` are special ones with a name of their own."""
-    from transformers import PreTrainedTokenizerFast
-
-    special = ("<s>", "<pad>", "</s>", "<unk>", *named.values())
-    tokenizer = Tokenizer.from_str(_bytes_bpe(special))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    tokenizer.add_tokens(list(more))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
-        extra_special_tokens=named,
-    )  # fmt: skip
-
-
-def t5_tokenizer() -> Any:
-    """text </s>, byte-level."""
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer.from_str(_bytes_bpe(("<pad>", "</s>", "<unk>")))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-
-
-def udop_tokenizer() -> Any:
-    from transformers import UdopTokenizer
-
-    letters = sorted(set("".join(_SENTENCES)) - {" "})
-    words = sorted({f"▁{word}" for sentence in _SENTENCES for word in sentence.split()})
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    return UdopTokenizer(vocab=[*pieces, *((piece, -3.0 - len(piece) / 9) for piece in (*words, *letters))])
-
-
-def gemma_tokenizer() -> Any:
-    """<bos> text, of pieces that hold their spaces, and the three tokens of an image."""
-    from transformers import GemmaTokenizer
-
-    letters = sorted(set("".join(_SENTENCES)) - {" "})
-    pieces = (
-        "<pad>",
-        "<eos>",
-        "<bos>",
-        "<unk>",
-        "<mask>",
-        "▁",
-        "\n",
-        "\n\n",
-        *letters,
-        "do",
-        "dog",
-        "▁dog",
-        "th",
-        "▁th",
-    )
-    merges = [("\n", "\n"), ("d", "o"), ("do", "g"), ("▁", "dog"), ("t", "h"), ("▁", "th")]
-    images = {"boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>"}
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    return GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True, extra_special_tokens=images)
-
-
-def _vit(decoder: Any, height: int = 32, width: int = 32) -> Any:
-    """A vision-encoder-decoder on a ViT."""
-    from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
-
-    vit = ViTConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=[height, width],
-        patch_size=8,
-    )  # fmt: skip
-    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(vit, decoder)
-    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
-    return VisionEncoderDecoderModel(config)
-
-
 def _trocr(height: int, width: int) -> tuple[Any, Any]:
-    from transformers import TrOCRConfig, TrOCRProcessor, ViTImageProcessor
+    from transformers import TrOCRConfig, TrOCRProcessor, ViTConfig, ViTImageProcessor
 
     tokenizer = bart_tokenizer()
     decoder = TrOCRConfig(
         vocab_size=len(tokenizer), d_model=24, decoder_layers=LAYERS, decoder_attention_heads=3, decoder_ffn_dim=40,
         max_position_embeddings=48, cross_attention_hidden_size=24,
     )  # fmt: skip
+    vit = ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=[height, width],
+        patch_size=8,
+    )  # fmt: skip
     images = ViTImageProcessor(size={"height": height, "width": width}, resample=2, **HALF)
-    return _vit(decoder, height, width), TrOCRProcessor(images, tokenizer)
+    return _vision(decoder, vit), TrOCRProcessor(images, tokenizer)
+
+
+def _named(model: Any, **ids: int) -> Any:
+    """Give a vision-encoder-decoder its special tokens."""
+    for config in (model.config, model.generation_config):
+        for name, token_id in ids.items():
+            setattr(config, name, token_id)
+    return model
+
+
+def _vit_gpt2() -> tuple[Any, Any]:
+    from transformers import GPT2Config, ViTImageProcessor
+
+    tokenizer = gpt2_tokenizer()
+    end = {"bos_token_id": 0, "eos_token_id": 0}
+    model = _vision(GPT2Config(**_text_decoder(vocab_size=len(tokenizer), n_inner=40, **end)))
+    images = ViTImageProcessor(size={"height": 32, "width": 32}, resample=2, **HALF)  # 224
+    return _named(model, decoder_start_token_id=0, pad_token_id=0, **end), (images, tokenizer)
+
+
+def _manga() -> tuple[Any, Any]:
+    from transformers import BertConfig, DeiTConfig, ViTImageProcessor
+
+    tokenizer = bert_tokenizer()
+    deit = DeiTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    decoder = BertConfig(**_text_decoder(vocab_size=len(tokenizer), intermediate_size=40, pad_token_id=0))
+    images = ViTImageProcessor(size={"height": 32, "width": 32}, resample=2, **HALF)  # 224
+    ids = {"decoder_start_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    return _named(_vision(decoder, deit), **ids), (images, tokenizer)
+
+
+def _blip(answers: bool) -> tuple[Any, Any]:
+    from transformers import (
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipForQuestionAnswering,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    tokenizer = bert_tokenizer("[DEC]", "[ENC]")
+    text = _text_decoder(
+        vocab_size=len(tokenizer), intermediate_size=40, bos_token_id=len(tokenizer) - 2, sep_token_id=3, pad_token_id=0
+    )
+    vision = {
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32,
+        "patch_size": 8,
+    }  # fmt: skip
+    config = BlipConfig(text_config=text, vision_config=vision)
+    images = BlipImageProcessor(size={"height": 32, "width": 32}, resample=3, **CLIP)  # 384
+    model = (BlipForQuestionAnswering if answers else BlipForConditionalGeneration)(config)
+    return model, BlipProcessor(images, tokenizer)
+
+
+def _decoder_settings(tokenizer: Any) -> dict[str, Any]:
+    """Of a BART or mBART that is the decoder of another model; `generate` sizes its cache by the encoder's layers."""
+    layers = {"encoder_layers": LAYERS, "decoder_layers": LAYERS}
+    return _bart_settings(vocab_size=len(tokenizer), is_decoder=True, add_cross_attention=True, **layers)
 
 
 def _deit_bart() -> tuple[Any, Any]:
     from transformers import BartConfig, DeiTImageProcessor
 
     tokenizer = bart_tokenizer()
-    settings = _bart_settings(vocab_size=len(tokenizer), is_decoder=True, add_cross_attention=True)
+    settings = _decoder_settings(tokenizer)
     side, crop = {"height": 37, "width": 37}, {"height": 32, "width": 32}  # 256 and 224
     processor = DeiTImageProcessor(size=side, crop_size=crop, do_center_crop=True, resample=3, **IMAGENET)
-    return _vit(BartConfig(**settings)), (processor, tokenizer)
+    return _vision(BartConfig(**settings)), (processor, tokenizer)
 
 
 def _swin_mbart(tokenizer: Any, height: int, width: int) -> Any:
@@ -164,11 +144,8 @@ def _swin_mbart(tokenizer: Any, height: int, width: int) -> Any:
     swin = DonutSwinConfig(
         image_size=[height, width], patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
     )
-    settings = _bart_settings(
-        vocab_size=len(tokenizer), scale_embedding=True, is_decoder=True, add_cross_attention=True,
-        encoder_layers=LAYERS,  # `generate` sizes its cache by it
-    )  # fmt: skip
-    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(swin, MBartConfig(**settings))
+    decoder = MBartConfig(**_decoder_settings(tokenizer), scale_embedding=True)
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(swin, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
     return VisionEncoderDecoderModel(config)
 
@@ -260,6 +237,18 @@ def _udop() -> tuple[Any, Any]:
     return model, UdopProcessor(images, tokenizer)
 
 
+def _blip2(kind: str) -> tuple[Any, Any]:
+    """`kind` is Blip2 or InstructBlip."""
+    import transformers
+
+    tokenizer, qformer = t5_tokenizer(), bert_tokenizer()
+    tokenizer.add_tokens([AddedToken("<image>", normalized=False, special=True)], special_tokens=True)
+    model = blip2(kind, len(tokenizer), len(tokenizer) - 1, len(qformer))
+    images = transformers.BlipImageProcessor(size={"height": 24, "width": 24}, resample=3, **CLIP)  # 224
+    parts = (images, tokenizer) if kind == "Blip2" else (images, tokenizer, qformer)
+    return model, getattr(transformers, f"{kind}Processor")(*parts, num_query_tokens=model.config.num_query_tokens)
+
+
 def _t5gemma2() -> tuple[Any, Any]:
     from transformers import Gemma3ImageProcessor, Gemma3Processor
 
@@ -277,6 +266,11 @@ ZOO: dict[str, Kind] = {
     "trocr": Kind(lambda: _trocr(32, 32)),  # 384, patches of 16
     "lines": Kind(lambda: _trocr(24, 128)),  # a fine-tune that reads lines of 96 x 512
     "deit_bart": Kind(_deit_bart),
+    "vit_gpt2": Kind(_vit_gpt2),
+    "manga": Kind(_manga),
+    "blip": Kind(lambda: _blip(answers=False), DEFAULT_PROMPT, gain=2.5),
+    "blip_begun": Kind(lambda: _blip(answers=False), "a red car beside", gain=2.5),
+    "blip_vqa": Kind(lambda: _blip(answers=True), "how many people are there?", gain=2.5),
     "donut": Kind(_donut, decoder_prefix="<s_cord-v2>"),
     "donut_turned": Kind(_donut_turned, decoder_prefix="<s_rvlcdip>"),
     "nougat": Kind(_nougat),
@@ -284,5 +278,7 @@ ZOO: dict[str, Kind] = {
     "pix2struct_vqa": Kind(lambda: _pix2struct(vqa=True), "How many people are there?", gain=1.0),
     "florence2": Kind(_florence2, "<CAPTION>", gain=1.1),
     "t5gemma2": Kind(_t5gemma2, "What does the image describe?"),
+    "blip2": Kind(lambda: _blip2("Blip2"), "Question: What does the image describe? Answer:", gain=0.9),
+    "instructblip": Kind(lambda: _blip2("InstructBlip"), "How many people are there?", gain=0.9),
     "udop": Kind(_udop, "read the text\n100 100 400 200\tThe\n420 110 700 205\ttotal"),
 }
