@@ -6,6 +6,7 @@ tokenizer names no token that starts an output, and a decoder's part of config.j
 what starts it in the whole: that comes last.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class SpecialTokens:
 def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | None, vocab_size: int) -> SpecialTokens:
     """Raise UserError for an id that is missing or outside the vocabulary."""
     notes, differences = list[str](), list[str]()
-    asked = _generation(source, hf)
+    asked = _generation(source)
     named = named_tokens(source, tokenizer)
 
     def believe(name: str, votes: list[tuple[str, int | None]]) -> int | None:
@@ -48,7 +49,7 @@ def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | No
         return believe(name, [
             ("the tokenizer", named.get(name)),
             ("config.json", _first(getattr(text, name, None))),
-            ("generation_config.json", _first(asked.get(name))),
+            ("config.json" if source.generation is None else "generation_config.json", _first(asked.get(name))),
         ])  # fmt: skip
 
     def configured(name: str) -> int | None:
@@ -106,13 +107,13 @@ def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, differenc
     )
 
 
-def _generation(source: Source, hf: Any) -> dict[str, Any]:
-    """generation_config.json; older checkpoints keep the same settings in config.json."""
+def _generation(source: Source) -> dict[str, Any]:
+    """generation_config.json; older checkpoints keep the same settings in config.json, or in its decoder's part."""
     if source.generation is not None:
         return source.generation
     from transformers.generation.configuration_utils import GenerationConfig
 
-    return dict(GenerationConfig.from_model_config(hf).to_dict())
+    return dict(GenerationConfig.from_model_config(deepcopy(source.config)).to_dict())  # the library empties it
 
 
 def named_tokens(source: Source, tokenizer: Tokenizer | None) -> dict[str, int]:

@@ -142,6 +142,41 @@ def test_a_directory_without_image_processor_takes_the_size_of_its_encoder(
     assert converted(source).config.image_size == 32
 
 
+@pytest.mark.parametrize("part", [None, "decoder"])
+def test_settings_of_generation_are_those_of_config_json_where_they_have_no_file(
+    part: str | None, source: Path, sources: dict[str, tuple[Path, Any]]
+) -> None:
+    """As until 2022; the library reads them there, too."""
+    (source / "generation_config.json").unlink()
+    config = json.loads((source / "config.json").read_text())
+    own = config if part is None else config[part]
+    own |= {"no_repeat_ngram_size": 3, "repetition_penalty": 1.5, "forced_bos_token_id": 7, "num_beams": 4}
+    (source / "config.json").write_text(json.dumps(config))
+    theirs = type(sources["trocr"][1]).from_pretrained(source).generation_config
+    assert theirs.no_repeat_ngram_size == 3
+    ours = converted(source)
+    generation = ours.config.generation
+    assert generation.no_repeat_ngram == theirs.no_repeat_ngram_size
+    assert generation.repetition_penalty == theirs.repetition_penalty
+    assert generation.forced_bos_id == theirs.forced_bos_token_id
+    assert any(f"the source asks for {theirs.num_beams} beams" in difference for difference in ours.differences)
+
+
+def test_a_head_of_its_own_is_kept_whatever_the_configuration_says_of_ties(
+    source: Path, sources: dict[str, tuple[Path, Any]]
+) -> None:
+    """TrOCR is published with one and a configuration that says both."""
+    head, embedding = "decoder.output_projection.weight", "decoder.model.decoder.embed_tokens.weight"
+    change_weights(source, lambda t: t.update({head: t[embedding] + 1}))
+    config = json.loads((source / "config.json").read_text())
+    for tied in (True, False):
+        config["decoder"]["tie_word_embeddings"] = tied
+        (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+        state = converted(source).state
+        assert torch.equal(state["decoder.head.weight"], load_file(source / "model.safetensors")[head])
+        assert torch.equal(state["decoder.embedding.weight"] + 1, state["decoder.head.weight"])
+
+
 def bin_of(content: Any) -> Callable[[Path], None]:
     return lambda path: as_bin(path, content)
 
