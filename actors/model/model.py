@@ -58,6 +58,9 @@ class MultiExitModel(nn.Module):
     def encode(self, images: Images, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """One prompt per image, right-padded -> states [B, S, D] and mask [B, S] (True = real)."""
         if not isinstance(self.encoder, ScenesEncoder):
+            mixed = getattr(self.encoder, "encode_mixed", None)
+            if mixed is not None and not isinstance(images, Tensor):
+                return mixed(images, prompt_ids_BQ, prompt_mask_BQ)
             return encode_by_shape(self.encoder.encode, images, prompt_ids_BQ, prompt_mask_BQ)
         assert isinstance(images, Tensor), "its images are squares"
         positions = torch.arange(prompt_ids_BQ.shape[1], device=prompt_ids_BQ.device).expand_as(prompt_ids_BQ)

@@ -1,7 +1,10 @@
 """Pix2Struct: the image as a grid of patches of its own shape; a question is drawn above it, not read as tokens."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from actors.model.pretrained.encoder import PretrainedEncoder, all_real
 from conf.model import ModelConfig
@@ -25,9 +28,24 @@ class Pix2StructEncoder(PretrainedEncoder):
         return self._max_patches
 
     def encode(self, pixels_BXYC: Tensor, prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
-        patches = self.flattened_patches(pixels_BXYC).to(next(self.vision.parameters()).dtype)
-        states = self.vision(flattened_patches=patches, attention_mask=None).last_hidden_state
+        patches = self.flattened_patches(pixels_BXYC)
+        states = self.vision(flattened_patches=patches.to(self._dtype), attention_mask=None).last_hidden_state
         return states, all_real(states)
+
+    def encode_mixed(
+        self, images: Sequence[Tensor], prompt_ids_BQ: Tensor, prompt_mask_BQ: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Grids of different shapes [X, Y, 3] in one batch, padded to the one with most patches."""
+        patches = [self.flattened_patches(image[None])[0] for image in images]
+        flat = pad_sequence(patches, batch_first=True)
+        lengths = torch.tensor([len(own) for own in patches], device=flat.device)
+        mask = torch.arange(flat.shape[1], device=flat.device) < lengths[:, None]
+        states = self.vision(flattened_patches=flat.to(self._dtype), attention_mask=mask.float()).last_hidden_state
+        return states, mask
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.vision.parameters()).dtype
 
     def flattened_patches(self, pixels_BXYC: Tensor) -> Tensor:
         """[B, rows * columns, 2 + patch * patch * 3]: row and column, from 1, and the values of the patch."""
