@@ -199,7 +199,8 @@ def _pix2struct(vqa: bool) -> tuple[Any, Any]:
     return model, Pix2StructProcessor(Pix2StructImageProcessor(max_patches=90, patch_size=patch, is_vqa=vqa), tokenizer)
 
 
-def _florence2() -> tuple[Any, Any]:
+def florence2_with(*tokens: str) -> tuple[Any, Any]:
+    """Florence-2 with these tokens more."""
     from transformers import (
         CLIPImageProcessor,
         Florence2Config,
@@ -207,7 +208,7 @@ def _florence2() -> tuple[Any, Any]:
         Florence2Processor,
     )
 
-    tokenizer = bart_tokenizer(image_token="<image>")
+    tokenizer = bart_tokenizer(*tokens, image_token="<image>")
     vision = {
         "depths": (1, 1, 1, 1), "embed_dim": (8, 8, 8, 16), "num_heads": (1, 1, 1, 2), "num_groups": (1, 1, 1, 2),
         "projection_dim": 24, "window_size": 4,
@@ -221,7 +222,12 @@ def _florence2() -> tuple[Any, Any]:
     side = {"height": 64, "width": 64}  # 768
     images = CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False, resample=3, **IMAGENET)
     images.image_seq_length = 2 * 2 + 1  # 577
-    return model, Florence2Processor(images, tokenizer)
+    kinds = (
+        "pure_text", "ocr", "description_with_bboxes", "description_with_polygons", "polygons", "bboxes",
+        "description_with_bboxes_or_polygons",
+    )  # fmt: skip
+    reading = {**{kind: {} for kind in kinds}, "phrase_grounding": {"banned_grounding_tokens": ["it", "the image"]}}
+    return model, Florence2Processor(images, tokenizer, post_processor_config=reading)
 
 
 def _udop() -> tuple[Any, Any]:
@@ -276,7 +282,7 @@ ZOO: dict[str, Kind] = {
     "nougat": Kind(_nougat),
     "pix2struct": Kind(lambda: _pix2struct(vqa=False), gain=1.0),
     "pix2struct_vqa": Kind(lambda: _pix2struct(vqa=True), "How many people are there?", gain=1.0),
-    "florence2": Kind(_florence2, "<CAPTION>", gain=1.1),
+    "florence2": Kind(florence2_with, "<CAPTION>", gain=1.1),
     "t5gemma2": Kind(_t5gemma2, "What does the image describe?"),
     "blip2": Kind(lambda: _blip2("Blip2"), "Question: What does the image describe? Answer:", gain=0.9),
     "instructblip": Kind(lambda: _blip2("InstructBlip"), "How many people are there?", gain=0.9),
