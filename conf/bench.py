@@ -16,8 +16,10 @@ class BenchModel(str, Enum):
     SCENES = "scenes"  # the checkpoint of the configuration
     T5_BASE = "t5_base"
     PIX2STRUCT_BASE = "pix2struct_base"
+    T5GEMMA2_270M = "t5gemma2_270m"
     T5_TINY = "t5_tiny"
     PIX2STRUCT_TINY = "pix2struct_tiny"
+    T5GEMMA2_TINY = "t5gemma2_tiny"
 
 
 class Distribution(str, Enum):

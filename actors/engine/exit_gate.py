@@ -80,10 +80,10 @@ class ExitGate:
             logits_BV = self._logits(batch, states.h_BD, batch.sequences)
             if narrow is not None:  # processors read and write whole rows
                 token_B, confidence_B = narrow.score(logits_BV.gather(-1, narrow.ids_BK))
+            elif self.shortlists is not None and not last:
+                token_B, confidence_B = self._begin_shortlists(batch, logits_BV, self.shortlists)
             else:
                 token_B, confidence_B = score(logits_BV, self.gate)
-            if batch.segment == 0 and not last:
-                self._keep_shortlists(batch, logits_BV)
         # sync: tokens and confidences to host
         return Verdict(states, confidence_B.tolist(), token_B.tolist(), shortlisted=narrow is not None)
 
@@ -155,10 +155,11 @@ class ExitGate:
         slots = self._slots(batch)
         return Shortlist(self.shortlists.ids_BK[slots], self.shortlists.rest_B[slots])
 
-    def _keep_shortlists(self, batch: Batch, logits_BV: Tensor) -> None:
-        if self.shortlists is not None:
-            taken, slots = Shortlist.take(logits_BV), self._slots(batch)
-            self.shortlists.ids_BK[slots], self.shortlists.rest_B[slots] = taken.ids_BK, taken.rest_B
+    def _begin_shortlists(self, batch: Batch, logits_BV: Tensor, shortlists: Shortlist) -> tuple[Tensor, Tensor]:
+        """Keep what later exits choose among; return the first exit's own tokens and confidences."""
+        (taken, top_BK), slots = Shortlist.take(logits_BV), self._slots(batch)
+        shortlists.ids_BK[slots], shortlists.rest_B[slots] = taken.ids_BK, taken.rest_B
+        return taken.score(top_BK)
 
     def _slots(self, batch: Batch) -> Tensor:
         return index_tensor([sequence.slot for sequence in batch.sequences], self.device)

@@ -103,7 +103,7 @@ def verdicts(
             token_T, confidence_T = shortlist.score(logits_TV.gather(-1, shortlist.ids_BK))
         else:
             token_T, confidence_T = score(logits_TV, gate)
-            shortlist = Shortlist.take(logits_TV) if gate is Gate.SHORTLIST else None
+            shortlist = Shortlist.take(logits_TV)[0] if gate is Gate.SHORTLIST else None
         said.append((token_T.tolist(), confidence_T.tolist()))
     return said
 

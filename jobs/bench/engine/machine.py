@@ -1,22 +1,24 @@
 """What this machine can do at a model's shapes: the ceiling that every variant is held against.
 
-One decoder layer is its matrix products and one cross-attention over the encoder states, with nothing around them. All
+One decoder layer is its matrix products and one attention over the encoder states, with nothing around them. All
 layers run in turn, as decoding runs them, so that weights come from where they come from there.
 
-Shape suffixes: M rows, D width, H heads, E head width, C encoder positions.
+Shape suffixes: M rows, D width, H heads of keys, E head width, C encoder positions.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from actors.engine.encoding import collate
 from actors.model.blocks import DecoderLayer
 from actors.model.checkpoint import load_checkpoint
+from actors.model.merged_blocks import MergedDecoderLayer
 from actors.model.weights import with_weights
 from conf.bench import BenchConfig, BenchModel, Distribution
 from conf.engine import Weights
@@ -48,15 +50,12 @@ def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> 
     checkpoint = load_checkpoint(checkpoint_of(config, model), dtype=dtype)
     ready = with_weights(checkpoint.model, Weights.FP32)
     decoder = ready.decoder
-    layers, plain = (
-        [layer for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
-        for model in (ready, checkpoint.model)
-    )
+    layers, plain = list(ready.decoder.layers), list(checkpoint.model.decoder.layers)
     shape, context = checkpoint.config.decoder, checkpoint.model.max_context
     layer_s, plain_s, head_s = [], [], []
     for rows in _ROWS:
         h_MD = torch.randn(rows, shape.d_model, dtype=dtype)
-        k_MHCE = torch.randn(rows, shape.num_heads, context, shape.d_head, dtype=dtype)
+        k_MHCE = torch.randn(rows, shape.kv_width // shape.d_head // 2, context, shape.d_head, dtype=dtype)
         layer_s.append(seconds_of(lambda h=h_MD, k=k_MHCE: _all_layers(layers, h, k)) / len(layers))  # type: ignore[misc]
         plain_s.append(seconds_of(lambda h=h_MD, k=k_MHCE: _all_layers(plain, h, k)) / len(layers))  # type: ignore[misc]
         head_s.append(seconds_of(lambda h=h_MD: decoder.exit_logits(shape.num_layers, h)))  # type: ignore[misc]
@@ -80,14 +79,18 @@ def measure_rates(config: BenchConfig, model: BenchModel, encode_batch: int) -> 
     )  # fmt: skip
 
 
-def _all_layers(layers: list[DecoderLayer], h_MD: torch.Tensor, k_MHCE: torch.Tensor) -> None:
+def _all_layers(layers: Sequence[nn.Module], h_MD: torch.Tensor, k_MHCE: torch.Tensor) -> None:
     for layer in layers:
-        qkv = layer.qkv(h_MD)
-        d_inner = qkv.shape[-1] // 3
-        layer.self_out(qkv[:, :d_inner])
-        q_MH1E = layer.heads(layer.query(h_MD))[:, :, None]
-        read = F.scaled_dot_product_attention(q_MH1E, k_MHCE, k_MHCE)
-        layer.cross_out(read.flatten(1))
+        if isinstance(layer, MergedDecoderLayer):
+            layer.kv(h_MD)
+            q_MHXE = layer.query(h_MD).view(len(h_MD), k_MHCE.shape[1], -1, layer.d_head)
+            layer.out(F.scaled_dot_product_attention(q_MHXE, k_MHCE, k_MHCE).flatten(1))
+        else:
+            assert isinstance(layer, DecoderLayer)
+            qkv = layer.qkv(h_MD)
+            layer.self_out(qkv[:, : qkv.shape[-1] // 3])
+            q_MH1E = layer.heads(layer.query(h_MD))[:, :, None]
+            layer.cross_out(F.scaled_dot_product_attention(q_MH1E, k_MHCE, k_MHCE).flatten(1))
         layer.ffn.contract(layer.ffn.expand(h_MD)[:, : layer.ffn.contract.in_features])
 
 

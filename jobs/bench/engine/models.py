@@ -48,6 +48,20 @@ def _pix2struct(text: dict[str, int], vision: dict[str, int]) -> Any:
     return Pix2StructForConditionalGeneration(config)
 
 
+def _t5gemma2(text: dict[str, int], vision: dict[str, int], *, tokens: int, encoder_layers: int) -> Any:
+    """Return a model whose last ids are an image's: begin, end and place, as published."""
+    from transformers import T5Gemma2Config, T5Gemma2ForConditionalGeneration
+
+    begin = text["vocab_size"] * 125 // 128
+    special = {"pad_token_id": 0, "eos_token_id": _NEVER, "bos_token_id": 2}
+    encoder = {
+        "text_config": {**text, **special, "num_hidden_layers": encoder_layers}, "vision_config": vision,
+        "mm_tokens_per_image": tokens, "boi_token_index": begin, "eoi_token_index": begin + 1,
+    }  # fmt: skip
+    config = T5Gemma2Config(encoder=encoder, decoder={**text, **special}, image_token_index=begin + 2)
+    return T5Gemma2ForConditionalGeneration(config)
+
+
 RANDOM_MODELS = {
     BenchModel.T5_BASE: RandomModel(
         lambda: _t5(
@@ -64,6 +78,16 @@ RANDOM_MODELS = {
         prompt_tokens=(1, 1),
         side=16,  # 256 patches; the published checkpoints take up to 2048, which no two cores encode in a minute
     ),
+    BenchModel.T5GEMMA2_270M: RandomModel(  # the decoder is that of the published checkpoint, the encoder small
+        lambda: _t5gemma2(
+            {"vocab_size": 262144, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
+             "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512},
+            {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "image_size": 64, "patch_size": 4},
+            tokens=256, encoder_layers=2,
+        ),
+        prompt_tokens=(8, 16),
+    ),
     BenchModel.T5_TINY: RandomModel(
         lambda: _t5(vocab_size=120, d_model=32, d_kv=8, d_ff=48, num_layers=4, num_decoder_layers=4, num_heads=4),
         prompt_tokens=(3, 9),
@@ -76,6 +100,16 @@ RANDOM_MODELS = {
         ),
         prompt_tokens=(1, 1),
         side=4,
+    ),
+    BenchModel.T5GEMMA2_TINY: RandomModel(
+        lambda: _t5gemma2(
+            {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4},
+            {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "image_size": 32, "patch_size": 8},
+            tokens=4, encoder_layers=1,
+        ),
+        prompt_tokens=(3, 9),
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from actors.engine.encoding import collate
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.model.encoders import make_encoder
+from actors.model.interop.families import FAMILIES
 from conf.bench import BenchConfig, BenchModel
 from conf.errors import UserError
 from jobs.bench.engine.cells import OWN_LIMIT, Cell
@@ -89,15 +90,14 @@ class TransformersGenerate(StaticBatches):
         """Return the library's model; our thin wrapper makes its encoder's inputs, and our own weights are let go."""
         import transformers
 
-        name = {"t5": "T5ForConditionalGeneration", "pix2struct": "Pix2StructForConditionalGeneration"}
         kind = ours.config.encoder.model_type  # type: ignore[union-attr]
-        theirs = getattr(transformers, name[kind]).from_pretrained(
+        theirs = getattr(transformers, FAMILIES[kind].model_class).from_pretrained(
             source_of(self._config, self._model_name), dtype=self._dtype, local_files_only=True
         )
         theirs = theirs.eval().requires_grad_(False)
         with torch.device("meta"):
             encoder = make_encoder(ours.config)
-        setattr(encoder, "stack" if kind == "t5" else "vision", theirs.encoder)
+        setattr(encoder, "vision" if kind == "pix2struct" else "stack", theirs.get_encoder())
         ours.model.encoder, ours.model.decoder = encoder.eval(), torch.nn.Identity()  # type: ignore[assignment]
         return theirs
 

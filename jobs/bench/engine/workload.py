@@ -53,11 +53,12 @@ def make_requests(config: BenchConfig, cell: Cell, checkpoint: Checkpoint) -> li
 def _random(config: BenchConfig, cell: Cell, checkpoint: Checkpoint, count: int) -> list[tuple[Any, tuple[int, ...]]]:
     rng = np.random.default_rng(config.seed)
     least, most = RANDOM_MODELS[cell.model].prompt_tokens
-    vocab = checkpoint.config.decoder.vocab_size
+    vocab, image = checkpoint.config.decoder.vocab_size, checkpoint.config.text.image
+    before = () if image is None else (image.begin_id, image.image_id, image.end_id)
     return [
         (
             _noise(rng, checkpoint.config),
-            tuple(int(x) for x in rng.integers(3, vocab, rng.integers(least, most + 1))),
+            (*before, *(int(x) for x in rng.integers(3, min((vocab, *before)), rng.integers(least, most + 1)))),
         )
         for _ in range(count)
     ]

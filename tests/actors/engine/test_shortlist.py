@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from actors.engine import exit_gate as exit_gate
+from actors.engine.confidence import Shortlist, largest
 from actors.engine.engine import Engine
 from actors.engine.oracles.reference import encode_one, verdicts
 from actors.engine.processors import Processors
@@ -57,3 +58,18 @@ def test_auditing_is_rare_and_changes_no_token(monkeypatch: pytest.MonkeyPatch) 
     always = Engine(MODEL, settings)
     assert {i: c.token_ids for i, c in run(always, WORK).items()} == {i: c.token_ids for i, c in rare.items()}
     assert 0 < seldom.take_stats().num_audited < always.take_stats().num_audited
+
+
+@pytest.mark.parametrize("size", [40, 2**14, 2**14 + 37, 262_144])
+def test_the_candidates_of_a_large_vocabulary_are_the_likeliest(size: int) -> None:
+    logits = torch.randn(3, size, generator=torch.Generator().manual_seed(size))
+    logits[1, -5:] = 9.0 + torch.arange(5)  # in what is left over by whole blocks, or in one block
+    logits[2, 128:160] = 20.0 + torch.arange(32) if size > 160 else 0.0
+    confidence = logits.softmax(-1).amax(-1)
+    values, ids = largest(logits, 32)
+    assert torch.equal(values, logits.topk(32, dim=-1).values)
+    assert torch.equal(logits.gather(1, ids), values)
+    shortlist, top = Shortlist.take(logits.clone())
+    token, said = shortlist.score(top)
+    assert torch.equal(token, logits.argmax(-1))
+    torch.testing.assert_close(said, confidence)

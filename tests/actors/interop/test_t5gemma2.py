@@ -1,5 +1,6 @@
 """T5Gemma 2 from picture file and prompt to text, against its own processor and `generate`; what is refused."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from actors.engine.engine import Engine
 from actors.engine.oracles.reference import encode_one
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
+from actors.training.frozen.frozen import FrozenTrainer
 from conf.engine import EngineConfig, Weights
+from conf.frozen import FrozenConfig
 from jobs.cli import main
 from tests.actors.engine.tiny import run
 from tests.actors.interop import zoo
 from tests.actors.interop.t5gemma2 import IMAGE_TOKENS, SIDE
+from tests.shards import write_tar
 
 STEPS = 10
 BEGIN = "<start_of_image>"
@@ -100,6 +104,29 @@ def test_smaller_weights_say_nearly_the_same(checkpoint: Checkpoint, weights: We
     small = run(Engine(checkpoint.model, EngineConfig.from_record({**settings, "weights": weights})), work)
     first = [full[i].token_ids[0] == small[i].token_ids[0] for i in full]
     assert sum(first) >= 4, first
+
+
+def test_exits_are_trained_on_the_frozen_model(source: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    members = []
+    for number in range(24):
+        _picture(number).save(buffer := io.BytesIO(), "PNG")
+        members.append((f"{number:03d}.png", buffer.getvalue()))
+    write_tar(tmp_path / "images.tar", members)
+    reports: list[dict[str, Any]] = []
+    optimizer = {"batch_images": 8, "adapter_steps": 40, "gate_steps": 10, "warmup_steps": 2, "peak_lr": 1e-2}
+    config = FrozenConfig.model_validate({
+        "checkpoint": str(source / "ours"), "output": str(tmp_path / "run"), "shards": [str(tmp_path / "*.tar")],
+        "validation_images": 6, "test_images": 6, "max_new_tokens": 6, "num_slots": 8, "device": "cpu",
+        "num_threads": 1, "validate_every": 20, "optimizer": optimizer,
+    })  # fmt: skip
+    assert FrozenTrainer(config, reports.append).run()
+    losses = [r["losses"]["exit_2"] for r in reports if r.get("stage") == "adapters" and "losses" in r]
+    assert losses[-1] < 0.8 * losses[0]
+    assert {"full_depth_unchanged": 6} in reports
+    old, new = checkpoint.model.state_dict(), load_checkpoint(tmp_path / "run" / "checkpoint").model.state_dict()
+    assert {name for name in old if not torch.equal(old[name], new[name])} == {
+        f"decoder.adapters.{layer}.weight" for layer in checkpoint.config.exits[:-1]
+    }
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def outcome_of(config: BenchConfig, cell: Cell, name: str) -> Outcome | None:
     return runner.verify()
 
 
-@pytest.mark.parametrize("model", ["t5_tiny", "pix2struct_tiny", "scenes"])
+@pytest.mark.parametrize("model", ["t5_tiny", "pix2struct_tiny", "t5gemma2_tiny", "scenes"])
 @pytest.mark.parametrize("encoder", ["run", "replayed"])
 def test_variants_at_full_depth_say_the_same_text(folder: Path, model: str, encoder: str) -> None:
     cell = plan(make_config(folder, {"models": [model], "encoder": encoder}))[0]
