@@ -36,7 +36,7 @@ def _pix2struct(tokenizer: Tokenizer) -> Any:
     }  # fmt: skip
     vision = {
         "hidden_size": WIDTH, "patch_embed_hidden_size": 8 * 8 * 3, "d_ff": FFN, "d_kv": WIDTH // HEADS,
-        "num_hidden_layers": 2, "num_attention_heads": HEADS, "seq_len": 64, "dropout_rate": 0.0,
+        "num_hidden_layers": 2, "num_attention_heads": HEADS, "seq_len": 128, "dropout_rate": 0.0,
     }  # fmt: skip
     config = Pix2StructConfig(text_config=text, vision_config=vision)
     config.pad_token_id, config.decoder_start_token_id, config.eos_token_id = PAD, START, END
