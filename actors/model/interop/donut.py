@@ -11,10 +11,16 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from actors.model.interop.family import OutputRules
+from actors.model.interop.tokenizer_files import tokenizer_settings
 from conf.model import OutputStructure
 
 _OF_PRETRAINING = ("<s_iitcdip>", "<s_synthdog>")  # every fine-tune has them still
 _QUESTION = ("<s_question>", "</s_question>", "<s_answer>")
+_NOUGAT = (  # of the same classes, with pages of Markdown in place of tags
+    "a page on which the model repeats itself is not noticed as Nougat's own code does; engine.generation.loop_ngram "
+    "cuts outputs that go on repeating",
+    "the clean-up of Markdown after generation (post_process_generation) is not done",
+)
 _NAME = "engine.generation.decoder_prefix"
 
 
@@ -27,8 +33,9 @@ def output_rules(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int
         return OutputRules()
     added = {} if tokenizer is None else {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items()}
     opening = [token for token in added if re.fullmatch("<s_[^>]+>", token)]
-    if not opening:  # Nougat is of the same classes
-        return OutputRules(prefix_starts=True)
+    if not opening:
+        is_nougat = str(tokenizer_settings(path).get("tokenizer_class", "")).startswith("Nougat")
+        return OutputRules(prefix_starts=True, notes=_NOUGAT if is_nougat else ())
     names = [token for token in opening if token.replace("<s_", "</s_", 1) not in added]
     tasks = [token for token in names if token not in _OF_PRETRAINING]
     start = next((token for token in names if added[token] == start_id), None)

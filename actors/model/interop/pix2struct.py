@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
-from actors.model.interop.family import Family, Tensors, activation, head_is_tied
+from tokenizers import Tokenizer
+
+from actors.model.interop.family import Family, OutputRules, Tensors, activation, head_is_tied
 from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from actors.model.interop.t5 import OUTPUT_TOKENS
 from actors.model.interop.weight_names import NameMap
 from conf.errors import UserError
 from conf.model import DecoderConfig, RelativeBias, TextRules
 
+DEPLOT_QUESTION = "Generate underlying data table of the figure below:"
 _EMBEDDING = "decoder.embed_tokens.weight"
 
 
@@ -83,6 +87,14 @@ def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
     return read
 
 
+def output_rules(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int) -> OutputRules:
+    """DePlot was trained on one question; nothing but its name tells it from a MatCha."""
+    names = (path.resolve().name, str(getattr(hf, "_name_or_path", "")))
+    if not any("deplot" in name.lower() for name in names):
+        return OutputRules()
+    return OutputRules(notes=(f"DePlot knows one question: source.prompt.template={DEPLOT_QUESTION!r}",))
+
+
 FAMILY = Family(
     name="t5",
     model_class="Pix2StructForConditionalGeneration",
@@ -93,5 +105,6 @@ FAMILY = Family(
     text_config=lambda hf: hf.text_config,
     text_rules=lambda hf: TextRules(prompt="none", leading_space=False),
     image_plan=image_plan,
+    output_rules=output_rules,
     prompts=False,
 )

@@ -19,6 +19,7 @@ from tests.actors.interop.zoo_tokenizers import (
     bert_tokenizer,
     gemma_tokenizer,
     gpt2_tokenizer,
+    nougat_tokenizer,
     t5_tokenizer,
     udop_tokenizer,
 )
@@ -171,7 +172,7 @@ def _donut_turned() -> tuple[Any, Any]:
 def _nougat() -> tuple[Any, Any]:
     from transformers import NougatImageProcessor
 
-    tokenizer = bart_tokenizer()
+    tokenizer = nougat_tokenizer()
     size = {"height": 64, "width": 48}  # 896 x 672
     images = NougatImageProcessor(size=size, do_crop_margin=True, do_align_long_axis=False, resample=2, **IMAGENET)
     return _swin_mbart(tokenizer, 64, 48), (images, tokenizer)

@@ -1,5 +1,6 @@
 """Tokenizers of the kinds that published checkpoints have, small and made here: nothing is downloaded."""
 
+import json
 from functools import cache
 from typing import Any
 
@@ -38,6 +39,13 @@ def bart_tokenizer(*more: str, **named: str) -> Any:
         tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
         extra_special_tokens=named,
     )  # fmt: skip
+
+
+def nougat_tokenizer() -> Any:
+    from transformers import NougatTokenizer
+
+    pieces = json.loads(_bytes_bpe(("<s>", "<pad>", "</s>", "<unk>")))["model"]
+    return NougatTokenizer(vocab=pieces["vocab"], merges=[tuple(merge) for merge in pieces["merges"]])
 
 
 def t5_tokenizer() -> Any:
