@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conf.earlier_checkpoints import in_words_of
 from conf.errors import UserError
 from conf.json_file import parse_json, read_json
 from conf.model import (
+    CONFIG_FILE,
     QFORMER_TOKENIZER_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
@@ -43,6 +45,7 @@ def read_checkpoint_info(path: str) -> CheckpointInfo:
     architecture = model.model_dump(mode="json", exclude=_NOT_ARCHITECTURE)
     for name in _ADDED_LATER:
         _drop_default(architecture, model, name)
+    architecture = in_words_of(read_json(Path(path) / CONFIG_FILE, "checkpoint config"), architecture)
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest()
     return CheckpointInfo(model, weights_sha256(path), digest)
 

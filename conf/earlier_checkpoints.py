@@ -31,3 +31,12 @@ def with_image_plan(values: Any) -> Any:
         steps.append(Patches(patch=patch, max_patches=(side // patch) ** 2))
     plan = ImagePlan(steps=tuple(steps), scaled_decode=True) if len(steps) > 1 else None
     return {**values, "encoder": encoder, "image_plan": plan}
+
+
+def in_words_of(raw: Any, dumped: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's settings as the version that wrote its config.json, `raw`, called them: what is hashed stays."""
+    encoder = raw.get("encoder")
+    if raw.get("image_plan") is not None or not isinstance(encoder, dict) or encoder.get("kind") != "transformers":
+        return dumped
+    without_plan = {name: value for name, value in dumped.items() if name != "image_plan"}
+    return {**without_plan, "encoder": {**dumped["encoder"], "image_shape": encoder.get("image_shape")}}

@@ -27,6 +27,23 @@ def test_settings_that_did_not_exist_when_an_output_was_begun_do_not_make_it_ano
 
 
 @pytest.mark.parametrize(
+    ("shape", "digest"),  # as the version of 2b88512 had them
+    [
+        (None, "675118163c231f745dd102fc302b834df7b2c498b3d63d31712a33f2bc479108"),
+        ([64, 32], "02bf22f767df4290abe868c611c55600096dfb107398b97ff0ede8f3ece6d7a6"),
+    ],
+)
+def test_a_model_that_an_earlier_version_converted_is_the_same_model(
+    tmp_path: Path, shape: list[int] | None, digest: str
+) -> None:
+    path = write_checkpoint(tmp_path) / "config.json"
+    content, hf = json.loads(path.read_text()), {"d_model": 8}
+    encoder = {"kind": "transformers", "model_type": "t5", "hf_config": hf, "image_shape": shape}
+    path.write_text(json.dumps({**content, "encoder": encoder}))
+    assert read_checkpoint_info(str(tmp_path)).architecture_sha256 == digest
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("config.json", b"{", "is not readable"),
