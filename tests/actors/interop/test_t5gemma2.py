@@ -27,7 +27,7 @@ STEPS = 10
 BEGIN = "<start_of_image>"
 PROMPTS = [
     "What does the image describe?", "", " a dog\n\n", f"{BEGIN} How many dogs are there?", f"the {BEGIN}\n\ntotal",
-    f"read {BEGIN}", "\n\nthe text", "unheard: ÄÖ 漢字", "the dog " * 12,
+    f"read {BEGIN}", "\n\nthe text", "unheard: ÄÖ 漢字", "the dog " * 40,
 ]  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(source: Path) -> Checkpoint:
-    assert main(["convert", str(source), str(source / "ours")]) == 0
+    assert main(["convert", str(source), str(source / "ours"), "--max-prompt-tokens", "256"]) == 0
     return load_checkpoint(source / "ours")
 
 
