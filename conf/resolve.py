@@ -57,8 +57,6 @@ def resolve(model: ModelConfig, engine: EngineConfig) -> Resolved:
             "engine.tuning.cross=absorbed is for models whose keys are plain projections of the encoder states; this "
             "one normalises them, set auto or projected"
         )
-    if model.decoder.merged is not None and engine.generation.num_beams > 1:
-        raise UserError("engine.generation.num_beams > 1 is not available for decoders with merged attention")
     generation = engine.generation
     assert not generation.has_texts, "texts become token ids first: actors/engine_factory.py"
     exits = _chosen_exits(model, engine)

@@ -5,7 +5,7 @@ per layer and step: beams are queries of the same attention row. Self-attention 
 row holds a beam's past is in `Beams.row_BKT`.
 
 Shape suffixes: L layers, S slots (samples), B samples of a step, K beams, N = B * K rows, T output positions, C encoder
-positions, H heads, E head width, I = H * E, D width.
+positions, I inner width of a layer's keys, D width.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from actors.engine.beam.beam_layers import BeamLayers, BeamStep, MergedBeamLayers, SeparateBeamLayers
 from actors.engine.encoding import encode_requests
 from actors.engine.kv_cache import first_context, longer, wider_context
 from actors.engine.request import Request
 from actors.engine.visit import index_tensor
-from actors.model.blocks import DecoderLayer, additive, attend
+from actors.model.blocks import additive
 from actors.model.model import MultiExitModel
 
 
@@ -29,7 +30,10 @@ class BeamRunner:
         self.model, self.decoder = model, model.decoder
         self.num_beams, self.num_positions = num_beams, num_positions
         self.device, self.dtype = weight.device, weight.dtype
-        layers, width = config.num_layers, 2 * config.d_inner
+        self.layers: BeamLayers = (
+            SeparateBeamLayers(model.decoder) if config.merged is None else MergedBeamLayers(model.decoder)
+        )
+        layers, width = config.num_layers, config.kv_width
         self.self_kv_LSKT2I = weight.new_zeros(layers, num_slots, num_beams, num_positions, width)
         self.cross_kv_LSC2I = weight.new_zeros(layers, num_slots, first_context(model), width)
         self.blocked_SC = weight.new_full((num_slots, first_context(model)), float("-inf"))
@@ -37,9 +41,6 @@ class BeamRunner:
     @property
     def capacity_bytes(self) -> int:
         return self.self_kv_LSKT2I.nbytes + self.cross_kv_LSC2I.nbytes + self.blocked_SC.nbytes
-
-    def layers(self) -> list[DecoderLayer]:
-        return [layer for layer in self.decoder.layers if isinstance(layer, DecoderLayer)]
 
     @torch.inference_mode()
     def encode(self, requests: Sequence[Request], slots_B: Tensor) -> None:
@@ -52,8 +53,8 @@ class BeamRunner:
         width = states_BCD.shape[1]
         self.blocked_SC[slots_B] = float("-inf")
         self.blocked_SC[slots_B, :width] = additive(mask_BC, self.dtype)
-        for index, layer in enumerate(self.layers()):
-            self.cross_kv_LSC2I[index, slots_B, :width] = layer.cross_kv_proj(states_BCD)
+        for index, kv_SC2I in enumerate(self.cross_kv_LSC2I):
+            kv_SC2I[slots_B, :width] = self.layers.context_kv(index, states_BCD)
 
     @torch.inference_mode()
     def step(self, slots: list[int], input_BK: Tensor, position_B: Tensor, row_BKT: Tensor, num_keys: int) -> Tensor:
@@ -63,33 +64,22 @@ class BeamRunner:
         neighbours = slots[-1] - slots[0] + 1 == num_samples  # in order: then their caches are read in place
         where = slice(slots[0], slots[-1] + 1) if neighbours else slots_B
         position_BK = position_B[:, None].expand(-1, num_beams)
-        position_N1, keys_T = position_BK.reshape(-1, 1), torch.arange(num_keys, device=self.device)
         first_BK = slots_B[:, None] * num_beams
         own_BK = first_BK + torch.arange(num_beams, device=self.device)
-        write_N = (own_BK * self.num_positions + position_BK).flatten()
+        keys_T = torch.arange(num_keys, device=self.device)
         read_BKT = (first_BK[..., None] + row_BKT[..., :num_keys]) * self.num_positions + keys_T
-        blocked_B11C = self.blocked_SC[where][:, None, None]
-        cross_bias = self.decoder.cross_bias(position_BK, blocked_B11C.shape[-1])
-        cross_mask = blocked_B11C if cross_bias is None else blocked_B11C + cross_bias
-        future_N11T = (keys_T > position_N1)[:, None, None]
-        bias = self.decoder.self_bias(position_N1, keys_T[None])
-        if bias is None:
-            bias = torch.zeros(future_N11T.shape, dtype=self.dtype, device=self.device)
-        self_mask = bias.masked_fill(future_N11T, float("-inf"))
-        h_ND = self.decoder.embed(input_BK.flatten(), position_N1[:, 0])
-        for index, layer in enumerate(self.layers()):
-            own = self.decoder.layer_bias(index, position_N1, keys_T[None])
-            kv_F2I = self.self_kv_LSKT2I[index].flatten(0, 2)
-            q_NHE, k_NHE, v_NHE = layer.self_qkv(h_ND)
-            kv_F2I.index_copy_(0, write_N, torch.cat([k_NHE.flatten(1), v_NHE.flatten(1)], dim=-1))
-            past_NT2I = kv_F2I.index_select(0, read_BKT.flatten()).view(-1, num_keys, kv_F2I.shape[-1])
-            k_NTHE, v_NTHE = (layer.heads(part) for part in past_NT2I.chunk(2, dim=-1))
-            mask = self_mask if own is None else self_mask + own
-            h_ND = layer.after_self(h_ND, attend(q_NHE[:, None], k_NTHE, v_NTHE, mask, layer.scale)[:, 0])
-            k_BCHE, v_BCHE = (layer.heads(part) for part in self.cross_kv_LSC2I[index][where].chunk(2, dim=-1))
-            q_NHE = layer.cross_q(h_ND)
-            q_BKHE = q_NHE.view(num_samples, num_beams, *q_NHE.shape[1:])
-            h_ND = layer.after_cross(h_ND, attend(q_BKHE, k_BCHE, v_BCHE, cross_mask, layer.scale).flatten(0, 1))
+        step = BeamStep(
+            position_BK=position_BK,
+            write_N=(own_BK * self.num_positions + position_BK).flatten(),
+            read_X=read_BKT.flatten(),
+            blocked_BC=self.blocked_SC[where],
+            num_keys=num_keys,
+        )
+        sources = self.layers.sources(step)
+        h_ND = self.decoder.embed(input_BK.flatten(), position_BK.flatten())
+        for index, kv_SKT2I in enumerate(self.self_kv_LSKT2I):
+            context_BC2I = self.cross_kv_LSC2I[index][where]
+            h_ND = self.layers.run(index, h_ND, kv_SKT2I.flatten(0, 2), context_BC2I, step, sources)
         logits_NV = self.decoder.exit_logits(self.decoder.config.num_layers, h_ND)
         return logits_NV.view(num_samples, num_beams, -1)
 
@@ -97,6 +87,6 @@ class BeamRunner:
 def sample_bytes(model: MultiExitModel, num_beams: int, num_positions: int) -> int:
     """Return the bytes that one sample takes of the caches of `BeamRunner` and of `Beams`."""
     config, item = model.config.decoder, model.decoder.embedding.weight.element_size()
-    features = config.num_layers * 2 * config.d_inner * (num_beams * num_positions + model.max_context)
+    features = config.num_layers * config.kv_width * (num_beams * num_positions + model.max_context)
     beams = num_beams * (num_positions * (3 * 8 + 2 * 4) + 2 * 4 + 8) + 1
     return item * (features + model.max_context) + beams
