@@ -84,7 +84,8 @@ class Library:
         if self.model_type == "udop":
             question, words = split_words(prompt)
             texts, boxes = [word.text for word in words], [list(word.box) for word in words]
-            return dict(self.processor(image, question, text_pair=texts, boxes=boxes, return_tensors="pt"))
+            # As a batch of one: alone, it takes a question without words for words.
+            return dict(self.processor(image, [question], text_pair=[texts], boxes=[boxes], return_tensors="pt"))
         if self.model_type == "pix2struct":
             # The processor's own default of 2,048 patches would win over its file.
             options = {"max_patches": self.image_processor.max_patches, "return_tensors": "pt"}

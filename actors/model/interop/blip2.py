@@ -39,6 +39,13 @@ def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
     return square_plan(processor, {"image_processor_type": "BlipImageProcessor"}, int(hf.vision_config.image_size))
 
 
+def generation(hf: Any) -> dict[str, Any]:
+    """`generate` is that of the language model, which reads no generation_config.json but its part of config.json."""
+    from transformers.generation.configuration_utils import GenerationConfig
+
+    return dict(GenerationConfig.from_model_config(hf.text_config).to_dict())
+
+
 BLIP2 = Family(
     name="t5",
     model_class="Blip2ForConditionalGeneration",
@@ -56,6 +63,7 @@ BLIP2 = Family(
     text_rules=lambda hf: TextRules(leading_space=False, suffix_ids=(hf.text_config.eos_token_id,)),
     image_plan=image_plan,
     check=check,
+    generation=generation,
 )
 INSTRUCTBLIP = replace(
     BLIP2,

@@ -153,6 +153,9 @@ def test_blip2_reads_a_prompt_as_its_processor_lays_it_out(kind: str, tmp_path: 
     randomise(model, 3, gain=2.0)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
+    unread = {"no_repeat_ngram_size": 1, "num_beams": 5, "repetition_penalty": 9.0, "eos_token_id": 1}
+    (tmp_path / "generation_config.json").write_text(json.dumps(unread))
+    model = type(model).from_pretrained(tmp_path).eval()
     checkpoint, rng = _converted(tmp_path), np.random.default_rng(0)
     codec = checkpoint.codec
     requests, expected = [], []
