@@ -24,13 +24,13 @@ def write_shards(folder: Path, num_shards: int, rows_per_shard: int, image_of: C
         partial.rename(path)
 
 
-def photos(size_px: int, num_different: int = 32) -> Callable[[int], bytes]:
-    """JPEGs about as hard to decode as photographs: smooth shapes with some grain, quality 85."""
+def photos(size_px: int, num_different: int = 32, height_px: int | None = None) -> Callable[[int], bytes]:
+    """JPEGs about as hard to decode as photographs: smooth shapes with some grain, quality 85; squares, or so high."""
     encoded = []
     for seed in range(num_different):
         rng = np.random.default_rng(seed)
         coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize((size_px, size_px), Image.Resampling.BICUBIC)).astype(np.int16)
+        smooth = np.asarray(coarse.resize((size_px, height_px or size_px), Image.Resampling.BICUBIC)).astype(np.int16)
         grainy = (smooth + rng.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8)
         encoded.append(_encode(Image.fromarray(grainy), "JPEG", quality=85))
     return lambda number: encoded[number % num_different]
