@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conf.errors import UserError
 from jobs.shared.job_arguments import add_set_argument, kind_of
 from pipeline.text import finite, json_text
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from conf.engine import EngineConfig
     from conf.model import ModelConfig
     from conf.parity import ParityConfig
+    from conf.source import SourceConfig
 
 EQUAL, DIFFERENT = 0, 7
 _PICTURES = 24
@@ -43,7 +45,9 @@ def main(arguments: Sequence[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(finite(document), indent=1) + "\n")
         print(f"numbers: {options.json}")
-    return exit_code(comparisons)
+    if not any(comparison.compared for comparison in comparisons):
+        raise UserError("no picture could be compared")
+    return EQUAL if all(comparison.agrees for comparison in comparisons) else DIFFERENT
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,7 +64,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parity_config(options: argparse.Namespace) -> "ParityConfig":
     """The configuration that the parsed arguments ask for."""
-    from conf.errors import UserError
     from conf.load import load_config
     from conf.parity import ParityConfig
 
@@ -76,11 +79,12 @@ def parity_config(options: argparse.Namespace) -> "ParityConfig":
 
 def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "Iterator[Comparison]":
     """Compare the first `count` pictures and print each; UserError where there is none, or a model cannot be loaded."""
-    from conf.errors import UserError
     from conf.model import read_model_config
+    from jobs.shared.converted_checkpoint import asked_a_caption
 
     model = read_model_config(checkpoint)
-    work = list(pictures(config, count))
+    prompt = asked_a_caption(config.source.prompt, model)
+    work = list(pictures(config.source.model_copy(update={"prompt": prompt}), count))
     if not work:
         raise UserError(f"no picture was found in {', '.join(config.source.paths)}")
 
@@ -95,7 +99,7 @@ def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "It
     prefix = generation.decoder_prefix or model.text.decoder_prefix
     library = Library(source, generation.max_new_tokens, decoder_prefix=prefix, font_file=font)
     ours = Ours.load(checkpoint, engine, config.preprocess)
-    print(f"pictures are made ready by {library.reads_image} there, {len(work)} are compared")
+    print(f"{len(work)} pictures, which there are read by {library.reads_image}")
     print(HEADER)
     for comparison in compare(library, ours, work):
         print("\n".join(lines(comparison)), flush=True)
@@ -113,25 +117,29 @@ def fitted(config: "ParityConfig", model: "ModelConfig", checkpoint: str) -> "En
     return config.engine.model_copy(update={"generation": generation})
 
 
-def pictures(config: "ParityConfig", count: int) -> "Iterator[Asked]":
-    """Yield the first `count` pictures of the source, each with its first prompt."""
+def pictures(source: "SourceConfig", count: int) -> "Iterator[Asked]":
+    """Yield the first `count` pictures of the source, each with its first prompt, and what is wrong with shards."""
     from actors.parity.compare import Asked
     from pipeline.source.prompts import NoPrompts, make_prompts
-    from pipeline.source.readers import make_reader, read_patiently
+    from pipeline.source.readers import ReadFailure, make_reader, read_patiently
 
-    reader, found = make_reader(config.source), 0
+    reader, found = make_reader(source), 0
     for shard in reader.shards(()).shards:
-        samples = reader.index(shard).samples[: count - found]
+        contents = reader.index(shard)
+        yield from (Asked(shard.name, b"", "", problem.message) for problem in contents.problems)
+        samples = contents.samples[: count - found]
         found += len(samples)
-        for raw in read_patiently(reader, shard, samples, config.source.retry):
-            key = raw.sample.key
-            try:
-                prompt = make_prompts(config.source.prompt, raw.fields)[0]
-            except NoPrompts as error:
-                yield Asked(key, b"", "", str(error))
-                continue
-            problem = raw.message if raw.image is None else prompt.message or None
-            yield Asked(key, raw.image or b"", prompt.text, problem)
+        try:
+            for raw in read_patiently(reader, shard, samples, source.retry):
+                try:
+                    prompt = make_prompts(source.prompt, raw.fields)[0]
+                except NoPrompts as error:
+                    yield Asked(raw.sample.key, b"", "", str(error))
+                    continue
+                problem = raw.message if raw.image is None else prompt.message or None
+                yield Asked(raw.sample.key, raw.image or b"", prompt.text, problem)
+        except ReadFailure as failure:
+            raise UserError(f"{shard.url!r} cannot be read: {failure}") from None
         if found == count:
             return
 
@@ -171,11 +179,3 @@ def summary(comparisons: "Sequence[Comparison]") -> str:
     parts += [f"{counts[verdict]} {verdict.value}" for verdict in (Verdict.DIFFERENT, Verdict.NOT_COMPARED)
               if counts[verdict]]  # fmt: skip
     return ", ".join(parts)
-
-
-def exit_code(comparisons: "Sequence[Comparison]") -> int:
-    from actors.parity.compare import Verdict
-
-    good = {Verdict.EQUAL, Verdict.OPENED_OTHERWISE}
-    compared = [comparison for comparison in comparisons if comparison.verdict is not Verdict.NOT_COMPARED]
-    return EQUAL if compared and all(comparison.verdict in good for comparison in compared) else DIFFERENT

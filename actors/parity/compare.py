@@ -61,6 +61,15 @@ class Comparison:
     theirs: str = ""
     ours: str = ""
 
+    @property
+    def compared(self) -> bool:
+        return self.verdict is not Verdict.NOT_COMPARED
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing speaks against the conversion."""
+        return self.verdict is not Verdict.DIFFERENT
+
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "verdict": self.verdict.value}
 
@@ -80,7 +89,7 @@ def compare(library: Library, ours: Ours, work: Sequence[Asked], *, our_pixels: 
     answers = dict(zip(requests, ours.answers(list(requests.values())), strict=True))
     for number, asked in enumerate(work):
         if number in problems:
-            yield Comparison(asked.name, Verdict.NOT_COMPARED, (f"the pipeline does not take it: {problems[number]}",))
+            yield Comparison(asked.name, Verdict.NOT_COMPARED, (f"here: {problems[number]}",))
         else:
             yield _compared(library, ours, asked, answers[number], our_pixels)
 
@@ -96,7 +105,7 @@ def _compared(library: Library, ours: Ours, asked: Asked, mine: Answer, our_pixe
                 return Comparison(**{**vars(again), "verdict": Verdict.OPENED_OTHERWISE})
     except Exception as error:  # the library, or Pillow for it, raises many kinds
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Comparison(asked.name, Verdict.NOT_COMPARED, (*notes, f"the library does not take it: {reason}"))
+        return Comparison(asked.name, Verdict.NOT_COMPARED, (*notes, f"there: {reason}"))
     return found
 
 

@@ -69,7 +69,7 @@ class Library:
     @property
     def reads_image(self) -> str:
         """Name what makes its pictures ready."""
-        return "nothing" if self.image_processor is None else type(self.image_processor).__name__
+        return "nobody" if self.image_processor is None else type(self.image_processor).__name__
 
     def inputs(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         """Return what `generate` takes for one picture and prompt."""

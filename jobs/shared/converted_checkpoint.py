@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from conf.engine import Schedule
-from conf.model import CAPTION_TASK, is_transformers_directory, read_model_config
+from conf.model import CAPTION_TASK, ModelConfig, is_transformers_directory, read_model_config
+from conf.source import PromptConfig
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig
@@ -34,9 +35,8 @@ def with_own_checkpoint(config: Job) -> Job:
     engine, depth = config.engine, "as engine.schedule says"
     if "schedule" not in engine.model_fields_set:
         engine, depth = engine.model_copy(update={"schedule": Schedule.FULL}), "at full depth, as the original does"
-    prompt, asked = config.source.prompt, ""
-    if "template" not in prompt.model_fields_set and CAPTION_TASK in read_model_config(checkpoint).text.tasks:
-        prompt, asked = prompt.model_copy(update={"template": CAPTION_TASK}), f", asked {CAPTION_TASK}"
+    prompt = asked_a_caption(config.source.prompt, read_model_config(checkpoint))
+    asked = "" if prompt is config.source.prompt else f", asked {prompt.template}"
     print(f"deed: {source} runs as {checkpoint}, {depth}{asked}; its exits are untrained", file=sys.stderr)
     return config.model_copy(
         update={
@@ -45,6 +45,13 @@ def with_own_checkpoint(config: Job) -> Job:
             "source": config.source.model_copy(update={"prompt": prompt}),
         }
     )
+
+
+def asked_a_caption(prompt: PromptConfig, model: ModelConfig) -> PromptConfig:
+    """Return the prompt itself, or the task of captions where the model knows tasks and the user asks nothing."""
+    if "template" in prompt.model_fields_set or CAPTION_TASK not in model.text.tasks:
+        return prompt
+    return prompt.model_copy(update={"template": CAPTION_TASK})
 
 
 def cache_folder(output: str) -> Path:

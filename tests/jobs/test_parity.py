@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
+from jobs.parity import make_parser, parity_config, pictures
 from tests.actors.interop import zoo
+from tests.shards import write_tar
 
 SHORT = ["--set", "engine.generation.max_new_tokens=6"]
 
@@ -37,9 +39,9 @@ def test_a_faithful_conversion_is_equal(source: Path, photos: Path, tmp_path: Pa
     numbers = tmp_path / "numbers.json"
     assert main(["parity", str(source), str(photos), "--json", str(numbers), *SHORT]) == 0
     said = capsys.readouterr().out
-    assert "made ready by ViTImageProcessorPil there, 4 are compared" in said
+    assert "4 pictures, which there are read by ViTImageProcessorPil" in said
     assert "turned as its EXIF says" in said
-    assert "the pipeline does not take it" in said
+    assert "    here: no image of a known format" in said
     pictures = {picture["name"]: picture for picture in json.loads(numbers.read_text())["pictures"]}
     assert pictures["a.png"]["verdict"] == pictures["b.png"]["verdict"] == "equal"
     assert pictures["a.png"]["pixel_difference"] < 1e-3
@@ -79,3 +81,22 @@ def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str, source: 
     assert said.startswith("deed parity: ")
     assert sentence in said
     assert "\n" not in said
+
+
+def test_every_source_of_a_run_can_be_compared(source: Path, photos: Path, tmp_path: Path) -> None:
+    members = [(name, (photos / name).read_bytes()) for name in ("a.png", "b.png")]
+    fields = [(f"{name[0]}.json", json.dumps({"what": f"a {name[0]}"}).encode()) for name, _ in members]
+    write_tar(tmp_path / "some.tar", [*members, *fields])
+    arguments = [str(source), str(tmp_path / "some.tar"), "--prompt", "is this {what}?", "--count", "1"]
+    asked = list(pictures(parity_config(make_parser().parse_args(arguments)).source, 2))
+    assert [(a.name, a.prompt, a.data) for a in asked] == [
+        ("a", "is this a a?", members[0][1]), ("b", "is this a b?", members[1][1])
+    ]  # fmt: skip
+
+
+def test_nothing_that_can_be_compared_is_a_mistake(source: Path, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "d.png").write_bytes(b"no picture")
+    assert main(["parity", str(source), str(tmp_path / "broken"), *SHORT]) == 2
+    assert "no picture could be compared" in capsys.readouterr().err
