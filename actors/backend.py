@@ -22,8 +22,8 @@ class Backend:
     device: str  # "cpu", or the GPU's name
     encode_prefix: Callable[[str], tuple[int, ...] | None] = lambda prompt: None  # what its output begins with
     says_prefix: bool = False  # and so does its text
-    # (row's own prefix, tokens, prompt, width and height) -> what the output says besides words, as JSON
-    read_fields: Callable[[Sequence[int] | None, Sequence[int], str, tuple[int, int]], str | None] = lambda *_: None
+    # (tokens, prompt, width and height) -> what the output says besides words, as JSON
+    read_fields: Callable[[Sequence[int], str, tuple[int, int]], str | None] = lambda token_ids, prompt, size: None
     enter_thread: Callable[[], object] = lambda: None  # called once in the thread that runs the engines
 
 
@@ -32,7 +32,7 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
     import torch
 
     from actors.engine_factory import make_engine
-    from actors.generation_texts import goes_on_from_prompt, prefix_of, tokenized
+    from actors.generation_texts import goes_on_from_prompt, prefix_ids_of, prefix_of
     from actors.model.checkpoint import load_checkpoint
     from actors.model.weights import with_weights
 
@@ -50,12 +50,8 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
             raise ValueError(f"the prompt has {len(token_ids)} tokens, the model takes {max_prompt_tokens}")
         return token_ids
 
-    common_prefix = tokenized(engine.generation, checkpoint.codec).prefix_ids
-
-    def read_fields(
-        own_prefix: Sequence[int] | None, token_ids: Sequence[int], prompt: str, size: tuple[int, int]
-    ) -> str | None:
-        prefix_ids = common_prefix if own_prefix is None else own_prefix
+    def read_fields(token_ids: Sequence[int], prompt: str, size: tuple[int, int]) -> str | None:
+        prefix_ids = prefix_ids_of(prompt, engine.generation, checkpoint.codec)
         return checkpoint.codec.fields((*prefix_ids, *token_ids), prompt, size)
 
     return Backend(

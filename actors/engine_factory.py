@@ -12,6 +12,6 @@ from conf.engine import EngineConfig
 
 def make_engine(checkpoint: Checkpoint, config: EngineConfig) -> Engine | BeamEngine:
     """Return the engine the configuration asks for; UserError where the checkpoint cannot do it."""
-    generation = tokenized(config.generation, checkpoint.codec)
+    generation = tokenized(config.generation, checkpoint.codec, checkpoint.config.decoder.max_positions)
     config = config.model_copy(update={"generation": generation})
     return Engine(checkpoint.model, config) if generation.num_beams == 1 else BeamEngine(checkpoint.model, config)

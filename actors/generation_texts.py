@@ -8,23 +8,28 @@ from actors.model.word_boxes import split_words
 from conf.engine import PROMPT_PLACE, GenerationConfig
 from conf.errors import UserError
 from conf.model import TOKENIZER_FILE, ModelConfig
+from conf.resolve import room_for_prompts
 from conf.source import DEFAULT_PROMPT
 
 
 def tokenized_for(generation: GenerationConfig, model: ModelConfig, checkpoint: str | Path) -> GenerationConfig:
     """Return the same options in token ids, by the tokenizer of the checkpoint, which need not be loaded."""
-    return tokenized(generation, TextCodec.of(load_tokenizer(Path(checkpoint) / TOKENIZER_FILE), model))
+    codec = TextCodec.of(load_tokenizer(Path(checkpoint) / TOKENIZER_FILE), model)
+    return tokenized(generation, codec, model.decoder.max_positions)
 
 
-def tokenized(generation: GenerationConfig, codec: TextCodec) -> GenerationConfig:
-    """Return the same options in token ids, with the checkpoint's prefix where they have none."""
+def tokenized(generation: GenerationConfig, codec: TextCodec, positions: int) -> GenerationConfig:
+    """Return the same options in token ids, with the checkpoint's prefix where they have none.
+
+    `positions`: of the decoder, for prefixes and outputs together.
+    """
     generation = generation.model_copy(update={"decoder_prefix": _prefix_text(generation, codec)})
     changes: dict[str, object] = {}
     if generation.bad_words:
         ids = {spelling for word in generation.bad_words for spelling in _spellings(word, codec)}
         changes |= {"bad_words": (), "bad_word_ids": (*generation.bad_word_ids, *sorted(ids))}
     if PROMPT_PLACE in generation.decoder_prefix:
-        changes |= {"decoder_prefix": "", "max_prefix_tokens": generation.longest_prefix}
+        changes |= {"decoder_prefix": "", "max_prefix_tokens": room_for_prompts(generation, positions)}
     elif generation.decoder_prefix:
         changes |= {"decoder_prefix": "", "prefix_ids": codec.encode(generation.decoder_prefix)}
     return generation.model_copy(update=changes)
@@ -49,7 +54,10 @@ def prefix_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tu
 def prefix_ids_of(prompt: str, generation: GenerationConfig, codec: TextCodec) -> tuple[int, ...]:
     """Return what the output of a request begins with, whether or not that depends on its prompt."""
     own = prefix_of(prompt, generation, codec)
-    return tokenized(generation, codec).prefix_ids if own is None else own
+    if own is not None:
+        return own
+    text = _prefix_text(generation, codec)
+    return codec.encode(text) if text else generation.prefix_ids
 
 
 def _prefix_text(generation: GenerationConfig, codec: TextCodec) -> str:

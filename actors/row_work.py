@@ -64,7 +64,7 @@ def decode_text(backend: Backend, work: RowWork) -> None:
 def read_fields(backend: Backend, work: RowWork) -> None:
     assert work.completion is not None
     size = (work.row["width"], work.row["height"])
-    work.columns["fields"] = backend.read_fields(work.prefix_ids, work.completion.token_ids, work.row["prompt"], size)
+    work.columns["fields"] = backend.read_fields(work.completion.token_ids, work.row["prompt"], size)
 
 
 def split_tokens(backend: Backend, work: RowWork) -> None:

@@ -43,7 +43,6 @@ class Weights(str, Enum):
 
 
 PROMPT_PLACE = "{prompt}"  # in a decoder prefix
-_LONGEST_PREFIX = 32  # tokens, where it depends on the prompt and nothing else is said
 
 
 class GenerationConfig(Section):
@@ -78,7 +77,9 @@ class GenerationConfig(Section):
         (), description="The same as token ids, without a start token; not together with decoder_prefix."
     )
     max_prefix_tokens: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Longest prefix of a request, in tokens; none: 32 where it holds `{prompt}`, else its length."
+        None,
+        description="Longest prefix of a request, in tokens; none: its length, or where it holds `{prompt}` 32 "
+        "to 64, as the decoder has positions beside max_new_tokens.",
     )
     keep_special_tokens: bool | None = Field(
         None,
@@ -113,10 +114,8 @@ class GenerationConfig(Section):
 
     @property
     def longest_prefix(self) -> int:
-        """Return the room for prefixes, in tokens; a decoder_prefix that is the same for all is prefix_ids by now."""
-        if self.max_prefix_tokens is not None:
-            return self.max_prefix_tokens
-        return _LONGEST_PREFIX if PROMPT_PLACE in self.decoder_prefix else len(self.prefix_ids)
+        """Return the room for prefixes, in tokens, once none of them is a text."""
+        return len(self.prefix_ids) if self.max_prefix_tokens is None else self.max_prefix_tokens
 
     @model_validator(mode="after")
     def _beams_do_not_loop(self) -> "GenerationConfig":

@@ -14,6 +14,7 @@ from conf.model import ModelConfig
 from conf.schema import PreprocessConfig
 from conf.source import SourceConfig
 
+_LEAST_PROMPT_ROOM, _MOST_PROMPT_ROOM = 32, 64  # tokens
 NEVER = 1.0  # no confidence is above it, so an exit whose threshold is higher can never fire
 
 
@@ -134,6 +135,14 @@ def _chosen_thresholds(model: ModelConfig, engine: EngineConfig, exits: tuple[in
             f"engine.thresholds must have one value per exit but the last, got {len(thresholds)} for {list(exits)}"
         )
     return thresholds
+
+
+def room_for_prompts(generation: GenerationConfig, positions: int) -> int:
+    """Return the room for prefixes that hold a prompt, tokens: what is left of a decoder's positions, within limits, as
+    every sequence in flight has memory for it."""
+    if generation.max_prefix_tokens is not None:
+        return generation.max_prefix_tokens
+    return max(_LEAST_PROMPT_ROOM, min(_MOST_PROMPT_ROOM, positions - generation.max_new_tokens))
 
 
 def _longest_prefix(model: ModelConfig, generation: GenerationConfig) -> int:

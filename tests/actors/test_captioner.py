@@ -125,7 +125,7 @@ def test_a_chunk_becomes_one_file_with_results_and_errors(storage: Storage) -> N
 
 def test_what_an_output_says_besides_words_is_read_with_its_prompt_and_the_size_of_its_image(storage: Storage) -> None:
     def backend() -> Backend:
-        return replace(make_backend(SIZE), read_fields=lambda _, tokens, *asked: json.dumps([len(tokens), *asked]))
+        return replace(make_backend(SIZE), read_fields=lambda tokens, *asked: json.dumps([len(tokens), *asked]))
 
     caption(storage, [chunk(0, [good(4, 0), bad(5)], pixels_of(1))], backend=backend)
     first, failed = storage.read_table(chunk_name(storage, "s", 0)).to_pylist()

@@ -28,24 +28,26 @@ def codec() -> TextCodec:
 
 def test_bad_words_are_banned_in_both_spellings() -> None:
     text = codec()
-    ids = tokenized(GenerationConfig(bad_words=(" ball ",), bad_word_ids=((5,),)), text).bad_word_ids
+    ids = tokenized(GenerationConfig(bad_words=(" ball ",), bad_word_ids=((5,),)), text, 96).bad_word_ids
     assert ids[0] == (5,)
     assert {text.tokenizer.decode(list(word)) for word in ids[1:]} == {"ball", " ball"}
     with pytest.raises(UserError, match="must not be empty"):
-        tokenized(GenerationConfig(bad_words=(" ",)), text)
+        tokenized(GenerationConfig(bad_words=(" ",)), text, 96)
 
 
 def test_a_prefix_is_the_same_for_all_or_depends_on_the_prompt() -> None:
     text = codec()
     fixed = GenerationConfig(decoder_prefix="a red")
-    assert text.decode(tokenized(fixed, text).prefix_ids) == "a red"
+    assert text.decode(tokenized(fixed, text, 96).prefix_ids) == "a red"
     assert prefix_of("what is red?", fixed, text) is None
     asked = GenerationConfig(decoder_prefix="{prompt} the")
-    assert (tokenized(asked, text).prefix_ids, tokenized(asked, text).max_prefix_tokens) == ((), 32)
+    rooms = {positions: tokenized(asked, text, positions).max_prefix_tokens for positions in (40, 96, 110, 500)}
+    assert rooms == {40: 32, 96: 32, 110: 46, 500: 64}  # beside 64 new tokens
+    assert tokenized(asked, text, 96).prefix_ids == ()
     own = prefix_of("what is red?", asked, text)
     assert own is not None
     assert text.decode(own) == "what is red? the"
-    assert tokenized(asked.model_copy(update={"max_prefix_tokens": 4}), text).max_prefix_tokens == 4
+    assert tokenized(asked.model_copy(update={"max_prefix_tokens": 4}), text, 500).max_prefix_tokens == 4
 
 
 def test_engines_do_not_take_texts() -> None:

@@ -65,7 +65,7 @@ def ours_says(
     ]
     done = drain(backend.make_engine(), requests)
     fields = [
-        json.loads(backend.read_fields(request.prefix_ids, completion.token_ids, prompt, (9, 9)) or "null")
+        json.loads(backend.read_fields(completion.token_ids, prompt, (9, 9)) or "null")
         for request, completion, prompt in zip(requests, done, prompts, strict=True)
     ]
     return done, [backend.decode_tokens(completion.token_ids) for completion in done], fields
