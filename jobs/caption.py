@@ -118,7 +118,9 @@ def with_checkpoint(config: "JobConfig") -> "tuple[JobConfig, CheckpointInfo]":
     """The configuration with what the checkpoint says filled in; UserError where the two do not fit."""
     from conf.checkpoint_info import read_checkpoint_info
     from conf.resolve import image_plan, resolve, rows_of_chunk
+    from pipeline.images.header import check_font
 
+    check_font(config.preprocess.header_font)
     info, engine, generation = read_checkpoint_info(config.model.checkpoint), config.engine, config.engine.generation
     if generation.has_texts or info.model.text.decoder_prefix:
         from actors.generation_texts import tokenized_for

@@ -85,7 +85,7 @@ def image_to_pixels(
     """Decode one image; never raises for anything the bytes contain. `texts` are what the plan draws, if it draws."""
     if not data:
         return ImageProblem("empty_image", "the image has zero bytes")
-    side = max(plan.shape) if plan.scaled_decode and plan.shape is not None else None
+    side = plan.longest_side if plan.scaled_decode and plan.most_bytes else None
     shrink = partial(_squeezed, image_size=side) if plan.squeezes and side is not None else _whole
     limits = Limits(max_pixels, max_decode_bytes)
     decoded = decode_upright(data, shrink, result=plan if side is None else side, limits=limits)

@@ -11,8 +11,18 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
+from conf.errors import UserError
+
 FONT_SIZE, PADDING, CHARACTERS_PER_LINE = 36, 5, 80
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def check_font(font_file: str | None) -> None:
+    """Raise UserError where a text cannot be drawn in this font."""
+    try:
+        _font(font_file)
+    except OSError as error:
+        raise UserError(f"preprocess.header_font={font_file!r} is no font that can be read: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

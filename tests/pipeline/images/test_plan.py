@@ -1,9 +1,13 @@
 """What a plan makes of a picture, where that can be said without a library to compare with."""
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from conf.errors import UserError
 from conf.image_plan import (
     AlignLongAxis,
     CentreCrop,
@@ -17,6 +21,8 @@ from conf.image_plan import (
     Step,
     Thumbnail,
 )
+from pipeline.images.decode import Pixels, image_to_pixels
+from pipeline.images.header import check_font
 from pipeline.images.opening import Refused
 from pipeline.images.plan import carry_out
 
@@ -93,6 +99,39 @@ def test_a_prompt_is_drawn_above_and_the_narrower_one_is_widened():
     long = made(Image.new("RGB", (2000, 50), RED), Header(), prompt="word " * 40)  # three lines
     assert long.shape[1] == 2000
     assert long.shape[0] > 50 + 3 * 40
+
+
+def test_letters_are_those_of_the_font_that_is_named(tmp_path: Path):
+    font = tmp_path / "font.ttf"
+    built_in = ImageFont.load_default(36)
+    assert isinstance(built_in, ImageFont.FreeTypeFont)
+    font.write_bytes(built_in.font_bytes)
+    picture = Image.new("RGB", (300, 90), RED)
+    named = made(picture, Header(font=str(font)), prompt="What is the total?")
+    assert (named == made(picture, Header(), prompt="What is the total?")).all()
+    check_font(None)
+    check_font(str(font))
+    for wrong in (tmp_path / "absent.ttf", Path(__file__)):
+        with pytest.raises(UserError, match="is no font that can be read"):
+            check_font(str(wrong))
+
+
+@pytest.mark.parametrize(
+    "steps", [(Patches(patch=16, max_patches=64),), (ResizeShortest(size=80), CentreCrop(height=64, width=64))]
+)
+def test_a_jpeg_is_decoded_at_a_smaller_scale_only_where_that_is_asked_for(steps: tuple[Step, ...]):
+    stream = io.BytesIO()
+    Image.radial_gradient("L").resize((1600, 1200)).convert("RGB").save(stream, "JPEG", quality=95)
+    exact, scaled = (
+        image_to_pixels(stream.getvalue(), plan=ImagePlan(steps=steps, scaled_decode=asked)) for asked in (False, True)
+    )
+    assert isinstance(exact, Pixels)
+    assert isinstance(scaled, Pixels)
+    with Image.open(stream) as whole:
+        assert (exact.pixels_HWC == made(whole.convert("RGB"), *steps)).all()
+    assert exact.pixels_HWC.shape == scaled.pixels_HWC.shape
+    apart = np.abs(exact.pixels_HWC.astype(np.float32) - scaled.pixels_HWC).mean() / exact.pixels_HWC.std()
+    assert 0 < apart < 0.1
 
 
 @pytest.mark.parametrize(
