@@ -146,13 +146,17 @@ def test_nothing_is_kept_of_sequences_that_are_done() -> None:
     assert objects[-1] - objects[1] < 25  # one kept for each sequence would be 100
 
 
-@pytest.mark.parametrize(("variant", "cross"), [("pre_rms", "projected"), ("pre_rms", "absorbed"), ("merged", "auto")])
+@pytest.mark.parametrize(
+    ("variant", "cross", "overlap"),
+    [("pre_rms", "projected", False), ("pre_rms", "projected", True), ("pre_rms", "absorbed", False),
+     ("merged", "auto", False)],
+)  # fmt: skip
 def test_a_long_prompt_makes_caches_grow_and_no_text_change(
-    variant: str, cross: str, monkeypatch: pytest.MonkeyPatch
+    variant: str, cross: str, overlap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model(variant)
     work = sorted(requests(20, 3), key=lambda request: len(request.prompt_ids))
-    settings = config(exits=(1, 3, 5), thresholds=(0.3, 0.4), cross=cross)
+    settings = config(exits=(1, 3, 5), thresholds=(0.3, 0.4), cross=cross, encode_overlap=overlap)
     waits = [2] * len(work)
     roomy = Engine(model, settings)
     expected = run(roomy, work, waits)
