@@ -184,6 +184,7 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
     """Measure the seconds per row of each stage over one shard, in this process, without Ray."""
     import pyarrow as pa
 
+    from conf.image_plan import ImagePlan
     from conf.source import PromptConfig
     from pipeline.chunk import from_ipc
     from pipeline.output.publish import publish_shard
@@ -197,7 +198,8 @@ def measure_stages(folder: Path, path: Path, chunk_rows: int) -> dict[str, float
     shard = Shard("s", str(path), path.stat().st_size)
     task = pa.Table.from_pylist([shard_task(shard, ())])
     tasks, index_s = _timed(lambda: list(IndexShard(reader, storage, chunk_rows)(task)))
-    prepare = PrepareChunk(reader, PromptConfig(), None, (), _IMAGE_SIZE, 64_000_000)
+    plan = ImagePlan.squeeze(_IMAGE_SIZE)
+    prepare = PrepareChunk(reader, PromptConfig(), None, (), plan, 64_000_000)
     chunks, prepare_s = _timed(lambda: [chunk for table in tasks for chunk in prepare(table)])
     rows = [(chunk["chunk"][0].as_py(), from_ipc(chunk["rows"][0].as_buffer()).to_pylist()) for chunk in chunks]
     done = [(chunk, [{**row, "text": "mean 1", "shard": "s"} for row in part]) for chunk, part in rows]
