@@ -5,6 +5,7 @@ family is a set of values and not a class.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -350,7 +351,7 @@ def read_model_config(checkpoint: str | Path) -> ModelConfig:
                     f"checkpoint {str(checkpoint)!r} has its weights only as {pickled!r}, a format that can run code "
                     "when it is loaded; only safetensors are read"
                 )
-            raise UserError(f"checkpoint {str(checkpoint)!r} has no {name}")
+            raise UserError(f"checkpoint {str(checkpoint)!r} has no {name}{how_to_fetch(checkpoint)}")
     values = read_json(path, "checkpoint config")
     try:
         return ModelConfig.model_validate(values)
@@ -367,6 +368,13 @@ def is_transformers_directory(path: str | Path) -> bool:
     except UserError:
         return False
     return isinstance(values, dict) and "model_type" in values
+
+
+def how_to_fetch(path: str | Path) -> str:
+    """Return the end of a sentence about a missing folder that is named as models on the Hugging Face hub are."""
+    if Path(path).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
+        return ""
+    return f"; nothing is downloaded here, `hf download {path} --local-dir FOLDER` fetches a model of that name"
 
 
 def pickled_weights(directory: str | Path) -> str | None:

@@ -69,7 +69,7 @@ def convert_directory(
     converted = convert(
         content,
         tokenizer,
-        name=name or source.resolve().name,
+        name=name or model_name(source),
         exits=exits,
         max_prompt_tokens=max_prompt_tokens,
         max_new_tokens=max_new_tokens,
@@ -97,6 +97,12 @@ def _to_transformers(source: Path, output: Path) -> int:
     shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
     print(f"plain model for transformers: {output}; exits and adapters are not part of it")
     return 0
+
+
+def model_name(source: Path) -> str:
+    """Return the name of a directory; in a cache of the hub, models--OWNER--NAME/snapshots/COMMIT, the model's."""
+    path = source.resolve()
+    return path.parent.parent.name.split("--")[-1] if path.parent.name == "snapshots" else path.name
 
 
 def quiet() -> None:

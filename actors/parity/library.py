@@ -8,11 +8,13 @@ import torch
 from PIL import Image, ImageFont
 
 from actors.model.interop.families import configuration, family_of
+from actors.model.interop.florence2_remote import is_remote
 from actors.model.interop.model_directory import read_source
 from actors.model.word_boxes import split_words
 from actors.parity.answer import Answer
 from conf.engine import PROMPT_PLACE
 from conf.errors import UserError
+from conf.json_file import read_object
 from conf.source import DEFAULT_PROMPT
 from pipeline.unexpected_errors import one_line
 
@@ -32,6 +34,8 @@ class Library:
         self, path: str | Path, max_new_tokens: int, *, decoder_prefix: str = "", font_file: str | None = None
     ) -> None:
         """UserError, in one sentence, where the library cannot load the directory."""
+        if is_remote(read_object(Path(path) / "config.json") or {}):
+            raise UserError(f"the library reads {str(path)!r} only by code that comes with it, which is not run")
         source = read_source(path)
         self.model_type = str(source.config["model_type"])
         family, hf = family_of(source.config), configuration(source.config)

@@ -20,10 +20,12 @@ _INDENT, _MOST_COLUMNS = 12, 100
 
 def describe(converted: "Converted", output: Path) -> list[str]:
     """Return the lines, one for every fact: on a terminal they are wrapped, in a log they are not."""
+    from actors.model.encoders import tied_names
     from actors.model.interop.families import family_of
 
     config = converted.config
-    num_values = sum(tensor.numel() for tensor in converted.state.values())
+    copies = tied_names(config)
+    num_values = sum(tensor.numel() for name, tensor in converted.state.items() if name not in copies)
     assert isinstance(config.encoder, TransformersEncoderConfig)
     dtype = str(converted.state["decoder.embedding.weight"].dtype).removeprefix("torch.")
     read = [
@@ -59,6 +61,8 @@ def next_command(config: "ModelConfig", output: Path) -> str:
     parts = ["deed", "caption", "FOLDER_OF_IMAGES", "--checkpoint", str(output), "--out", "runs/captions"]
     if CAPTION_TASK in config.text.tasks:
         parts += ["--prompt", CAPTION_TASK]
+    elif config.plan.draws_prompt:
+        parts += ["--prompt", "YOUR QUESTION"]
     parts += ["--set", "engine.schedule=full"]
     default = GenerationConfig().max_new_tokens
     if config.decoder.max_positions < default:

@@ -64,11 +64,11 @@ def cache_folder(output: str) -> Path:
 
 def converted_checkpoint(source: Path, cache: Path) -> Path:
     """Return the conversion of this very source, made now if the cache has none; it is there whole or not at all."""
-    target = cache / f"{source.resolve().name}-{_identity(source)}"
+    from jobs.convert import convert_directory, model_name
+
+    target = cache / f"{model_name(source)}-{_identity(source)}"
     if target.is_dir():
         return target
-    from jobs.convert import convert_directory
-
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache))
     try:

@@ -101,6 +101,29 @@ def test_plan_and_questions_take_it_as_well(
     assert read_model_config(config.model.checkpoint).name == "trocr"
 
 
+def test_a_cache_of_the_hub_is_read_through_its_links(sources: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    model = tmp_path / "models--somebody--trocr-tiny"
+    snapshot, blobs = model / "snapshots" / "0123abcd", model / "blobs"
+    shutil.copytree(sources["trocr"], blobs)
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    config = parse(photos, "--out", tmp_path / "out", "--checkpoint", snapshot)
+    assert read_model_config(config.model.checkpoint).name == "trocr-tiny"
+    assert Path(config.model.checkpoint).name.startswith("trocr-tiny-")
+
+
+def test_the_name_of_a_model_on_the_hub_says_how_it_is_fetched(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "`hf download somebody/some-model.v2 --local-dir FOLDER` fetches a model of that name"
+    name = "somebody/some-model.v2"
+    assert main(["convert", name, str(tmp_path / "ours")]) == 2
+    assert said in capsys.readouterr().err
+    assert main(["caption", str(photos), "--out", str(tmp_path / "out"), "--checkpoint", name]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_what_cannot_be_converted_is_one_sentence_and_leaves_nothing(
     sources: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,8 @@ def convert(
 
 def to_state(config: ModelConfig, hf: Any, family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their tensors -> the state of our model; UserError for the first that is missing, unknown or of another shape."""
-    expected = MultiExitModel(config).state_dict()
+    with torch.device("meta"):  # names and shapes are enough
+        expected = MultiExitModel(config).state_dict()
     names = family.decoder_names(hf, config.decoder)
     state = to_ours(names, tensors, expected)
     used = {source for sources in names.values() for source in sources}

@@ -17,6 +17,7 @@ from actors.model.interop.weight_files import read_weights
 from actors.model.layer_counts import check_layer_counts
 from conf.errors import UserError
 from conf.json_file import read_object
+from conf.model import how_to_fetch
 
 QFORMER_TOKENIZER = "qformer_tokenizer"  # a directory of InstructBLIP
 # Kept beside the converted weights, for the way back.
@@ -41,7 +42,7 @@ def read_source(path: str | Path) -> Source:
     """Read a source directory; raise UserError, in one sentence, on anything that keeps it from being read."""
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"source {str(path)!r} is not a directory")
+        raise UserError(f"source {str(path)!r} is not a directory{how_to_fetch(path)}")
     config = read_object(path / "config.json")
     if config is None:
         raise UserError(f"source {str(path)!r} has no config.json")

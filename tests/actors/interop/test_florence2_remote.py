@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from actors.engine.engine import Engine
 from actors.model.checkpoint import load_checkpoint
+from actors.parity.library import Library
 from conf.engine import EngineConfig
+from conf.errors import UserError
 from jobs.cli import main
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import CASES, STEPS, make_requests, make_source, their_outputs
@@ -71,6 +73,8 @@ def test_the_remote_layout_says_what_the_native_one_says(native: tuple[Path, Any
     source, ours, back = shutil.copytree(path, tmp_path / "source"), tmp_path / "ours", tmp_path / "back"
     old_layout(source)
     assert "vision_tower.blocks.0.0.spatial_block.window_attn.fn.qkv.weight" in load_file(source / "model.safetensors")
+    with pytest.raises(UserError, match="only by code that comes with it, which is not run"):
+        Library(source, STEPS)
     assert "image_proj_norm.weight" in load_file(source / "model.safetensors")
     assert main(["convert", str(source), str(ours), "--exits", "1,3"]) == 0
     assert not (source / "exploded").exists()
