@@ -150,6 +150,28 @@ class TextCodec:
         """Return the text each token adds, for galleries; joined and stripped they give `decode`."""
         if self.rules.leading_space:  # byte-level: a token's text does not depend on its neighbours
             return [self._text([token_id], keep_special) for token_id in token_ids]
+        pieces = self._pieces_in_windows(token_ids, keep_special)
+        whole = self._text(token_ids, keep_special)
+        return pieces if "".join(pieces) == whole else self._pieces_of_beginnings(token_ids, keep_special)
+
+    def _pieces_in_windows(self, token_ids: Sequence[int], keep_special: bool | None) -> list[str]:
+        """Decode each token with what was said last, which is all that the text of one depends on almost everywhere;
+        a character of several tokens comes with the last of them."""
+        pieces: list[str] = []
+        start = done = 0  # the window begins at `start`; the text of what is before `done` is out
+        for end in range(1, len(token_ids) + 1):
+            before, text = (
+                self._text(token_ids[start:done], keep_special),
+                self._text(token_ids[start:end], keep_special),
+            )
+            unfinished = text.endswith("\ufffd") and end < len(token_ids)
+            pieces.append("" if unfinished or not text.startswith(before) else text[len(before) :])
+            if pieces[-1]:
+                start, done = done, end
+        return pieces
+
+    def _pieces_of_beginnings(self, token_ids: Sequence[int], keep_special: bool | None) -> list[str]:
+        """Decode every beginning of the output: for tokenizers that change what stands further back."""
         pieces, before = [], ""
         for end in range(1, len(token_ids) + 1):
             text = self._text(token_ids[:end], keep_special)
