@@ -84,6 +84,7 @@ class DecoderConfig(Section):
     ffn_bias: bool = False
     ffn: Literal["relu", "gelu", "gelu_new", "gated_gelu", "gated_gelu_new"] = "gelu"
     relative_bias: RelativeBias | None = None
+    relative_bias_per_layer: bool = Field(False, description="Every layer has a table of its own (UMT5).")
     absolute_bias: AbsoluteBias | None = None
     merged: MergedAttention | None = None
     sublayer_norm: bool = Field(
@@ -178,6 +179,7 @@ class TransformersEncoderConfig(Section):
     model_type: Literal[
         "t5",
         "mt5",
+        "umt5",
         "bart",
         "mbart",
         "pix2struct",

@@ -126,9 +126,10 @@ class SeparateLayers:
         layer, part, mask = self.layers[index], source.part, source.self_RhQT
         kv_RT2I = part.read(self.cache.self_kv_LST2I[index, :, : part.num_keys])
         k_RTHE, v_RTHE = (layer.heads(half) for half in kv_RT2I.chunk(2, dim=-1))
-        if self.decoder.absolute_bias is not None:
-            keys_1T = torch.arange(part.num_keys, device=self.device)[None]
-            mask = mask + self.decoder.absolute_bias.layer_scores(index, part.query_position_RQ, keys_1T)
+        keys_1T = torch.arange(part.num_keys, device=self.device)[None]
+        own_RHQT = self.decoder.layer_bias(index, part.query_position_RQ, keys_1T)
+        if own_RHQT is not None:
+            mask = mask + own_RHQT
         return attend(part.pad(q_NHE), k_RTHE, v_RTHE, mask, layer.scale)
 
     def _cross_attention(self, index: int, q_NHE: Tensor, source: _Source) -> Tensor:

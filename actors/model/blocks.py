@@ -194,7 +194,7 @@ class DecoderLayer(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """Causal T5 bucket bias, one table [num_buckets, H] for all layers."""
+    """Causal T5 bucket bias, a table [num_buckets, H]."""
 
     def __init__(self, config: RelativeBias, num_heads: int) -> None:
         super().__init__()

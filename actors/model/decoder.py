@@ -57,9 +57,15 @@ class MultiExitDecoder(nn.Module):
             self.layers = nn.ModuleList(MergedDecoderLayer(config, index) for index in range(config.num_layers))
         else:
             self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
-        self.relative_bias = (
-            RelativePositionBias(config.relative_bias, config.num_heads) if config.relative_bias else None
-        )
+        self.relative_bias: RelativePositionBias | None = None
+        self.layer_relative_biases: nn.ModuleList | None = None
+        if config.relative_bias is not None:
+            count = config.num_layers if config.relative_bias_per_layer else 1
+            tables = [RelativePositionBias(config.relative_bias, config.num_heads) for _ in range(count)]
+            if config.relative_bias_per_layer:
+                self.layer_relative_biases = nn.ModuleList(tables)
+            else:
+                self.relative_bias = tables[0]
         self.absolute_bias = AbsolutePositionBias(config) if config.absolute_bias else None
         self.final_norm = make_norm(config) if config.final_norm else None
         self.adapters = nn.ModuleDict()
@@ -144,6 +150,10 @@ class MultiExitDecoder(nn.Module):
 
     def layer_bias(self, layer: int, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
         """Return what one layer adds to `self_bias`; None where all layers share one bias."""
+        if self.layer_relative_biases is not None:
+            distance = query_positions[:, :, None] - key_positions[:, None, :]
+            bias: Tensor = self.layer_relative_biases[layer](distance).permute(0, 3, 1, 2)
+            return bias
         if self.absolute_bias is None:
             return None
         return self.absolute_bias.layer_scores(layer, query_positions, key_positions)
@@ -173,7 +183,10 @@ class MultiExitDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             own = self.layer_bias(index, positions_BT, positions_BT)
-            own_mask = mask if own is None else mask + own
+            if own is None:
+                own_mask = mask
+            else:
+                own_mask = (own if bias is None else bias + own).masked_fill(~self_mask, float("-inf"))
             h = layer.after_self(h, attend(*layer.self_qkv(h), own_mask, layer.scale))
             k, v = layer.cross_kv(states_BSD)
             h = layer.after_cross(h, attend(layer.cross_q(h), k, v, cross_mask, layer.scale))

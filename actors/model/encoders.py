@@ -17,6 +17,7 @@ _OWN = {
 _PRETRAINED = {
     "t5":                     ("text_encoder", "TextEncoder"),
     "mt5":                    ("text_encoder", "TextEncoder"),
+    "umt5":                   ("text_encoder", "TextEncoder"),
     "bart":                   ("text_encoder", "TextEncoder"),
     "mbart":                  ("text_encoder", "TextEncoder"),
     "pix2struct":             ("pix2struct", "Pix2StructEncoder"),
@@ -32,6 +33,7 @@ _PRETRAINED = {
 _SHARES_EMBEDDING = {
     "t5",
     "mt5",
+    "umt5",
     "bart",
     "mbart",
     "udop",

@@ -19,7 +19,7 @@ from conf.source import DEFAULT_PROMPT
 from pipeline.unexpected_errors import one_line
 
 VISION_INPUTS = ("pixel_values", "flattened_patches")
-_READS_NO_IMAGE = ("t5", "bart", "mbart", "mt5")
+_READS_NO_IMAGE = ("t5", "bart", "mbart", "mt5", "umt5")
 _LONGEST = 300  # characters of a reason: the library lists all the models it has
 
 

@@ -11,6 +11,7 @@ Choice = Callable[[Mapping[str, Any]], Family]  # by more of config.json than it
 FAMILIES: dict[str, Family | Choice] = {
     "t5": t5.FAMILY,
     "mt5": t5.MT5,
+    "umt5": t5.UMT5,
     "bart": bart.BART,
     "mbart": bart.MBART,
     "pix2struct": pix2struct.FAMILY,

@@ -1,4 +1,4 @@
-"""T5, T5 v1.1, Flan-T5 and mT5: text to text (Raffel et al. 2020; Shazeer 2020 for the gated feed-forward)."""
+"""T5, T5 v1.1, Flan-T5, mT5 and UMT5: text to text (Raffel et al. 2020; Shazeer 2020 for the gated feed-forward)."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,12 @@ def decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
 def mt5_decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
     """The head is its own in the published weights, and its input is never scaled."""
     return t5_decoder(hf, tied=head_is_tied(theirs, "lm_head.weight", "shared.weight"), scaled=False)
+
+
+def umt5_decoder(hf: Any, theirs: Tensors) -> DecoderConfig:
+    """Every layer has a table of distances; the library scales the head's input whatever config.json says."""
+    config = t5_decoder(hf, tied=head_is_tied(theirs, "lm_head.weight", "shared.weight"), scaled=True)
+    return config.model_copy(update={"relative_bias_per_layer": True})
 
 
 def t5_decoder(hf: Any, *, tied: bool, scaled: bool) -> DecoderConfig:
@@ -48,9 +54,14 @@ def t5_decoder(hf: Any, *, tied: bool, scaled: bool) -> DecoderConfig:
 def decoder_names(hf: Any, config: DecoderConfig) -> NameMap:
     names: NameMap = {
         "decoder.embedding.weight": ("shared.weight",),
-        "decoder.relative_bias.table.weight": ("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",),
         "decoder.final_norm.weight": ("decoder.final_layer_norm.weight",),
     }
+    bias = "layer.0.SelfAttention.relative_attention_bias.weight"
+    if config.relative_bias_per_layer:
+        for i in range(config.num_layers):
+            names[f"decoder.layer_relative_biases.{i}.table.weight"] = (f"decoder.block.{i}.{bias}",)
+    else:
+        names["decoder.relative_bias.table.weight"] = (f"decoder.block.0.{bias}",)
     expand = ("wi_0", "wi_1") if config.ffn.startswith("gated") else ("wi",)
     for i in range(config.num_layers):
         ours, theirs = f"decoder.layers.{i}.", f"decoder.block.{i}.layer."
@@ -90,3 +101,4 @@ FAMILY = Family(
     reads_images=False,
 )
 MT5 = replace(FAMILY, model_class="MT5ForConditionalGeneration", decoder=mt5_decoder)
+UMT5 = replace(FAMILY, model_class="UMT5ForConditionalGeneration", decoder=umt5_decoder)

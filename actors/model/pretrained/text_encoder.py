@@ -1,4 +1,4 @@
-"""Encoders that read the prompt alone: T5, mT5, BART, mBART. The image is not looked at."""
+"""Encoders that read the prompt alone: T5, mT5, UMT5, BART, mBART. The image is not looked at."""
 
 from typing import Any
 
@@ -44,6 +44,13 @@ def _stack(model_type: str, raw: dict[str, object]) -> nn.Module:
         mt5_config = MT5Config.from_dict(raw)
         mt5_config.is_decoder, mt5_config.use_cache = False, False
         return MT5Stack(mt5_config)
+    if model_type == "umt5":
+        from transformers.models.umt5.configuration_umt5 import UMT5Config
+        from transformers.models.umt5.modeling_umt5 import UMT5Stack
+
+        umt5_config = UMT5Config.from_dict(raw)
+        umt5_config.is_decoder, umt5_config.use_cache = False, False
+        return UMT5Stack(umt5_config)
     if model_type == "bart":
         from transformers.models.bart.configuration_bart import BartConfig
         from transformers.models.bart.modeling_bart import BartEncoder

@@ -68,12 +68,13 @@ def _t5_untied() -> Any:
     return model
 
 
-def _mt5() -> Any:
-    """Its head is its own, as in the published weights."""
-    from transformers import MT5Config, MT5ForConditionalGeneration
+def _mt5(kind: str) -> Any:
+    """`kind` is MT5 or UMT5. Its head is its own, as in the published weights."""
+    import transformers
 
-    settings = _t5(feed_forward_proj="gated-gelu").config.to_dict()
-    model = MT5ForConditionalGeneration(MT5Config(**{**settings, "model_type": "mt5"}))
+    settings = {**_t5(feed_forward_proj="gated-gelu").config.to_dict(), "model_type": kind.lower()}
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     model.lm_head.weight = nn.Parameter(torch.zeros(VOCAB, 32))
     return model
 
@@ -334,7 +335,8 @@ def _udop_inputs(model: Any, requests: list[Request]) -> dict[str, Any]:
 CASES: dict[str, Case] = {
     "t5": Case(_t5, _text_inputs, 32),
     "t5_untied_head": Case(_t5_untied, _text_inputs, 32, gain=0.9),
-    "mt5": Case(_mt5, _text_inputs, 32, gain=0.9),
+    "mt5": Case(lambda: _mt5("MT5"), _text_inputs, 32, gain=0.9),
+    "umt5": Case(lambda: _mt5("UMT5"), _text_inputs, 32, gain=0.9),
     "bart": Case(_bart, _text_inputs, 32),
     "mbart": Case(_mbart, _text_inputs, 32),
     "pix2struct": Case(_pix2struct, _pix2struct_inputs, 16, prompts=False, gain=1.0, patches=True),

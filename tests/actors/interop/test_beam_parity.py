@@ -25,7 +25,7 @@ from tests.effort import effort
 SEEDS = effort((0,), (0, 1, 2))
 # num_beams, length_penalty, early_stopping
 SEARCHES = ((2, 1.0, False), (3, 0.0, True), (4, 2.0, "never"), (5, -1.0, False), (3, 1.5, True), (2, 0.7, "never"))
-NAMES = ("t5", "bart", "florence2", "pix2struct", "trocr", "t5gemma2", "vit_gpt2", "blip_vqa")
+NAMES = ("t5", "umt5", "bart", "florence2", "pix2struct", "trocr", "t5gemma2", "vit_gpt2", "blip_vqa")
 
 
 @pytest.mark.parametrize("name", NAMES)
