@@ -13,6 +13,7 @@ from PIL import Image
 
 from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint
+from conf.model import read_model_config
 from jobs.cli import main
 from pipeline.images.plan import carry_out
 from tests.actors.interop.sources import CASES, STEPS, make_source, their_outputs
@@ -97,7 +98,9 @@ def test_a_directory_of_the_library_is_captioned_by_one_command(
     assert sorted(row["key"] for row in rows) == sorted(pixels)
     (checkpoint,) = (tmp_path / ".deed-checkpoints").iterdir()
     codec, eos = load_checkpoint(checkpoint).codec, load_eos(checkpoint)
-    said = their_outputs(theirs, [Request(i, pixels[row["key"]], (1,)) for i, row in enumerate(rows)], case)
+    plan = read_model_config(checkpoint).plan
+    seen = [carry_out(Image.fromarray(pixels[row["key"]]), plan) for row in rows]
+    said = their_outputs(theirs, [Request(i, image, (1,)) for i, image in enumerate(seen)], case)
     assert [row["text"] for row in rows] == [codec.decode(s[: s.index(eos)] if eos in s else s) for s in said]
     assert main(command) == 0
     assert pq.read_table(tmp_path / "out" / "results").to_pylist() == rows
@@ -105,6 +108,4 @@ def test_a_directory_of_the_library_is_captioned_by_one_command(
 
 
 def load_eos(checkpoint: Path) -> int:
-    from conf.model import read_model_config
-
     return read_model_config(checkpoint).eos_id
