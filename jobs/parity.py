@@ -158,12 +158,12 @@ def lines(comparison: "Comparison") -> list[str]:
     if comparison.verdict is Verdict.NOT_COMPARED:
         return [start.rstrip(), *notes]
     if (first := comparison.first) is None:
-        return [start + repr(visible(comparison.ours)), *notes]
+        return [f"{start}'{visible(comparison.ours)}'", *notes]
     return [
-        f"{start}token {first.position}: {visible_piece(first.theirs)!r} there, {visible_piece(first.ours)!r} here, "
+        f"{start}token {first.position}: '{visible_piece(first.theirs)}' there, '{visible_piece(first.ours)}' here, "
         f"margin {first.margin:.3g}",
-        f"    there {visible(comparison.theirs)!r}",
-        f"    here  {visible(comparison.ours)!r}",
+        f"    there '{visible(comparison.theirs)}'",
+        f"    here  '{visible(comparison.ours)}'",
         *notes,
     ]
 

@@ -35,7 +35,10 @@ class Library:
     ) -> None:
         """UserError, in one sentence, where the library cannot load the directory."""
         if is_remote(read_object(Path(path) / "config.json") or {}):
-            raise UserError(f"the library reads {str(path)!r} only by code that comes with it, which is not run")
+            raise UserError(
+                f"the library reads {str(path)!r} only by code that comes with it, which is not run; compare with the "
+                "same model from florence-community"
+            )
         source = read_source(path)
         self.model_type = str(source.config["model_type"])
         family, hf = family_of(source.config), configuration(source.config)
@@ -48,10 +51,15 @@ class Library:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model_class = getattr(transformers, family.model_class)
-                self.model = model_class.from_pretrained(str(path), config=hf, dtype=torch.float32, **local).eval()
+                self.model, report = model_class.from_pretrained(
+                    str(path), config=hf, dtype=torch.float32, output_loading_info=True, **local
+                )
+                self.model.eval()
                 self.image_processor, self.tokenizer, self.processor = self._processors(str(path), local)
         except Exception as error:  # the library raises many kinds
             raise UserError(f"the library cannot load {str(path)!r}: {one_line(error)[:_LONGEST]}") from None
+        if missing := sorted(name for name in report["missing_keys"] if not family.is_ignored(name)):
+            raise UserError(f"the library finds no tensor {missing[0]!r} in {str(path)!r} ({len(missing)} missing)")
 
     def _processors(self, path: str, local: dict[str, Any]) -> tuple[Any, Any, Any]:
         """Return the image processor, the tokenizer and the processor that joins them, as far as the family has them.

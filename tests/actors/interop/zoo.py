@@ -277,7 +277,7 @@ ZOO: dict[str, Kind] = {
     "manga": Kind(_manga),
     "blip": Kind(lambda: _blip(answers=False), DEFAULT_PROMPT, gain=2.5),
     "blip_begun": Kind(lambda: _blip(answers=False), "a red car beside", gain=2.5),
-    "blip_vqa": Kind(lambda: _blip(answers=True), "how many people are there?", gain=2.5),
+    "blip_vqa": Kind(lambda: _blip(answers=True), "how many people are there?", gain=4.0),
     "donut": Kind(_donut, decoder_prefix="<s_cord-v2>"),
     "donut_turned": Kind(_donut_turned, decoder_prefix="<s_rvlcdip>"),
     "nougat": Kind(_nougat),
