@@ -5,7 +5,6 @@ family is a set of values and not a class.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from conf.earlier_checkpoints import with_image_plan
 from conf.errors import UserError
 from conf.image_plan import ImagePlan
 from conf.json_file import read_json
+from conf.model_folders import instead_of
 from conf.section import Section
 
 WEIGHTS_FILE = "model.safetensors"
@@ -353,7 +353,7 @@ def read_model_config(checkpoint: str | Path) -> ModelConfig:
                     f"checkpoint {str(checkpoint)!r} has its weights only as {pickled!r}, a format that can run code "
                     "when it is loaded; only safetensors are read"
                 )
-            raise UserError(f"checkpoint {str(checkpoint)!r} has no {name}{how_to_fetch(checkpoint)}")
+            raise UserError(f"checkpoint {str(checkpoint)!r} has no {name}{instead_of(checkpoint)}")
     values = read_json(path, "checkpoint config")
     try:
         return ModelConfig.model_validate(values)
@@ -370,13 +370,6 @@ def is_transformers_directory(path: str | Path) -> bool:
     except UserError:
         return False
     return isinstance(values, dict) and "model_type" in values
-
-
-def how_to_fetch(path: str | Path) -> str:
-    """Return the end of a sentence about a missing folder that is named as models on the Hugging Face hub are."""
-    if Path(path).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
-        return ""
-    return f"; nothing is downloaded here, `hf download {path} --local-dir FOLDER` fetches a model of that name"
 
 
 def pickled_weights(directory: str | Path) -> str | None:

@@ -129,7 +129,14 @@ def _resize(processor: Any) -> Step:
 
 
 def _filter(processor: Any, otherwise: Filter = "bilinear") -> Filter:
-    return otherwise if processor.resample is None else _FILTERS[int(processor.resample)]
+    if processor.resample is None:
+        return otherwise
+    try:
+        return _FILTERS[int(processor.resample)]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"the image processor's resample must be a number from 0 to {max(_FILTERS)}, got {processor.resample!r}"
+        ) from None
 
 
 def _convnext(processor: Any) -> list[Step]:
@@ -211,11 +218,16 @@ def _statistics(processor: Any) -> tuple[Statistics, Statistics]:
         factor = 1.0
     mean = processor.image_mean if processor.do_normalize else 0.0
     std = processor.image_std if processor.do_normalize else 1.0
-    return _three(mean, factor), _three(std, factor)
+    return _three("image_mean", mean, factor), _three("image_std", std, factor)
 
 
-def _three(value: Any, factor: float) -> Statistics:
-    red, green, blue = value if isinstance(value, list | tuple) else (value,) * 3
+def _three(name: str, value: Any, factor: float) -> Statistics:
+    values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    numbers = all(isinstance(one, int | float) for one in values)
+    if len(values) != 3 or not numbers or (name == "image_std" and 0 in values):
+        nonzero = "" if name == "image_mean" else ", none of them zero"
+        raise UserError(f"the image processor's {name} must be one number or three{nonzero}, got {value!r}")
+    red, green, blue = values
     return red / factor, green / factor, blue / factor
 
 

@@ -17,7 +17,7 @@ from actors.model.interop.weight_files import read_weights
 from actors.model.layer_counts import check_layer_counts
 from conf.errors import UserError
 from conf.json_file import read_object
-from conf.model import how_to_fetch
+from conf.model_folders import instead_of
 
 QFORMER_TOKENIZER = "qformer_tokenizer"  # a directory of InstructBLIP
 # Kept beside the converted weights, for the way back.
@@ -42,10 +42,10 @@ def read_source(path: str | Path) -> Source:
     """Read a source directory; raise UserError, in one sentence, on anything that keeps it from being read."""
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"source {str(path)!r} is not a directory{how_to_fetch(path)}")
+        raise UserError(f"source {str(path)!r} is not a directory{instead_of(path)}")
     config = read_object(path / "config.json")
     if config is None:
-        raise UserError(f"source {str(path)!r} has no config.json")
+        raise UserError(f"source {str(path)!r} has no config.json{instead_of(path)}")
     if "quantization_config" in config:
         raise UserError(f"source {str(path)!r} is quantised; convert the original weights")
     family_of(config)  # no file of a model that is not supported is looked at

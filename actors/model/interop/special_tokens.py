@@ -18,6 +18,27 @@ from conf.errors import UserError
 from conf.json_file import read_object
 from conf.model import GenerationDefaults
 
+# Settings of the library that change greedy outputs and are not followed: value that changes nothing -> what a job can
+# set in its place.
+_NOT_FOLLOWED: dict[str, tuple[Any, str]] = {
+    "max_length": (20, "engine.generation.max_new_tokens"),
+    "max_new_tokens": (None, "engine.generation.max_new_tokens"),
+    "min_length": (0, "engine.generation.min_new_tokens"),
+    "min_new_tokens": (0, "engine.generation.min_new_tokens"),
+    "bad_words_ids": (None, "engine.generation.bad_word_ids"),
+    "suppress_tokens": (None, "engine.generation.bad_word_ids"),
+    "begin_suppress_tokens": (None, ""),
+    "sequence_bias": (None, ""),
+    "exponential_decay_length_penalty": (None, ""),
+    "encoder_repetition_penalty": (1.0, ""),
+    "encoder_no_repeat_ngram_size": (0, ""),
+    "stop_strings": (None, ""),
+    "guidance_scale": (1.0, ""),
+    "penalty_alpha": (None, ""),
+    "watermarking_config": (None, ""),
+}
+_LONGEST_VALUE = 60  # characters of a value in a sentence
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -92,13 +113,19 @@ def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, differenc
     if forced_eos is not None and forced_eos != eos:
         differences.append(f"forced_eos_token_id={forced_eos} is not the end token {eos} and is left out")
     if (asked.get("num_beams") or 1) > 1:
-        beams = asked["num_beams"]
+        beams, penalty = asked["num_beams"], asked.get("length_penalty")
+        longer = "" if penalty in (None, 1.0) else f" and engine.generation.length_penalty={penalty}"
         differences.append(
             f"the source asks for {beams} beams; decoding is greedy unless a job sets "
-            f"engine.generation.num_beams={beams} with engine.schedule=full"
+            f"engine.generation.num_beams={beams}{longer} with engine.schedule=full"
         )
     if asked.get("do_sample"):
         differences.append("the source asks for sampling; decoding here is greedy")
+    for name, (neutral, here) in _NOT_FOLLOWED.items():
+        value = asked.get(name)
+        if value not in (None, neutral, [], {}):
+            instead = f"; a job can set {here}" if here else ""
+            differences.append(f"the source's {name}={_short(value)} is not followed{instead}")
     return GenerationDefaults(
         forced_bos_id=forced_bos,
         forced_eos=forced_eos == eos,
@@ -129,6 +156,11 @@ def named_tokens(source: Source, tokenizer: Tokenizer | None) -> dict[str, int]:
         if token_id is not None:
             found[f"{name}_token_id"] = token_id
     return found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def _first(value: Any) -> int | None:

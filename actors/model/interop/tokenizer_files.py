@@ -62,7 +62,7 @@ def _from_vocabulary(path: Path, hf: Any) -> Tokenizer:
     if not found:
         raise UserError(
             f"source {str(path)!r} has no tokenizer that can be read: neither tokenizer.json nor "
-            f"{', '.join(_CLASS_OF_FILE)}"
+            f"{', '.join(_CLASS_OF_FILE)}; a fine-tune has the one of the model it began with: copy its files there"
         )
     declared = tokenizer_settings(path).get("tokenizer_class") or getattr(own, "tokenizer_class", None)
     if declared == _JAPANESE and own is not hf and (path / "vocab.txt").is_file():

@@ -13,6 +13,7 @@ from torch import Tensor
 from conf.errors import UserError
 from conf.json_file import read_json
 from conf.model import pickled_weights
+from conf.model_folders import merge_adapter
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")  # in this order; parts are listed by NAME.index.json
 _LFS_POINTER = b"version https://git-lfs"
@@ -33,6 +34,8 @@ def _weight_files(path: Path) -> list[str]:
         index = path / f"{whole}.index.json"
         if index.is_file():
             return _parts(path, read_json(index, "index of the weights"))
+    if (adapter := merge_adapter(path)) is not None:
+        raise UserError(f"source {str(path)!r} has no weights of a whole model: {adapter}")
     if other := pickled_weights(path):
         raise UserError(
             f"source {str(path)!r} has its weights only as {other!r}; what is read is {' or '.join(_NAMES)}, whole or "

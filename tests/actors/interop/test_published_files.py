@@ -1,6 +1,7 @@
 """Directories as people publish them: old formats of weights and settings, parts, what is missing and what is left."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,28 @@ def test_settings_of_generation_are_those_of_config_json_where_they_have_no_file
     assert any(f"the source asks for {theirs.num_beams} beams" in difference for difference in ours.differences)
 
 
+def test_settings_of_generation_that_are_not_followed_are_said(source: Path) -> None:
+    settings: dict[str, Any] = {
+        "min_length": 5, "suppress_tokens": list(range(3, 99)), "bad_words_ids": [[7]], "num_beams": 4,
+        "max_length": 16, "length_penalty": 2.0, "encoder_repetition_penalty": 1.2,
+    }  # fmt: skip
+    said = "\n".join(converted_with_generation(source, settings).differences)
+    assert "num_beams=4 and engine.generation.length_penalty=2.0" in said
+    assert "min_length=5 is not followed; a job can set engine.generation.min_new_tokens" in said
+    assert "bad_words_ids=[[7]] is not followed; a job can set engine.generation.bad_word_ids" in said
+    assert "suppress_tokens=[3, 4, 5," in said
+    assert "encoder_repetition_penalty=1.2 is not followed" in said
+    assert "max_length=16 is not followed; a job can set engine.generation.max_new_tokens" in said
+    assert max(map(len, said.splitlines())) < 200
+    neutral = {"min_length": 0, "suppress_tokens": [], "encoder_repetition_penalty": 1.0, "guidance_scale": None}
+    assert not converted_with_generation(source, neutral).differences
+
+
+def converted_with_generation(source: Path, settings: dict[str, Any]) -> Converted:
+    (source / "generation_config.json").write_text(json.dumps(settings))
+    return converted(source)
+
+
 def test_a_head_of_its_own_is_kept_whatever_the_configuration_says_of_ties(
     source: Path, sources: dict[str, tuple[Path, Any]]
 ) -> None:
@@ -201,6 +224,33 @@ def index_of(weight_map: Any) -> Callable[[Path], None]:
     return write
 
 
+def processed(**settings: Any) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        file = path / "preprocessor_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+    return write
+
+
+def as_adapter(also: Callable[[Path], None]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        (path / "model.safetensors").rename(path / "adapter_model.safetensors")
+        (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "who/knows"}))
+        also(path)
+
+    return write
+
+
+def into_checkpoints(path: Path) -> None:
+    """Leave the folder that a Trainer was told to write, with what it has kept in it."""
+    for steps in (500, 1000):
+        kept = path / f"checkpoint-{steps}"
+        kept.mkdir()
+        (kept / "config.json").write_text("{}")
+        os.utime(kept, (steps, steps))
+    (path / "config.json").unlink()
+
+
 MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "code in a pickle": (
         lambda path: as_bin(path, {"bomb": Bomb(path / "exploded")}), "hold something besides tensors"),
@@ -222,6 +272,16 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: (path / "preprocessor_config.json").write_text(
             json.dumps({"image_processor_type": "ViTImageProcessor", "size": "large"})),
         "the settings of the image processor are not valid"),
+    "statistics of four colours": (
+        processed(image_mean=[0.5] * 4), "image_mean must be one number or three, got (0.5, 0.5, 0.5, 0.5)"),
+    "a deviation of nothing": (
+        processed(image_std=[0.5, 0, 0.5]), "image_std must be one number or three, none of them zero, got (0.5, 0"),
+    "a filter by its name": (processed(resample="bicubic"), "resample must be a number from 0 to 5, got 'bicubic'"),
+    "an adapter": (as_adapter(lambda path: (path / "config.json").unlink()), "merge it into who/knows (merge_and_unl"),
+    "an adapter beside a configuration": (as_adapter(lambda path: None), "merge it into who/knows (merge_and_unload)"),
+    "a folder of a Trainer": (into_checkpoints, "checkpoint-1000'"),
+    "no tokenizer": (
+        lambda path: (path / "tokenizer.json").unlink(), "copy its files there"),
     "an image processor that is a list": (
         lambda path: (path / "preprocessor_config.json").write_text("[]"), "is not a JSON object"),
     **{
