@@ -18,7 +18,7 @@ from tests.actors.engine.tiny import config, requests, run, tiny_model
 from tests.effort import effort
 
 EXITS = (1, 3, 5)
-WORK = requests(effort(16, 60), 5)
+WORK = requests(effort(10, 60), 5)
 
 
 @cache
@@ -33,10 +33,10 @@ def model() -> MultiExitModel:
 
 @cache
 def thresholds(gate: Gate) -> tuple[float, ...]:
-    """What two in five tokens reach at each exit."""
+    """What about two in five tokens reach at each exit, amid a gap so that rounding decides nothing."""
     processors = Engine(model(), config()).executor.judge.processors
     found: list[list[float]] = [[] for _ in EXITS[:-1]]
-    for request in WORK[:8]:
+    for request in WORK[:6]:
         trace = generate(model(), request, exit_layers=EXITS[-1:], thresholds=(), gate=gate, max_new_tokens=8)
         inputs = [model().config.start_id, *trace.step_ids[:-1]]
         said = verdicts(
@@ -44,7 +44,13 @@ def thresholds(gate: Gate) -> tuple[float, ...]:
         )
         for confidences, (_, at_exit) in zip(found, said, strict=False):
             confidences += at_exit
-    return tuple(sorted(confidences)[3 * len(confidences) // 5] for confidences in found)
+    return tuple(_amid_a_gap(sorted(confidences)) for confidences in found)
+
+
+def _amid_a_gap(ordered: list[float]) -> float:
+    near = range(len(ordered) // 2, 7 * len(ordered) // 10)
+    place = max(near, key=lambda i: ordered[i] - ordered[i - 1])
+    return (ordered[place - 1] + ordered[place]) / 2
 
 
 @pytest.mark.parametrize(("schedule", "gate"), list(itertools.product([Schedule.POOL, Schedule.INPLACE], Gate)))

@@ -145,7 +145,7 @@ def test_a_prompt_that_no_sample_can_answer_is_refused(checkpoint: Checkpoint, p
     ("file", "changes", "sentence"),
     [
         ("processor_config.json", {"image_processor": {"do_pan_and_scan": True}}, "adds crops of long images"),
-        ("processor_config.json", {"image_processor": {"size": {"height": 64, "width": 64}}}, "its processor makes 64"),
+        ("processor_config.json", {"image_processor": {"size": {"height": 64, "width": 64}}}, "processor makes 64"),
         ("config.json", {"decoder": {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 4.0}}}},
          "rotary positions of the type 'yarn' are not supported"),
     ],
