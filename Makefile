@@ -19,11 +19,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## caption the demo shards with the shipped checkpoint, then print a summary
 	$(BIN)/deed demo
 
-test: setup  ## unit tests, then integration tests with a real local Ray
-	$(BIN)/python -m pytest
+test: setup  ## unit tests, and beside them integration tests with a real local Ray
+	$(BIN)/python -m tests
 
 test-long: setup  ## the same tests with several times the examples, seeds and sequences
-	LONG_TESTS=1 $(BIN)/python -m pytest
+	LONG_TESTS=1 $(BIN)/python -m tests
 
 check: setup  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,0 +1,33 @@
+"""`python -m tests`: all tests, those with a real Ray beside those without, which wait for different things.
+
+Ray's tests wait for processes to start, die and be missed; the others compute. Each half is a plain `pytest`, so that
+`pytest` alone runs the same tests one after the other. Arguments go to both.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_ROOT = Path(__file__).parent.parent
+_NO_TESTS = 5  # pytest's exit code where arguments choose none of a half's
+
+
+def main(arguments: list[str]) -> int:
+    pytest = [sys.executable, "-m", "pytest", *arguments]
+    with tempfile.TemporaryFile() as said:
+        beside = subprocess.Popen([*pytest, "tests/integration"], cwd=_ROOT, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            here = subprocess.run([*pytest, "--ignore=tests/integration"], cwd=_ROOT, check=False).returncode
+            there = beside.wait()
+        finally:
+            beside.terminate()
+            beside.wait()
+        said.seek(0)
+        print("\nwith a real Ray:\n", flush=True)
+        sys.stdout.buffer.write(said.read())
+    return max(code for code in (here, there, 0) if code != _NO_TESTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
