@@ -25,6 +25,7 @@ _ADDED_LATER = (
     "image_plan", "prefix_starts", "text.words_end_ids", "text.qformer", "text.decoder_prefix",
     "text.keep_special_tokens", "text.structure", "text.image", "decoder.merged", "decoder.logit_softcap",
     "decoder.token_types", "decoder.head_transform", "decoder.relative_bias_per_layer",
+    "generation.min_new_tokens", "generation.banned_ids", "generation.other_end_ids",
 )  # fmt: skip
 _MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 

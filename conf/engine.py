@@ -52,7 +52,7 @@ class GenerationConfig(Section):
         64, description="Tokens after which an output is cut (finish_reason=length)."
     )
     min_new_tokens: Annotated[int, Field(ge=0)] = Field(
-        0, description="End-of-sequence is not allowed before this many tokens."
+        0, description="No output ends before this many tokens, or as many as the checkpoint asks for."
     )
     no_repeat_ngram: Annotated[int, Field(ge=0)] | None = Field(
         None, description="No n-gram of this size twice in an output; 0: off; none: what the checkpoint asks for."

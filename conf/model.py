@@ -267,6 +267,9 @@ class GenerationDefaults(Section):
     )
     no_repeat_ngram: Annotated[int, Field(ge=0)] = Field(0, description="No n-gram of this size twice; 0: off.")
     repetition_penalty: Annotated[float, Field(gt=0)] = Field(1.0, description="CTRL's penalty; 1: off.")
+    min_new_tokens: Annotated[int, Field(ge=0)] = Field(0, description="No end before this many tokens.")
+    banned_ids: tuple[tuple[int, ...], ...] = Field((), description="Token sequences that are never said.")
+    other_end_ids: tuple[int, ...] = Field((), description="Tokens that end an output as the end token does.")
 
 
 class ModelConfig(Section):
@@ -311,6 +314,11 @@ class ModelConfig(Section):
     def plan(self) -> ImagePlan:
         """What becomes of a decoded picture before it travels to the model."""
         return self.image_plan or ImagePlan.squeeze(self.image_size)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Return the tokens that end an output, the end token first."""
+        return self.eos_id, *self.generation.other_end_ids
 
     def given_ids(self, prefix_ids: Sequence[int] = ()) -> tuple[int, ...]:
         """Return what the decoder is given before it says anything."""

@@ -47,9 +47,11 @@ class BadWords:
     longer: tuple[tuple[Tensor, Tensor], ...]  # (all but the last token [W, P], the last one [W])
 
     @classmethod
-    def of(cls, words: Sequence[Sequence[int]], eos_id: int, device: torch.device | str = "cpu") -> "BadWords | None":
-        """Return None where there are none; a word that is just the end token is left out, as outputs must end."""
-        distinct = sorted({tuple(word) for word in words if word} - {(eos_id,)})
+    def of(
+        cls, words: Sequence[Sequence[int]], end_ids: Sequence[int], device: torch.device | str = "cpu"
+    ) -> "BadWords | None":
+        """Return None where there are none; a word that is just an end token is left out, as outputs must end."""
+        distinct = sorted({tuple(word) for word in words if word} - {(end_id,) for end_id in end_ids})
         if not distinct:
             return None
         longer = []
@@ -72,7 +74,7 @@ class BadWords:
 class Processors:
     """Rules over the decoder inputs so far; `apply` changes logits in place."""
 
-    eos_id: int
+    end_ids: tuple[int, ...]
     min_new_tokens: int = 0
     no_repeat_ngram: int = 0  # 0: off
     repetition_penalty: float = 1.0  # 1: off
@@ -90,12 +92,12 @@ class Processors:
         if strangers:
             raise UserError(f"bad_word_ids must be below the vocabulary's size {vocab_size}, got {strangers[0]}")
         return cls(
-            eos_id=model.eos_id,
-            min_new_tokens=generation.min_new_tokens,
+            end_ids=model.end_ids,
+            min_new_tokens=max(own.min_new_tokens, generation.min_new_tokens),
             no_repeat_ngram=own.no_repeat_ngram if ngram is None else ngram,
             repetition_penalty=own.repetition_penalty if penalty is None else penalty,
             forced_bos_id=own.forced_bos_id,
-            bad_words=BadWords.of(generation.bad_word_ids, model.eos_id, device),
+            bad_words=BadWords.of((*own.banned_ids, *generation.bad_word_ids), model.end_ids, device),
         )
 
     @property
@@ -118,7 +120,8 @@ class Processors:
             self.bad_words.apply(logits_BV, past)
         if self.min_new_tokens:
             young_B = past.length_B - past.given_B < self.min_new_tokens
-            logits_BV[:, self.eos_id].masked_fill_(young_B, float("-inf"))
+            for end_id in self.end_ids:
+                logits_BV[:, end_id].masked_fill_(young_B, float("-inf"))
         if self.forced_bos_id is not None:
             first_B1 = (past.length_B == 1)[:, None]
             kept_B = logits_BV[:, self.forced_bos_id].masked_fill(first_B1[:, 0], 0.0)

@@ -47,6 +47,12 @@ class Completion:
     finished_s: float
     encode_s: float
     device_s: float
+    end_id: int | None = None  # the token it ended with, of finish reason EOS
+
+    @property
+    def said_ids(self) -> tuple[int, ...]:
+        """Return the tokens, the end token included."""
+        return self.token_ids if self.end_id is None else (*self.token_ids, self.end_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +81,7 @@ class ActiveSequence:
     exit_layers: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    end_id: int | None = None
     enqueued_s: float = 0.0
     admitted_s: float = 0.0
     encoded_s: float = 0.0
@@ -116,4 +123,5 @@ class ActiveSequence:
             finished_s=finished_s,
             encode_s=self.encode_s,
             device_s=self.device_s,
+            end_id=self.end_id,
         )

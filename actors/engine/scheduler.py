@@ -36,7 +36,7 @@ class SchedulerRules:
     max_wait_steps: int
     max_new_tokens: int
     start_id: int
-    eos_id: int
+    end_ids: tuple[int, ...]
     max_rows: int | None = None  # most sequences of a visit; more slots than that keep every queue full
     decay: Decay | None = None  # how thresholds fall along an output
     forced_eos: bool = False  # the last allowed step would emit the end token, so it is not run at all
@@ -66,7 +66,7 @@ class SchedulerRules:
             loop=LoopRule.resolve(settings.generation),
             max_drafts=settings.max_drafts if settings.lossless else None,
             start_id=model.start_id,
-            eos_id=model.eos_id,
+            end_ids=model.end_ids,
         )
 
 
@@ -187,7 +187,7 @@ class Scheduler:
         """Return whether full depth is due: before the sequence may end, and when there are enough drafts."""
         if self.rules.max_drafts is None:
             return False
-        ends = token_id == self.rules.eos_id or sequence.step + 1 == sequence.limit
+        ends = token_id in self.rules.end_ids or sequence.step + 1 == sequence.limit
         unchecked = sequence.position + 1 - max(sequence.computed[-1], sequence.first_position)
         return ends or unchecked > self.rules.max_drafts or self._loops([*sequence.token_ids, token_id])
 
@@ -225,8 +225,8 @@ class Scheduler:
         self._meter.stats.num_tokens += 1
         sequence.exit_layers.append(exit_layer)
         sequence.confidences.append(confidence)
-        if token_id == self.rules.eos_id:
-            sequence.finish_reason = FinishReason.EOS
+        if token_id in self.rules.end_ids:
+            sequence.finish_reason, sequence.end_id = FinishReason.EOS, token_id
             return
         sequence.token_ids.append(token_id)
         sequence.input_id = token_id

@@ -118,7 +118,7 @@ def _upright(asked: Asked) -> Image.Image:
 def _beside(
     library: Library, ours: Ours, asked: Asked, image: Image.Image, mine: Answer, notes: tuple[str, ...]
 ) -> Comparison:
-    theirs = without_end(library.answer(image, asked.prompt), ours.config.eos_id)
+    theirs = without_end(library.answer(image, asked.prompt), ours.config.end_ids)
     first = first_difference(theirs, mine, ours)
     difference = shape_note = None
     if theirs.inputs is not None and mine.inputs is not None:
@@ -136,10 +136,11 @@ def _beside(
     )
 
 
-def without_end(answer: Answer, eos_id: int) -> Answer:
+def without_end(answer: Answer, end_ids: Sequence[int]) -> Answer:
     """Return an answer up to its end token, as the engine gives it."""
     ids = answer.token_ids
-    return Answer(ids[: ids.index(eos_id)] if eos_id in ids else ids, answer.inputs, answer.log_probs_TV)
+    end = next((place for place, token_id in enumerate(ids) if token_id in end_ids), len(ids))
+    return Answer(ids[:end], answer.inputs, answer.log_probs_TV)
 
 
 def first_difference(theirs: Answer, mine: Answer, ours: Ours) -> FirstDifference | None:

@@ -41,7 +41,7 @@ class BeamEngine:
             model, num_slots=num_slots, num_beams=generation.num_beams, num_positions=num_positions
         )
         self.beams = Beams.allocate(num_slots, generation.num_beams, num_positions, self.runner.device)
-        self.rules = BeamRules(own.eos_id, generation.length_penalty, generation.early_stopping)
+        self.rules = BeamRules(own.end_ids, generation.length_penalty, generation.early_stopping)
         self.processors = Processors.resolve(own, generation, self.runner.device)
         self.meter = Meter(clock, 1)
         self._admission = Admission(
@@ -142,7 +142,7 @@ class BeamEngine:
         if self.model.config.generation.forced_eos:  # the last token allowed is the end token, and costs nothing
             last_N = past.length_B + 1 == most_B.repeat_interleave(num_beams)
             log_NV.masked_fill_(last_N[:, None], float("-inf"))
-            log_NV[:, self.rules.eos_id].masked_fill_(last_N, 0.0)
+            log_NV[:, self.rules.end_ids[0]].masked_fill_(last_N, 0.0)
         after, over_B = advance(before, log_NV.view(logits_BKV.shape), length_B, given_B, most_B, self.rules)
         self.beams.put(slots_B, after)
         return [bool(is_over) for is_over in over_B.tolist()]  # sync: one per step
@@ -155,10 +155,11 @@ class BeamEngine:
         said = self.beams.done_BKT[slot, 0, num_given:length].tolist()
         sequence.confidences = self.beams.done_log_BKT[slot, 0, num_given:length].exp().clamp(max=1.0).tolist()
         sequence.exit_layers = [self.model.config.decoder.num_layers] * len(said)
-        ended = said[-1] == self.rules.eos_id
+        ended = said[-1] in self.rules.end_ids
         forced = self.model.config.generation.forced_eos and len(said) == sequence.limit
         sequence.token_ids = said[:-1] if ended else said
         sequence.finish_reason = FinishReason.EOS if ended and not forced else FinishReason.LENGTH
+        sequence.end_id = said[-1] if sequence.finish_reason is FinishReason.EOS else None
         if ended and forced:  # as greedy search says it: cut, and no step for the end token
             sequence.exit_layers.pop()
             sequence.confidences.pop()

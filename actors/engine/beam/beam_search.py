@@ -71,7 +71,7 @@ class Beams:
 
 @dataclass(frozen=True, slots=True)
 class BeamRules:
-    eos_id: int
+    end_ids: tuple[int, ...]
     length_penalty: float = 1.0
     early_stopping: EarlyStopping = False
 
@@ -84,12 +84,13 @@ def advance(
     `length_B` counts the inputs so far, `given_B` those of them that were given, `most_B` those allowed in the end.
     """
     num_beams, vocab_size = log_BKV.shape[1:]
-    total_BJ, where_BJ = (log_BKV + beams.alive_score_BK[..., None]).flatten(1).topk(2 * num_beams)
+    num_candidates = (1 + len(rules.end_ids)) * num_beams  # enough of them go on
+    total_BJ, where_BJ = (log_BKV + beams.alive_score_BK[..., None]).flatten(1).topk(num_candidates)
     parent_BJ, token_BJ = where_BJ // vocab_size, where_BJ % vocab_size
     said_BJT = _put(_pick(beams.alive_BKT, parent_BJ), length_B, token_BJ)
     log_BJT = _put(_pick(beams.alive_log_BKT, parent_BJ), length_B, log_BKV.flatten(1).gather(1, where_BJ))
     cut_B1 = (length_B + 1 >= most_B)[:, None]
-    ends_BJ = (token_BJ == rules.eos_id) | cut_B1
+    ends_BJ = torch.stack([token_BJ == end_id for end_id in rules.end_ids]).any(0) | cut_B1
     done = _finish(beams, said_BJT, log_BJT, total_BJ, ends_BJ, length_B, given_B, rules)
 
     going_BJ = total_BJ + ends_BJ * WORST

@@ -44,7 +44,7 @@ def generate(
     prefix_ids: tuple[int, ...] = (),
 ) -> Trace:
     """Decode one request greedily with step-level early exit; `prefix_ids` where the request brings no prefix."""
-    processors = processors or Processors(model.config.eos_id, min_new_tokens)
+    processors = processors or Processors(model.config.end_ids, min_new_tokens)
     states, mask = encode_one(model, request)
     inputs = given_ids(model, request, prefix_ids)
     num_given, reason = len(inputs), FinishReason.LENGTH
@@ -62,7 +62,7 @@ def generate(
         sure = [confidence >= threshold for (_, _, confidence), threshold in zip(now, needed, strict=False)]
         exit_layer, token_id, confidence = now[[*sure, True].index(True)]
         steps.append((token_id, exit_layer, confidence))
-        if steps[-1][0] == model.config.eos_id:
+        if steps[-1][0] in model.config.end_ids:
             reason = FinishReason.EOS
             break
         inputs.append(steps[-1][0])

@@ -11,7 +11,7 @@ import torch
 
 from actors.engine.oracles.reference import encode_one, given_ids, verdicts
 from actors.engine.processors import Processors
-from actors.engine.request import Completion, FinishReason, Request
+from actors.engine.request import Completion, Request
 from actors.model.model import MultiExitModel
 from conf.engine import Gate, Schedule
 from conf.resolve import Decay, threshold_at
@@ -62,11 +62,10 @@ def replay(
 
     Under `consensus` a sure row stays while others are unsure: there an exit is right if the row was sure enough.
     """
-    ended = completion.finish_reason is FinishReason.EOS
-    emitted = [*completion.token_ids, *([model.config.eos_id] if ended else [])]
+    emitted = list(completion.said_ids)
     given = given_ids(model, request, prefix_ids)
     inputs = [*given, *emitted[:-1]]
-    processors = processors or Processors(model.config.eos_id, min_new_tokens)
+    processors = processors or Processors(model.config.end_ids, min_new_tokens)
     everywhere = verdicts(
         model, inputs, *encode_one(model, request),
         exit_layers=exit_layers, gate=gate, processors=processors, num_given=len(given),

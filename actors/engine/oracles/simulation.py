@@ -65,7 +65,7 @@ def simulate(
         result.visits[batch.segment] += 1
         result.rows[batch.segment] += len(batch.sequences)
         result.batches.append(batch)
-        decision = _say(batch, scripts, rules.eos_id)
+        decision = _say(batch, scripts, rules.end_ids[0])
         for sequence in scheduler.commit(batch, decision, scheduler.exits(batch, decision.confidences)):
             done[sequence.request.request_id] = sequence.completion(now_s)
     scheduler.check_integrity()

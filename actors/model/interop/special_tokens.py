@@ -23,10 +23,7 @@ from conf.model import GenerationDefaults
 _NOT_FOLLOWED: dict[str, tuple[Any, str]] = {
     "max_length": (20, "engine.generation.max_new_tokens"),
     "max_new_tokens": (None, "engine.generation.max_new_tokens"),
-    "min_length": (0, "engine.generation.min_new_tokens"),
-    "min_new_tokens": (0, "engine.generation.min_new_tokens"),
-    "bad_words_ids": (None, "engine.generation.bad_word_ids"),
-    "suppress_tokens": (None, "engine.generation.bad_word_ids"),
+    "forced_decoder_ids": (None, ""),
     "begin_suppress_tokens": (None, ""),
     "sequence_bias": (None, ""),
     "exponential_decay_length_penalty": (None, ""),
@@ -102,9 +99,10 @@ def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | No
     if forced_bos == eos:
         notes.append(f"forced_bos_token_id={eos} is the end token, which would end every output, and is left out")
         forced_bos = None
-    if isinstance(asked.get("eos_token_id"), list) and len(asked["eos_token_id"]) > 1:
-        differences.append(f"the source ends outputs at any of {asked['eos_token_id']}; only {eos} is used")
     defaults = _defaults(asked, eos, forced_bos, differences)
+    for token_id in (*defaults.other_end_ids, *(token_id for word in defaults.banned_ids for token_id in word)):
+        if not 0 <= token_id < vocab_size:
+            raise UserError(f"generation names the token id {token_id}, outside the vocabulary of {vocab_size}")
     return SpecialTokens(start, eos, pad, defaults, tuple(notes), tuple(differences))
 
 
@@ -126,11 +124,17 @@ def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, differenc
         if value not in (None, neutral, [], {}):
             instead = f"; a job can set {here}" if here else ""
             differences.append(f"the source's {name}={_short(value)} is not followed{instead}")
+    ends = asked["eos_token_id"] if isinstance(asked.get("eos_token_id"), list) else []
+    banned = [*map(tuple, asked.get("bad_words_ids") or ()), *((i,) for i in asked.get("suppress_tokens") or ())]
     return GenerationDefaults(
         forced_bos_id=forced_bos,
         forced_eos=forced_eos == eos,
         no_repeat_ngram=asked.get("no_repeat_ngram_size") or 0,
         repetition_penalty=asked.get("repetition_penalty") or 1.0,
+        # min_length counts the start token
+        min_new_tokens=asked.get("min_new_tokens") or max(0, (asked.get("min_length") or 0) - 1),
+        banned_ids=tuple(banned),
+        other_end_ids=tuple(sorted(set(ends) - {eos})),
     )
 
 

@@ -50,7 +50,7 @@ def measure(
         config.num_slots, config.max_new_tokens, gate=gate, exits=checkpoint.config.exits, thresholds=thresholds
     )
     completions = decode(checkpoint, report_on.examples, engine)
-    full = [tuple(t for t in target if t != checkpoint.config.eos_id) for target in report_on.targets]
+    full = [tuple(t for t in target if t not in checkpoint.config.end_ids) for target in report_on.targets]
     equal_outputs, equal_tokens = agreement([completion.token_ids for completion in completions], full)
     return Agreement(
         gate.value, len(full), mean_depth(completions), computed_depth(completions), equal_tokens, equal_outputs,

@@ -9,7 +9,7 @@ import torch
 
 from actors.engine.drain import drain
 from actors.engine.engine import Engine
-from actors.engine.request import Completion, FinishReason, Request
+from actors.engine.request import Completion, Request
 from actors.model.checkpoint import Checkpoint
 from actors.model.image_batch import image_batch
 from actors.model.model import PackedBatch
@@ -106,8 +106,7 @@ def decode(checkpoint: Checkpoint, examples: Sequence[Example], config: EngineCo
 def own_targets(checkpoint: Checkpoint, examples: Sequence[Example], num_slots: int, max_new_tokens: int) -> Targets:
     """Return the full-depth outputs, end tokens included where the model ended by itself."""
     config = engine_config(num_slots, max_new_tokens).at_full_depth()
-    ending = {FinishReason.EOS: (checkpoint.config.eos_id,)}
-    return [(*c.token_ids, *ending.get(c.finish_reason, ())) for c in decode(checkpoint, examples, config)]
+    return [completion.said_ids for completion in decode(checkpoint, examples, config)]
 
 
 def pack(checkpoint: Checkpoint, examples: Sequence[Example], targets: Targets, device: torch.device) -> PackedBatch:

@@ -86,7 +86,8 @@ def _scenes(config: BenchConfig, cell: Cell, checkpoint: Checkpoint, count: int)
 
 def endless(model: MultiExitModel) -> None:
     """Take the end token away, so that outputs are as long as they are asked to be."""
-    model.config = model.config.model_copy(update={"eos_id": -1})
+    generation = model.config.generation.model_copy(update={"other_end_ids": ()})
+    model.config = model.config.model_copy(update={"eos_id": -1, "generation": generation})
 
 
 class ReplayedEncoder:

@@ -47,8 +47,8 @@ def test_they_equal_those_of_transformers_for_any_mix_of_rows(
         every.append(theirs.ForcedBOSTokenLogitsProcessor(5))
     logits = torch.randn(len(rows), 8, generator=torch.Generator().manual_seed(len(rows[0])))
     ours = Processors(
-        EOS, min_new_tokens=young, no_repeat_ngram=ngram, repetition_penalty=penalty,
-        forced_bos_id=5 if forced else None, bad_words=BadWords.of(words, EOS),
+        (EOS,), min_new_tokens=young, no_repeat_ngram=ngram, repetition_penalty=penalty,
+        forced_bos_id=5 if forced else None, bad_words=BadWords.of(words, (EOS,)),
     )  # fmt: skip
     expected = [
         theirs.LogitsProcessorList(every)(torch.tensor([row]), logits[i : i + 1].clone()) for i, row in enumerate(rows)
@@ -61,7 +61,7 @@ def test_they_equal_those_of_transformers_for_any_mix_of_rows(
 
 
 def test_a_prefix_does_not_count_as_said() -> None:
-    processors = Processors(EOS, min_new_tokens=2)
+    processors = Processors((EOS,), min_new_tokens=2)
     row = torch.zeros(1, 8)
     assert processors.apply(row.clone(), Past.of([[1, 4, 5, 6]], num_given=3))[0, EOS] == -torch.inf
     assert processors.apply(row.clone(), Past.of([[1, 4, 5, 6]], num_given=2))[0, EOS] == 0

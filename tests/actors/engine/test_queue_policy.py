@@ -46,7 +46,7 @@ def run(
     values = {
         "schedule": Schedule.POOL, "exit_layers": exits, "thresholds": (0.5,) * (len(exits) - 1),
         "num_slots": batch * times + batch // 2, "max_rows": batch, "encode_batch": batch // 2, "max_wait_steps": 32,
-        "max_new_tokens": STEPS, "start_id": 1, "eos_id": 2, **changes,
+        "max_new_tokens": STEPS, "start_id": 1, "end_ids": (2,), **changes,
     }  # fmt: skip
     return simulate(SchedulerRules(**values), scripts, costs)  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ PIXELS = np.zeros((1, 1, 3), np.uint8)
 def rules(**changes: object) -> SchedulerRules:
     values: dict[str, object] = {
         "schedule": Schedule.POOL, "exit_layers": (2, 4, 6), "thresholds": (0.5, 0.5), "num_slots": 4,
-        "encode_batch": 2, "max_wait_steps": 5, "max_new_tokens": 20, "start_id": 1, "eos_id": EOS,
+        "encode_batch": 2, "max_wait_steps": 5, "max_new_tokens": 20, "start_id": 1, "end_ids": (EOS,),
     }  # fmt: skip
     return SchedulerRules(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -2,12 +2,15 @@
 
 import random
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from actors.engine.beam.beam_engine import BeamEngine
+from actors.engine.drain import drain
 from actors.engine.engine import Engine
 from actors.engine.oracles.reference import encode_one, generate, teacher_forced
 from actors.engine.processors import Processors
@@ -150,3 +153,32 @@ def test_early_exit_of_a_converted_model_equals_the_reference(name: str, tmp_pat
     checked = run(Engine(ours, _engine(schedule="pool", thresholds=(0.0, 0.0), num_slots=3, lossless=True)), work)
     full = run(Engine(ours, _engine()), work)
     assert {i: c.token_ids for i, c in checked.items()} == {i: c.token_ids for i, c in full.items()}
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_what_the_source_asks_of_generation_is_followed(num_beams: int, tmp_path: Path) -> None:
+    """Several end tokens, the least length, words never to be said."""
+    case = CASES["t5"]
+    theirs = case.build().eval()
+    randomise(theirs, 0, case.gain)
+    work = make_requests(case, 6, 0)
+    free = [token for row in their_outputs(theirs, work, case) for token in row]
+    often = [token for token, _ in Counter(free).most_common() if token != theirs.generation_config.eos_token_id]
+    theirs.generation_config.update(
+        eos_token_id=[theirs.config.eos_token_id, often[0], often[1]], min_length=4,
+        bad_words_ids=[[often[2], often[3]]], suppress_tokens=[often[4]],
+    )  # fmt: skip
+    save_source(theirs, case, tmp_path)
+    converted, ours = load_ours(tmp_path)
+    ends = ours.config.end_ids
+    expected = []
+    for row in their_outputs(theirs, work, case, num_beams=num_beams, early_stopping=False):
+        expected.append(tuple(row[: next((place for place, token in enumerate(row) if token in ends), None)]))
+    engine = _engine(num_slots=4)
+    generation = engine.generation.model_copy(update={"num_beams": num_beams})
+    engine = engine.model_copy(update={"generation": generation})
+    done = drain((Engine if num_beams == 1 else BeamEngine)(ours, engine), work)
+    assert [completion.token_ids for completion in done] == expected
+    assert len({completion.end_id for completion in done}) > 1, "they end in several ways"
+    assert min(map(len, expected)) == 3
+    assert not converted.differences
