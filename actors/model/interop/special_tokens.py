@@ -99,14 +99,13 @@ def special_tokens(source: Source, hf: Any, text: Any, tokenizer: Tokenizer | No
     if forced_bos == eos:
         notes.append(f"forced_bos_token_id={eos} is the end token, which would end every output, and is left out")
         forced_bos = None
-    defaults = _defaults(asked, eos, forced_bos, differences)
-    for token_id in (*defaults.other_end_ids, *(token_id for word in defaults.banned_ids for token_id in word)):
-        if not 0 <= token_id < vocab_size:
-            raise UserError(f"generation names the token id {token_id}, outside the vocabulary of {vocab_size}")
+    defaults = _defaults(asked, eos, forced_bos, vocab_size, differences)
     return SpecialTokens(start, eos, pad, defaults, tuple(notes), tuple(differences))
 
 
-def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, differences: list[str]) -> GenerationDefaults:
+def _defaults(
+    asked: dict[str, Any], eos: int, forced_bos: int | None, vocab_size: int, differences: list[str]
+) -> GenerationDefaults:
     forced_eos = _first(asked.get("forced_eos_token_id"))
     if forced_eos is not None and forced_eos != eos:
         differences.append(f"forced_eos_token_id={forced_eos} is not the end token {eos} and is left out")
@@ -126,6 +125,7 @@ def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, differenc
             differences.append(f"the source's {name}={_short(value)} is not followed{instead}")
     ends = asked["eos_token_id"] if isinstance(asked.get("eos_token_id"), list) else []
     banned = [*map(tuple, asked.get("bad_words_ids") or ()), *((i,) for i in asked.get("suppress_tokens") or ())]
+    sayable = range(vocab_size)  # tokens beyond it are never said anyway
     return GenerationDefaults(
         forced_bos_id=forced_bos,
         forced_eos=forced_eos == eos,
@@ -133,8 +133,8 @@ def _defaults(asked: dict[str, Any], eos: int, forced_bos: int | None, differenc
         repetition_penalty=asked.get("repetition_penalty") or 1.0,
         # min_length counts the start token
         min_new_tokens=asked.get("min_new_tokens") or max(0, (asked.get("min_length") or 0) - 1),
-        banned_ids=tuple(banned),
-        other_end_ids=tuple(sorted(set(ends) - {eos})),
+        banned_ids=tuple(word for word in banned if all(token_id in sayable for token_id in word)),
+        other_end_ids=tuple(sorted(set(ends) & set(sayable) - {eos})),
     )
 
 
