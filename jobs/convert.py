@@ -6,7 +6,8 @@ Full depth keeps the original's weights bit for bit; exits start with identity a
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,13 +79,28 @@ def convert_directory(
     qformer = (
         read_tokenizer_files(source / QFORMER_TOKENIZER, hf.qformer_config) if converted.config.text.qformer else None
     )
-    save_checkpoint(output, converted.config, converted.state, tokenizer, dtype, qformer)
-    (output / "source").mkdir(exist_ok=True)
-    for file in SIDE_FILES:
-        if (source / file).is_file():
-            (output / "source" / file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / file, output / "source" / file)
+    with writing(output):
+        save_checkpoint(output, converted.config, converted.state, tokenizer, dtype, qformer)
+        (output / "source").mkdir(exist_ok=True)
+        for file in SIDE_FILES:
+            if (source / file).is_file():
+                (output / "source" / file).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source / file, output / "source" / file)
     return converted
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what keeps a folder from being written into one sentence: OutputFailed."""
+    from safetensors import SafetensorError
+
+    from conf.errors import OutputFailed
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OutputFailed(f"{str(folder)!r} cannot be written: {reason}") from None
 
 
 def _to_transformers(source: Path, output: Path) -> int:
@@ -93,8 +109,9 @@ def _to_transformers(source: Path, output: Path) -> int:
     from actors.model.interop.conversion import export
 
     checkpoint = load_checkpoint(source, dtype=None)
-    export(checkpoint.config, checkpoint.model.state_dict(), source / "source", output)
-    shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
+    with writing(output):
+        export(checkpoint.config, checkpoint.model.state_dict(), source / "source", output)
+        shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
     print(f"plain model for transformers: {output}; exits and adapters are not part of it")
     return 0
 

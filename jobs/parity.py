@@ -17,8 +17,6 @@ from pipeline.text import finite, json_text
 
 if TYPE_CHECKING:
     from actors.parity.compare import Asked, Comparison
-    from conf.engine import EngineConfig
-    from conf.model import ModelConfig
     from conf.parity import ParityConfig
     from conf.source import SourceConfig
 
@@ -80,7 +78,7 @@ def parity_config(options: argparse.Namespace) -> "ParityConfig":
 def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "Iterator[Comparison]":
     """Compare the first `count` pictures and print each; UserError where there is none, or a model cannot be loaded."""
     from conf.model import read_model_config
-    from jobs.shared.converted_checkpoint import asked_a_caption
+    from jobs.shared.converted_checkpoint import asked_a_caption, with_room_for_outputs
 
     model = read_model_config(checkpoint)
     prompt = asked_a_caption(config.source.prompt, model)
@@ -94,7 +92,7 @@ def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "It
     from jobs.convert import quiet
 
     quiet()
-    engine = fitted(config, model, checkpoint)
+    engine = with_room_for_outputs(config.engine, model, checkpoint)
     generation, font = engine.generation, config.preprocess.header_font
     prefix = generation.decoder_prefix or model.text.decoder_prefix
     library = Library(source, generation.max_new_tokens, decoder_prefix=prefix, font_file=font)
@@ -104,17 +102,6 @@ def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "It
     for comparison in compare(library, ours, work):
         print("\n".join(lines(comparison)), flush=True)
         yield comparison
-
-
-def fitted(config: "ParityConfig", model: "ModelConfig", checkpoint: str) -> "EngineConfig":
-    """Return the engine's settings, with outputs no longer than the decoder has positions for."""
-    from actors.generation_texts import tokenized_for
-
-    generation = config.engine.generation
-    most = model.decoder.max_positions - tokenized_for(generation, model, checkpoint).longest_prefix
-    limit = min(generation.max_new_tokens, max(1, most))
-    generation = generation.model_copy(update={"max_new_tokens": limit})
-    return config.engine.model_copy(update={"generation": generation})
 
 
 def pictures(source: "SourceConfig", count: int) -> "Iterator[Asked]":

@@ -76,6 +76,8 @@ class Library:
         processor = AutoProcessor.from_pretrained(path, **local)
         if getattr(processor.image_processor, "is_vqa", False):
             draw_headers_in(processor.image_processor, self._font_file)
+        if self.model_type == "udop":  # words are the prompt's; Tesseract's would be read in their place
+            processor.image_processor.apply_ocr = False
         return processor.image_processor, processor.tokenizer, processor
 
     @property

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from conf.engine import Schedule
+from conf.engine import EngineConfig, Schedule
 from conf.model import CAPTION_TASK, ModelConfig, is_transformers_directory, read_model_config
 from conf.source import PromptConfig
 
@@ -26,7 +26,7 @@ def with_own_checkpoint(config: Job) -> Job:
     """Return the configuration with a checkpoint in place of a `transformers` directory; others as they are.
 
     Its exits are untrained, so the schedule is `full` unless the user has set one; a model of tasks is asked for a
-    caption unless the user asks something.
+    caption unless the user asks something; outputs are as long as the decoder has positions for, where nobody says.
     """
     source = Path(config.model.checkpoint)
     if not is_transformers_directory(source):
@@ -35,9 +35,15 @@ def with_own_checkpoint(config: Job) -> Job:
     engine, depth = config.engine, "as engine.schedule says"
     if "schedule" not in engine.model_fields_set:
         engine, depth = engine.model_copy(update={"schedule": Schedule.FULL}), "at full depth, as the original does"
-    prompt = asked_a_caption(config.source.prompt, read_model_config(checkpoint))
+    model = read_model_config(checkpoint)
+    length = ""
+    if "max_new_tokens" not in engine.generation.model_fields_set:
+        most, engine = engine.generation.max_new_tokens, with_room_for_outputs(engine, model, checkpoint)
+        limit = engine.generation.max_new_tokens
+        length = "" if limit == most else f", outputs of at most {limit} tokens"
+    prompt = asked_a_caption(config.source.prompt, model)
     asked = "" if prompt is config.source.prompt else f", asked {prompt.template}"
-    print(f"deed: {source} runs as {checkpoint}, {depth}{asked}; its exits are untrained", file=sys.stderr)
+    print(f"deed: {source} runs as {checkpoint}, {depth}{asked}{length}; its exits are untrained", file=sys.stderr)
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"checkpoint": str(checkpoint)}),
@@ -54,6 +60,16 @@ def asked_a_caption(prompt: PromptConfig, model: ModelConfig) -> PromptConfig:
     return prompt.model_copy(update={"template": CAPTION_TASK})
 
 
+def with_room_for_outputs(engine: EngineConfig, model: ModelConfig, checkpoint: str | Path) -> EngineConfig:
+    """Return the engine's settings, with outputs no longer than the decoder has positions for."""
+    from actors.generation_texts import tokenized_for
+
+    generation = engine.generation
+    most = model.decoder.max_positions - tokenized_for(generation, model, checkpoint).longest_prefix
+    limit = min(generation.max_new_tokens, max(1, most))
+    return engine.model_copy(update={"generation": generation.model_copy(update={"max_new_tokens": limit})})
+
+
 def cache_folder(output: str) -> Path:
     """Beside a local output, where the machines that share it find it; for an output elsewhere in the user's cache."""
     if "://" not in output:
@@ -64,13 +80,14 @@ def cache_folder(output: str) -> Path:
 
 def converted_checkpoint(source: Path, cache: Path) -> Path:
     """Return the conversion of this very source, made now if the cache has none; it is there whole or not at all."""
-    from jobs.convert import convert_directory, model_name
+    from jobs.convert import convert_directory, model_name, writing
 
     target = cache / f"{model_name(source)}-{_identity(source)}"
     if target.is_dir():
         return target
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache))
+    with writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache))
     try:
         converted = convert_directory(source, unfinished)
         for note in (*converted.believed, *converted.differences):

@@ -52,7 +52,8 @@ def test_one_command_converts_once_and_says_so(
     assert checkpoint.parent == tmp_path / "runs" / FOLDER
     assert read_model_config(checkpoint).name == "trocr"
     assert config.engine.schedule is Schedule.FULL
-    assert "at full depth, as the original does; its exits are untrained" in said
+    assert config.engine.generation.max_new_tokens == read_model_config(checkpoint).decoder.max_positions < 64
+    assert "at full depth, as the original does, outputs of at most 48 tokens; its exits are untrained" in said
     assert os.listdir(checkpoint.parent) == [checkpoint.name]  # nothing unfinished is left
     written = (checkpoint / "model.safetensors").stat()
     assert parse(*asked) == config  # so the same command finds the same run
@@ -79,7 +80,7 @@ def test_what_the_user_sets_stays(
     assert "asked <CAPTION>" in capsys.readouterr().err
     config = parse(*asked, "--prompt", "<OD>", "--set", "engine.schedule=pool")
     assert (config.source.prompt.template, config.engine.schedule) == ("<OD>", Schedule.POOL)
-    assert "as engine.schedule says; its exits are untrained" in capsys.readouterr().err
+    assert "as engine.schedule says, outputs of at most 48 tokens; its exits are untrained" in capsys.readouterr().err
 
 
 def test_an_output_elsewhere_has_its_checkpoint_in_the_cache_of_the_user(
@@ -134,6 +135,22 @@ def test_what_cannot_be_converted_is_one_sentence_and_leaves_nothing(
     assert os.listdir(tmp_path / FOLDER) == []
     with pytest.raises(UserError, match="deed convert makes a checkpoint of it"):
         read_model_config(source)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    sources: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    out, checkpoint = tmp_path / "file" / "inside", tmp_path / "converted"
+    assert main(["caption", str(photos), "--out", str(out), "--checkpoint", str(sources["trocr"])]) == 5
+    assert main(["convert", str(sources["trocr"]), str(out)]) == 5
+    assert main(["convert", str(sources["trocr"]), str(checkpoint)]) == 0
+    assert main(["convert", "--to-hf", str(checkpoint), str(out)]) == 5
+    assert main(["convert", str(checkpoint), str(tmp_path / "again")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert all("cannot be written: Not a directory" in sentence for sentence in said[:3])
+    assert "names no model_type; it is a checkpoint already" in said[3]
 
 
 def test_convert_says_what_was_read_and_what_comes_next(

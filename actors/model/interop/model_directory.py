@@ -46,6 +46,9 @@ def read_source(path: str | Path) -> Source:
     config = read_object(path / "config.json")
     if config is None:
         raise UserError(f"source {str(path)!r} has no config.json{instead_of(path)}")
+    if "model_type" not in config:
+        already = "; it is a checkpoint already, which every command takes as it is" if "exits" in config else ""
+        raise UserError(f"the config.json of source {str(path)!r} names no model_type{already}")
     if "quantization_config" in config:
         raise UserError(f"source {str(path)!r} is quantised; convert the original weights")
     family_of(config)  # no file of a model that is not supported is looked at
