@@ -5,9 +5,10 @@ from pathlib import Path
 
 from actors.model.tokenizer import TextCodec, load_tokenizer
 from actors.model.word_boxes import split_words
+from conf.checkpoint_files import TOKENIZER_FILE
 from conf.engine import PROMPT_PLACE, GenerationConfig
 from conf.errors import UserError
-from conf.model import TOKENIZER_FILE, ModelConfig
+from conf.model import ModelConfig
 from conf.resolve import room_for_prompts
 from conf.source import DEFAULT_PROMPT
 

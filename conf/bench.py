@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from conf.engine import EngineConfig
-from conf.model import Count
-from conf.section import Section
+from conf.section import Count, Section
 
 
 class BenchModel(str, Enum):

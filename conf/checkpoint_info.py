@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.earlier_checkpoints import in_words_of
-from conf.errors import UserError
-from conf.json_file import parse_json, read_json
-from conf.model import (
+from conf.checkpoint_files import (
     CONFIG_FILE,
     QFORMER_TOKENIZER_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
-    ModelConfig,
     read_model_config,
     weights_sha256,
 )
+from conf.earlier_checkpoints import in_words_of
+from conf.errors import UserError
+from conf.json_file import parse_json, read_json
+from conf.model import ModelConfig
 
 _NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds"}
 # Left out of the hash at their defaults, so that it is what it was before they were there.

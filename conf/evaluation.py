@@ -5,8 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from conf.engine import EngineConfig
-from conf.model import Count
-from conf.section import Section
+from conf.section import Count, Section
 
 Threshold = Annotated[float, Field(ge=0)]
 Risk = Annotated[float, Field(ge=0, le=1)]

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from conf.model import Count
-from conf.section import Section
+from conf.section import Count, Section
 
 
 class TokenizerConfig(Section):

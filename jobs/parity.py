@@ -77,7 +77,7 @@ def parity_config(options: argparse.Namespace) -> "ParityConfig":
 
 def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "Iterator[Comparison]":
     """Compare the first `count` pictures and print each; UserError where there is none, or a model cannot be loaded."""
-    from conf.model import read_model_config
+    from conf.checkpoint_files import read_model_config
     from jobs.shared.converted_checkpoint import asked_a_caption, with_room_for_outputs
 
     model = read_model_config(checkpoint)

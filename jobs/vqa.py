@@ -161,7 +161,7 @@ def relabel_ticks(
 
 
 def _max_prompt_tokens(config: "VqaConfig") -> int:
-    from conf.model import read_model_config
+    from conf.checkpoint_files import read_model_config
 
     return read_model_config(config.model.checkpoint).encoder.max_prompt_tokens
 

@@ -214,7 +214,7 @@ def test_a_family(house: House) -> None:
     families = "actors/model/interop/families.py"
     house.insert(families, "from typing import Any", "from actors.model.interop import longt5")
     house.insert(families, "FAMILIES: dict[str, Family | Choice] = {", '    "longt5": longt5.FAMILY,')
-    house.insert("conf/model.py", "    model_type: Literal[", '        "longt5",')
+    house.insert("conf/encoder.py", "    model_type: Literal[", '        "longt5",')
     house.insert("actors/model/encoders.py", "_PRETRAINED = {", '    "longt5": ("longt5", "LongT5Encoder"),')
     house.insert("actors/model/encoders.py", "_SHARES_EMBEDDING = {", '    "longt5",')
     cases = "tests/actors/interop/sources.py"

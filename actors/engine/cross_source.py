@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from actors.engine.batch import Batch
+from conf.decoder import DecoderConfig
 from conf.engine import CrossAttention
-from conf.model import DecoderConfig
 
 RAGGED_GAIN = 1.75  # measured on CPUs: 17 positions a sequence were too few to project for, 30 enough (D 192, E 32)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from actors.model.model import MultiExitModel
+from conf.decoder import DecoderConfig
 from conf.errors import UserError
-from conf.model import DecoderConfig
 
 USUAL_PROMPT = 64  # caches begin with room for prompts of so many tokens, and grow when a longer one comes
 

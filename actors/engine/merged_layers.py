@@ -17,7 +17,7 @@ from actors.engine.visit import Visit, VisitPart
 from actors.model.decoder import MultiExitDecoder
 from actors.model.linear import is_packed
 from actors.model.merged_blocks import MergedDecoderLayer, Rotation, rotation, shared_mask
-from conf.model import Rope
+from conf.decoder import Rope
 
 
 @dataclass(frozen=True, slots=True)

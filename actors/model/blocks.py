@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actors.model.linear import linear_part, linear_relu
-from conf.model import DecoderConfig, RelativeBias
+from conf.decoder import DecoderConfig, RelativeBias
 
 
 class RMSNorm(nn.RMSNorm):

@@ -17,17 +17,17 @@ from actors.model.encoders import tie, tied_names
 from actors.model.layer_counts import check_layer_counts
 from actors.model.model import MultiExitModel
 from actors.model.tokenizer import TextCodec, load_tokenizer
-from conf.errors import UserError
-from conf.model import (
+from conf.checkpoint_files import (
     CONFIG_FILE,
     QFORMER_TOKENIZER_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
-    ModelConfig,
-    ScenesEncoderConfig,
     read_model_config,
     weights_sha256,
 )
+from conf.encoder import ScenesEncoderConfig
+from conf.errors import UserError
+from conf.model import ModelConfig
 
 _ONCE_STORED = "encoder.vision.pooler."  # of checkpoints converted when encoders still had it; nothing reads it
 

@@ -24,7 +24,7 @@ from actors.model.blocks import (
 )
 from actors.model.linear import SmallLinear, weight_rows
 from actors.model.merged_blocks import MergedDecoderLayer, teacher_forced
-from conf.model import DecoderConfig, MergedAttention
+from conf.decoder import DecoderConfig, MergedAttention
 
 
 class MultiExitDecoder(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from actors.model.blocks import RMSNorm, attend, sinusoids
 from actors.model.linear import linear_relu
-from conf.model import ModelConfig, ScenesEncoderConfig
+from conf.encoder import ScenesEncoderConfig
+from conf.model import ModelConfig
 
 
 class Stem(nn.Module):

@@ -5,7 +5,8 @@ import importlib
 import torch
 from torch import nn
 
-from conf.model import ModelConfig, TransformersEncoderConfig
+from conf.encoder import TransformersEncoderConfig
+from conf.model import ModelConfig
 
 # kind of our own -> (module, class)
 _OWN = {

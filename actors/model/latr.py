@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from actors.model.blocks import RMSNorm, sinusoids
 from actors.model.encoder import EncoderLayer, GridEncoder, Stem
 from actors.model.word_boxes import unpack
-from conf.model import LatrEncoderConfig, ModelConfig, RelativeBias
+from conf.decoder import RelativeBias
+from conf.encoder import LatrEncoderConfig
+from conf.model import ModelConfig
 
 BINS = 101  # of a coordinate, a width or a height, in hundredths of the image
 SIDES = ("x0", "y0", "x1", "y1", "width", "height")

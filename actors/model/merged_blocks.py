@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.model.blocks import FeedForward, UnitOffsetRMSNorm, attend, make_norm
-from conf.model import DecoderConfig, Rope
+from conf.decoder import DecoderConfig, Rope
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines [..., E]
 

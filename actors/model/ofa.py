@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from actors.model.encoder import GridEncoder, Stem, grid_positions
-from conf.model import ModelConfig, OfaEncoderConfig
+from conf.encoder import OfaEncoderConfig
+from conf.model import ModelConfig
 
 
 class OfaEncoderLayer(nn.Module):

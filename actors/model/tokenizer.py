@@ -10,7 +10,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from actors.model.structured import donut, florence2
 from actors.model.word_boxes import FAR_CORNER, pack, split_words
 from conf.errors import UserError
-from conf.model import ModelConfig, TextRules, longest_prompt
+from conf.model import ModelConfig
+from conf.text_rules import TextRules, longest_prompt
 from pipeline.text import encodable
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2

@@ -17,8 +17,9 @@ from actors.model.tokenizer import load_tokenizer
 from actors.parity.answer import Answer
 from actors.parity.library import VISION_INPUTS
 from actors.row_work import RowWork, request_of
+from conf.checkpoint_files import TOKENIZER_FILE, read_model_config
 from conf.engine import EngineConfig
-from conf.model import TOKENIZER_FILE, ModelConfig, read_model_config
+from conf.model import ModelConfig
 from conf.resolve import image_plan
 from conf.schema import ModelSection, PreprocessConfig
 from pipeline.images.decode import ImageProblem, image_to_pixels

@@ -21,9 +21,9 @@ from actors.model.model import MultiExitModel, PackedBatch
 from actors.training.evaluation import Labelled
 from actors.training.scoring import Scores, points_lost, sweep
 from actors.training.scratch.data import Packer
+from conf.checkpoint_files import CONFIG_FILE
 from conf.engine import EngineConfig, GenerationConfig
 from conf.evaluation import CalibrateConfig
-from conf.model import CONFIG_FILE
 from conf.training import DataConfig
 
 _CLOSED = 1.01  # a threshold that no confidence reaches

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conf.encoder import TransformersEncoderConfig
 from conf.engine import GenerationConfig
-from conf.model import CAPTION_TASK, TransformersEncoderConfig
+from conf.text_rules import CAPTION_TASK
 
 if TYPE_CHECKING:
     from actors.model.interop.conversion import Converted

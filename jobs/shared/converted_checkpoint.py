@@ -9,9 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from conf.checkpoint_files import is_transformers_directory, read_model_config
 from conf.engine import EngineConfig, Schedule
-from conf.model import CAPTION_TASK, ModelConfig, is_transformers_directory, read_model_config
+from conf.model import ModelConfig
 from conf.source import PromptConfig
+from conf.text_rules import CAPTION_TASK
 
 if TYPE_CHECKING:
     from conf.schema import JobConfig

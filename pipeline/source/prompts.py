@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from conf.model import longest_prompt
 from conf.schema import JobConfig
 from conf.source import PromptConfig, SourceConfig
 from conf.templates import field_place, parse_template
+from conf.text_rules import longest_prompt
 from pipeline.source.words_field import word_lines
 
 _WORDS_FACTOR = 20  # words found in the image may be longer: a model leaves out what does not fit

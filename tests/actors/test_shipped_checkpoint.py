@@ -14,8 +14,8 @@ from actors.engine.engine import Engine
 from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import Completion, Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
+from conf.checkpoint_files import read_model_config
 from conf.engine import EngineConfig, Gate, Schedule
-from conf.model import read_model_config
 from conf.resolve import resolve
 from jobs.scenes.config import ScenesConfig
 from jobs.scenes.shards import make_scene

@@ -13,7 +13,7 @@ from PIL import Image
 
 from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint
-from conf.model import read_model_config
+from conf.checkpoint_files import read_model_config
 from jobs.cli import main
 from pipeline.images.plan import carry_out
 from tests.actors.interop.sources import CASES, STEPS, make_source, their_outputs

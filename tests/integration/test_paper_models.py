@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from conf.model import read_model_config
+from conf.checkpoint_files import read_model_config
 from jobs.cli import main
 from tests.actors.training.corpus import write_corpus
 

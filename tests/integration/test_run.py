@@ -18,6 +18,7 @@ import pytest
 from actors.captioner import Captioner
 from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
+from conf.image_plan import ImagePlan
 from conf.schema import JobConfig
 from jobs.caption import run_job
 from pipeline.chunk import from_ipc
@@ -219,14 +220,14 @@ def test_a_chunk_that_killed_its_task_twice_is_decoded_in_processes_of_their_own
     (tasks,) = IndexShard(reader, Storage(str(tmp_path / "out")), 4)(pa.Table.from_pylist([shard_task(shard, ())]))
     log = ray_module.remote(num_cpus=0)(CrashLog).remote()
     services = RunServices(Storage(str(tmp_path / "out")), "run", (), log)
-    (plain,) = PrepareChunk.from_config(config, reader, 32, services)(tasks)
+    (plain,) = PrepareChunk.from_config(config, reader, ImagePlan.squeeze(32), services)(tasks)
     for _ in range(2):
         ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
-    (careful,) = PrepareChunk.from_config(config, reader, 32, services)(tasks)
+    (careful,) = PrepareChunk.from_config(config, reader, ImagePlan.squeeze(32), services)(tasks)
     assert careful.equals(plain)
     for _ in range(MOST_DEATHS):
         ray_module.get(log.begin.remote("s (preprocess)", 0, 0))
-    (given_up,) = PrepareChunk.from_config(config, WebDatasetReader(("gone",)), 32, services)(tasks)
+    (given_up,) = PrepareChunk.from_config(config, WebDatasetReader(("gone",)), ImagePlan.squeeze(32), services)(tasks)
     rows = from_ipc(given_up["rows"][0].as_buffer()).to_pylist()
     assert [(row["key"], row["error_type"]) for row in rows] == [("000000", "worker_crash"), ("bad", "worker_crash")]
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > 0.05, "no process of its own was started"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from conf.checkpoint_files import read_model_config, weights_sha256
 from conf.engine import Schedule
 from conf.errors import UserError
-from conf.model import read_model_config, weights_sha256
 from conf.schema import JobConfig
 from jobs.cli import main
 from jobs.shared.converted_checkpoint import FOLDER

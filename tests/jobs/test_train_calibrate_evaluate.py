@@ -9,8 +9,8 @@ import yaml
 
 from actors.training.corpus import LabelledCorpus
 from actors.training.evaluation import first_samples
+from conf.checkpoint_files import read_model_config
 from conf.image_plan import ImagePlan
-from conf.model import read_model_config
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
 from tests.integration.test_model import write_tiny_checkpoint

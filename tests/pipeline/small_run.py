@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from conf.image_plan import ImagePlan
 from conf.resolve import resolve
 from conf.schema import JobConfig
 from pipeline.chunk import from_ipc
@@ -74,7 +75,8 @@ def small_run(
     begun = begin(decision, config, settings, reader)
     storage, record.warnings = begun.storage, list(begun.warnings)
     index = IndexShard(reader, storage, config.source.chunk_rows)
-    prepare = PrepareChunk.from_config(config, reader, IMAGE_SIZE, RunServices(storage, "small", begun.passthrough))
+    services = RunServices(storage, "small", begun.passthrough)
+    prepare = PrepareChunk.from_config(config, reader, ImagePlan.squeeze(IMAGE_SIZE), services)
 
     def run_pass(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for task in tasks:

@@ -5,7 +5,8 @@ from typing import Any
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
 from actors.model.interop.image_plans import no_image
 from actors.model.interop.weight_names import NameMap, fused
-from conf.model import DecoderConfig, TextRules
+from conf.decoder import DecoderConfig
+from conf.text_rules import TextRules
 
 OFFSET = 2  # rows of the position table before position 0
 _BOTH = ("weight", "bias")

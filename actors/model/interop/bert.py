@@ -4,7 +4,7 @@ from typing import Any
 
 from actors.model.interop.family import activation
 from actors.model.interop.weight_names import NameMap, fused
-from conf.model import DecoderConfig
+from conf.decoder import DecoderConfig
 
 _BOTH = ("weight", "bias")
 

@@ -12,10 +12,11 @@ from actors.model.interop.bert import bert_decoder, bert_names
 from actors.model.interop.family import Family, OutputRules, Tensors, head_is_tied, plain_outputs
 from actors.model.interop.image_plans import ProcessorPlan, square_plan
 from actors.model.interop.weight_names import NameMap
+from conf.decoder import DecoderConfig
 from conf.engine import PROMPT_PLACE
 from conf.errors import UserError
-from conf.model import DecoderConfig, TextRules
 from conf.source import DEFAULT_PROMPT
+from conf.text_rules import TextRules
 
 _STACK, _HEAD = "text_decoder.bert.", "text_decoder.cls.predictions.decoder"
 _TRANSFORM = tuple(f"text_decoder.cls.predictions.transform.{part}" for part in ("dense", "LayerNorm"))

@@ -8,8 +8,9 @@ from actors.model.interop import t5
 from actors.model.interop.family import Family, Tensors, head_is_tied
 from actors.model.interop.image_plans import ProcessorPlan, square_plan
 from actors.model.interop.weight_names import NameMap
+from conf.decoder import DecoderConfig
 from conf.errors import UserError
-from conf.model import DecoderConfig, TextRules
+from conf.text_rules import TextRules
 
 _LANGUAGE = "language_model."
 

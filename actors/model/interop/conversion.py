@@ -19,8 +19,9 @@ from actors.model.interop.special_tokens import special_tokens
 from actors.model.interop.vision_encoder_decoder import trocr_sinusoids
 from actors.model.interop.weight_names import to_ours, to_theirs
 from actors.model.model import MultiExitModel
+from conf.encoder import TransformersEncoderConfig
 from conf.errors import UserError
-from conf.model import ModelConfig, TransformersEncoderConfig
+from conf.model import ModelConfig
 
 _NOT_OURS = ("auto_map", "transformers_version", "_name_or_path")
 _POSITIONS = "decoder.position_table.weight"

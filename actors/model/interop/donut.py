@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from actors.model.interop.family import OutputRules
 from actors.model.interop.tokenizer_files import tokenizer_settings
-from conf.model import OutputStructure
+from conf.text_rules import OutputStructure
 
 _OF_PRETRAINING = ("<s_iitcdip>", "<s_synthdog>")  # every fine-tune has them still
 _QUESTION = ("<s_question>", "</s_question>", "<s_answer>")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from actors.model.interop.image_plans import ProcessorPlan
 from actors.model.interop.weight_names import NameMap
-from conf.model import DecoderConfig, OutputStructure, TextRules
+from conf.decoder import DecoderConfig
+from conf.text_rules import OutputStructure, TextRules
 
 Tensors = Mapping[str, Tensor]
 POOLER = r"(.*\.)?pooler\..*"  # no decoder reads it: what an encoder says in one vector

@@ -11,9 +11,10 @@ from actors.model.interop.family import Family, OutputRules, Tensors, head_is_ti
 from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from actors.model.interop.weight_names import NameMap
 from actors.model.pretrained.florence2 import num_image_tokens
+from conf.decoder import DecoderConfig
 from conf.errors import UserError
 from conf.json_file import read_json
-from conf.model import DecoderConfig, OutputStructure, TextRules
+from conf.text_rules import OutputStructure, TextRules
 
 _LANGUAGE, _SHARED = "model.language_model.", "model.language_model.shared.weight"
 

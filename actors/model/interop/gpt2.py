@@ -4,8 +4,8 @@ from typing import Any
 
 from actors.model.interop.family import activation
 from actors.model.interop.weight_names import NameMap, fused
+from conf.decoder import DecoderConfig
 from conf.errors import UserError
-from conf.model import DecoderConfig
 
 _BOTH = ("weight", "bias")
 TRANSPOSED = r".*\.h\.\d+\..*\.(c_attn|q_attn|c_proj|c_fc)\.weight"  # pattern of the tensors that are

@@ -11,8 +11,9 @@ from actors.model.interop.family import Family, OutputRules, Tensors, activation
 from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from actors.model.interop.t5 import OUTPUT_TOKENS
 from actors.model.interop.weight_names import NameMap
+from conf.decoder import DecoderConfig, RelativeBias
 from conf.errors import UserError
-from conf.model import DecoderConfig, RelativeBias, TextRules
+from conf.text_rules import TextRules
 
 DEPLOT_QUESTION = "Generate underlying data table of the figure below:"
 _EMBEDDING = "decoder.embed_tokens.weight"

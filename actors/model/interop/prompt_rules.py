@@ -10,7 +10,7 @@ from actors.model.interop.model_directory import Source
 from actors.model.interop.special_tokens import named_tokens
 from actors.model.interop.tokenizer_files import tokenizer_settings
 from conf.errors import UserError
-from conf.model import TextRules
+from conf.text_rules import TextRules
 
 _PROBE = "a"
 _USUAL, _LONGEST = 512, 1024  # tokens of a prompt where the source names no limit, and where it names a high one

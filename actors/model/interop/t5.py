@@ -6,7 +6,8 @@ from typing import Any
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
 from actors.model.interop.image_plans import no_image
 from actors.model.interop.weight_names import NameMap
-from conf.model import DecoderConfig, RelativeBias, TextRules
+from conf.decoder import DecoderConfig, RelativeBias
+from conf.text_rules import TextRules
 
 OUTPUT_TOKENS = 512  # T5 has no longest output; this bounds the caches
 

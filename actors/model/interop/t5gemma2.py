@@ -10,8 +10,9 @@ from typing import Any
 from actors.model.interop.family import Family, Tensors, activation, head_is_tied
 from actors.model.interop.image_plans import ProcessorPlan, square_plan
 from actors.model.interop.weight_names import NameMap, fused
+from conf.decoder import DecoderConfig, MergedAttention, Rope
 from conf.errors import UserError
-from conf.model import DecoderConfig, ImageTokens, MergedAttention, Rope, TextRules
+from conf.text_rules import ImageTokens, TextRules
 
 OUTPUT_TOKENS = 512  # far fewer than it has positions; this bounds the caches
 _STACK, _HEAD, _SLIDING, _FULL = "model.decoder.", "lm_head.out_proj.weight", "sliding_attention", "full_attention"

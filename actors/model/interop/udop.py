@@ -6,7 +6,8 @@ from typing import Any
 from actors.model.interop import t5
 from actors.model.interop.family import Family, Tensors, head_is_tied
 from actors.model.interop.image_plans import ProcessorPlan, square_plan
-from conf.model import DecoderConfig, TextRules
+from conf.decoder import DecoderConfig
+from conf.text_rules import TextRules
 
 PROCESSOR = {  # of the published checkpoints, which are of several sizes
     "image_processor_type": "LayoutLMv3ImageProcessor", "resample": 1,

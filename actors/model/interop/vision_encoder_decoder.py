@@ -15,8 +15,9 @@ from actors.model.interop.family import Family, Tensors, head_is_tied
 from actors.model.interop.gpt2 import TRANSPOSED, gpt2_decoder, gpt2_names
 from actors.model.interop.image_plans import ProcessorPlan, processor_plan
 from actors.model.interop.weight_names import NameMap
+from conf.decoder import DecoderConfig
 from conf.errors import UserError
-from conf.model import DecoderConfig, TextRules
+from conf.text_rules import TextRules
 
 _BART_STACK, _BART_EMBEDDING = "decoder.model.decoder.", "decoder.model.decoder.embed_tokens.weight"
 _GPT2_STACK, _GPT2_HEAD = "decoder.transformer.", "decoder.lm_head.weight"

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from conf.checkpoint_files import pickled_weights
 from conf.errors import UserError
 from conf.json_file import read_json
-from conf.model import pickled_weights
 from conf.model_folders import merge_adapter
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")  # in this order; parts are listed by NAME.index.json

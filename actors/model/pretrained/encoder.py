@@ -6,7 +6,8 @@ Shape suffixes: B images, X rows and Y columns of pixels, Q prompt tokens, C enc
 import torch
 from torch import Tensor, nn
 
-from conf.model import ModelConfig, TransformersEncoderConfig
+from conf.encoder import TransformersEncoderConfig
+from conf.model import ModelConfig
 
 
 class PretrainedEncoder(nn.Module):

@@ -1,14 +1,9 @@
 """The two architectures of the paper, at the size one trains from nothing: LaTr-style (T5) and OFA-style (BART)."""
 
-from conf.model import (
-    AbsoluteBias,
-    DecoderConfig,
-    LatrEncoderConfig,
-    ModelConfig,
-    OfaEncoderConfig,
-    RelativeBias,
-    TextRules,
-)
+from conf.decoder import AbsoluteBias, DecoderConfig, RelativeBias
+from conf.encoder import LatrEncoderConfig, OfaEncoderConfig
+from conf.model import ModelConfig
+from conf.text_rules import TextRules
 from conf.training import ArchitectureConfig
 
 

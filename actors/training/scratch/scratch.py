@@ -5,7 +5,9 @@ import torch
 from actors.model.encoder import ScenesEncoder
 from actors.model.model import MultiExitModel
 from actors.training.scratch.paper_style import paper_style_config
-from conf.model import DecoderConfig, ModelConfig, ScenesEncoderConfig
+from conf.decoder import DecoderConfig
+from conf.encoder import ScenesEncoderConfig
+from conf.model import ModelConfig
 from conf.training import ArchitectureConfig, TrainConfig
 
 

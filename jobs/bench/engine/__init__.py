@@ -120,7 +120,7 @@ def _cell(config: "BenchConfig", cell: "Cell", workers: "Team", rates: "Rates", 
 
 
 def num_layers(config: "BenchConfig", model: "BenchModel") -> int:
-    from conf.model import read_model_config
+    from conf.checkpoint_files import read_model_config
     from jobs.bench.engine.places import checkpoint_of
 
     return read_model_config(checkpoint_of(config, model)).decoder.num_layers

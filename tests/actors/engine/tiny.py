@@ -6,8 +6,10 @@ import torch
 from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
 from actors.model.model import MultiExitModel
+from conf.decoder import DecoderConfig, MergedAttention, RelativeBias, Rope
+from conf.encoder import ScenesEncoderConfig
 from conf.engine import EngineConfig
-from conf.model import DecoderConfig, MergedAttention, ModelConfig, RelativeBias, Rope, ScenesEncoderConfig
+from conf.model import ModelConfig
 
 VARIANTS = {
     "pre_rms": {},

@@ -15,9 +15,11 @@ from tokenizers import Tokenizer
 from actors.engine.engine import Engine
 from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint
+from conf.checkpoint_files import read_model_config
 from conf.checkpoint_info import read_checkpoint_info
 from conf.engine import EngineConfig
-from conf.model import ModelConfig, OutputStructure, read_model_config
+from conf.model import ModelConfig
+from conf.text_rules import OutputStructure
 from jobs.cli import main
 from pipeline.images.plan import carry_out
 from tests.actors.engine.tiny import run

@@ -15,8 +15,9 @@ from transformers.models.donut.processing_donut import DonutProcessor
 from actors.backend import load_backend
 from actors.engine.drain import drain
 from actors.engine.request import Completion, Request
+from conf.checkpoint_files import read_model_config
 from conf.engine import EngineConfig
-from conf.model import ModelConfig, read_model_config
+from conf.model import ModelConfig
 from conf.schema import ModelSection
 from jobs.cli import main
 from tests.actors.interop.sources import CASES, STEPS, make_requests, make_source

@@ -14,7 +14,7 @@ from PIL import Image
 
 from actors.backend import load_backend
 from actors.captioner import Captioner
-from conf.model import read_model_config
+from conf.checkpoint_files import read_model_config
 from conf.schema import JobConfig
 from jobs.cli import main
 from pipeline.ops.crash_log import CrashLog

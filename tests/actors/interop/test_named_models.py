@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from actors.model.interop.pix2struct import DEPLOT_QUESTION
-from conf.model import ModelConfig, read_model_config
+from conf.checkpoint_files import read_model_config
+from conf.model import ModelConfig
 from jobs.cli import main
 from tests.actors.interop import zoo
 

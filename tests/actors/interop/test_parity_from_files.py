@@ -13,8 +13,8 @@ from actors.parity.compare import Asked, Comparison, Verdict, compare
 from actors.parity.library import Library
 from actors.parity.ours import Ours
 from actors.parity.pictures import as_the_pipeline_opens, as_users_open, opened_otherwise
+from conf.checkpoint_files import read_model_config
 from conf.engine import EngineConfig
-from conf.model import read_model_config
 from jobs.cli import main
 from tests.actors.interop.zoo import ZOO, write
 from tests.effort import LONG, effort

@@ -11,8 +11,8 @@ from actors.engine.engine import Engine
 from actors.engine.oracles.reference import encode_one, generate, teacher_forced
 from actors.engine.request import Request
 from actors.model.model import MultiExitModel
+from conf.decoder import AbsoluteBias
 from conf.engine import CrossAttention, Gate
-from conf.model import AbsoluteBias
 from tests.actors.engine.tiny import VARIANTS, config, requests, run, tiny_model
 
 LAYERS, HEADS, WIDTH = 3, 2, 16

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from actors.model.interop.florence2 import TASKS
 from actors.model.structured import donut, florence2
 from actors.model.tokenizer import TextCodec
-from conf.model import OutputStructure, TextRules
+from conf.text_rules import OutputStructure, TextRules
 from tests.effort import effort
 
 BANNED = ("it", "the image")

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from actors.model.tokenizer import TextCodec, train_tokenizer
-from conf.model import TextRules
+from conf.text_rules import TextRules
 
 
 def test_half_a_character_is_encoded_like_its_escaped_form() -> None:

@@ -19,8 +19,8 @@ from actors.training.scratch.data import Packer
 from actors.training.scratch.loss import exit_weights, multi_exit_loss
 from actors.training.scratch.optimizers import rate_share
 from actors.training.scratch.trainer import Trainer
+from conf.checkpoint_files import weights_sha256
 from conf.errors import UserError
-from conf.model import weights_sha256
 from conf.training import LossConfig, OptimizerConfig
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
