@@ -19,7 +19,6 @@ from conf.source import DEFAULT_PROMPT
 from pipeline.unexpected_errors import one_line
 
 VISION_INPUTS = ("pixel_values", "flattened_patches")
-_READS_NO_IMAGE = ("t5", "bart", "mbart", "mt5", "umt5")
 _LONGEST = 300  # characters of a reason: the library lists all the models it has
 
 
@@ -42,6 +41,7 @@ class Library:
         source = read_source(path)
         self.model_type = str(source.config["model_type"])
         family, hf = family_of(source.config), configuration(source.config)
+        self._reads_images = family.reads_images
         self._captions = family.model_class == "BlipForConditionalGeneration"
         self._max_new_tokens, self._decoder_prefix, self._font_file = max_new_tokens, decoder_prefix, font_file
         import transformers
@@ -68,7 +68,7 @@ class Library:
         """
         from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
-        if self.model_type in _READS_NO_IMAGE:
+        if not self._reads_images:
             return None, AutoTokenizer.from_pretrained(path, **local), None
         if self.model_type == "vision-encoder-decoder":
             tokenizer = AutoTokenizer.from_pretrained(path, **local) if self._decoder_prefix else None
@@ -87,7 +87,7 @@ class Library:
 
     def inputs(self, image: Image.Image, prompt: str) -> dict[str, Any]:
         """Return what `generate` takes for one picture and prompt."""
-        if self.model_type in _READS_NO_IMAGE:
+        if not self._reads_images:
             return dict(self.tokenizer(prompt, return_tensors="pt"))
         if self.model_type == "vision-encoder-decoder":
             inputs = dict(self.image_processor(image, return_tensors="pt"))

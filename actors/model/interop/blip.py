@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from actors.model.interop.bert import bert_decoder, bert_names
-from actors.model.interop.family import Family, OutputRules, Tensors, head_is_tied, plain_outputs
+from actors.model.interop.family import Family, OutputRules, Tensors, generation_of, head_is_tied, plain_outputs
 from actors.model.interop.image_plans import ProcessorPlan, square_plan
 from actors.model.interop.weight_names import NameMap
 from conf.decoder import DecoderConfig
@@ -58,9 +58,7 @@ def text_config(hf: Any) -> Any:
 
 def generation(hf: Any) -> dict[str, Any]:
     """`generate` is that of the decoder, which reads no generation_config.json but its own part of config.json."""
-    from transformers.generation.configuration_utils import GenerationConfig
-
-    return dict(GenerationConfig.from_model_config(text_config(hf)).to_dict())
+    return generation_of(text_config(hf))
 
 
 def _captions(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int) -> OutputRules:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from actors.model.interop import t5
-from actors.model.interop.family import Family, Tensors, head_is_tied
-from actors.model.interop.image_plans import ProcessorPlan, square_plan
+from actors.model.interop.blip import image_plan
+from actors.model.interop.family import DECODER_ONLY, Family, Tensors, generation_of, head_is_tied
 from actors.model.interop.weight_names import NameMap
 from conf.decoder import DecoderConfig
 from conf.errors import UserError
@@ -30,21 +30,12 @@ def check(raw: Mapping[str, Any]) -> None:
     """Raise UserError for a language model that is no encoder-decoder."""
     named = (raw.get("text_config") or {}).get("model_type", "opt")
     if named != "t5":
-        raise UserError(
-            f"{raw['model_type']} with {named!r} is a decoder-only model, which vLLM serves; here it is supported with "
-            "Flan-T5"
-        )
-
-
-def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
-    return square_plan(processor, {"image_processor_type": "BlipImageProcessor"}, int(hf.vision_config.image_size))
+        raise UserError(f"{raw['model_type']} with {named!r} is {DECODER_ONLY}; here it is supported with Flan-T5")
 
 
 def generation(hf: Any) -> dict[str, Any]:
     """`generate` is that of the language model, which reads no generation_config.json but its part of config.json."""
-    from transformers.generation.configuration_utils import GenerationConfig
-
-    return dict(GenerationConfig.from_model_config(hf.text_config).to_dict())
+    return generation_of(hf.text_config)
 
 
 BLIP2 = Family(

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from actors.model.interop.family import OutputRules
 from actors.model.interop.tokenizer_files import tokenizer_settings
+from conf.engine import PROMPT_PLACE
 from conf.text_rules import OutputStructure
 
 _OF_PRETRAINING = ("<s_iitcdip>", "<s_synthdog>")  # every fine-tune has them still
@@ -42,7 +43,7 @@ def output_rules(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int
     task = start or (tasks[0] if len(tasks) == 1 else None)
     prefix, asks = "" if task in (None, start) else str(task), all(token in added for token in _QUESTION)
     if task is not None and asks:
-        prefix = f"{task}<s_question>{{prompt}}</s_question><s_answer>"
+        prefix = f"{task}<s_question>{PROMPT_PLACE}</s_question><s_answer>"
     notes = []
     if prefix:
         notes.append(f"outputs begin with {prefix} as the tokenizer has one task; {_NAME} sets another beginning")
@@ -52,7 +53,7 @@ def output_rules(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int
         )
     return OutputRules(
         structure=OutputStructure(kind="donut"),
-        keep_special_tokens="{prompt}" not in prefix,  # an answer is a word, other outputs are tags around words
+        keep_special_tokens=PROMPT_PLACE not in prefix,  # an answer is a word, other outputs are tags around words
         decoder_prefix=prefix,
         prefix_starts=True,
         notes=tuple(notes),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors.model.interop import bart, blip, blip2, florence2, pix2struct, t5, t5gemma2, udop, vision_encoder_decoder
-from actors.model.interop.family import Family
+from actors.model.interop.family import DECODER_ONLY, Family
 from conf.errors import UserError
 
 Choice = Callable[[Mapping[str, Any]], Family]  # by more of config.json than its model_type
@@ -35,7 +35,7 @@ def family_of(raw: dict[str, Any]) -> Family:
         return family
     supported = f"supported are {', '.join(FAMILIES)}"
     if _is_decoder_only(raw):
-        raise UserError(f"model_type {model_type!r} is a decoder-only model, which vLLM serves; {supported}")
+        raise UserError(f"model_type {model_type!r} is {DECODER_ONLY}; {supported}")
     raise UserError(f"model_type {model_type!r} is not supported; {supported}")
 
 

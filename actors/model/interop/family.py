@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from torch import Tensor
 from actors.model.interop.image_plans import ProcessorPlan
 from actors.model.interop.weight_names import NameMap
 from conf.decoder import DecoderConfig
+from conf.errors import UserError
 from conf.text_rules import OutputStructure, TextRules
 
 Tensors = Mapping[str, Tensor]
+DECODER_ONLY = "a decoder-only model, and those are not converted (engines such as vLLM serve many of them)"
 POOLER = r"(.*\.)?pooler\..*"  # no decoder reads it: what an encoder says in one vector
 _CARRIES_NOTHING = (  # of any family: what older versions stored, and every version computes by itself
     POOLER, r"(.*\.)?position_ids", r"(.*\.)?embed_positions\.(_float_tensor|weights)",
@@ -24,7 +27,7 @@ _CARRIES_NOTHING = (  # of any family: what older versions stored, and every ver
 
 @dataclass(frozen=True)
 class OutputRules:
-    """How the outputs of a source begin, and what they hold besides words; as in conf.model."""
+    """How the outputs of a source begin, and what they hold besides words; as in `ModelConfig` and its `TextRules`."""
 
     structure: OutputStructure | None = None
     keep_special_tokens: bool = False
@@ -50,7 +53,6 @@ class Family:
     text_config: Callable[[Any], Any]  # where the special-token ids of the decoder are
     text_rules: Callable[[Any], TextRules]
     image_plan: Callable[[Any, Mapping[str, Any]], ProcessorPlan]  # from configuration and image processor
-    prompts: bool = True  # the encoder reads a prompt
     added_tokens: tuple[str, ...] = ()  # special ones that a processor adds to a tokenizer without them, in order
     reads_images: bool = True  # False: text to text
     frames_prompts: bool = False  # the processor, not the tokenizer, puts tokens around a prompt
@@ -83,12 +85,17 @@ class Family:
 
 def activation(name: str, gated: bool = False) -> str:
     """Return our name of an activation; UserError for one we do not have."""
-    from conf.errors import UserError
-
     known = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
     if name not in known or (gated and known[name] == "relu"):
         raise UserError(f"activation {'gated ' if gated else ''}{name!r} is not supported")
     return f"gated_{known[name]}" if gated else known[name]
+
+
+def generation_of(config: Any) -> dict[str, Any]:
+    """Return what `generate` reads where there is no generation_config.json: the same settings in config.json."""
+    from transformers.generation.configuration_utils import GenerationConfig
+
+    return dict(GenerationConfig.from_model_config(deepcopy(config)).to_dict())  # the library empties it
 
 
 def head_is_tied(theirs: Tensors, head: str, embedding: str) -> bool:

@@ -13,7 +13,7 @@ from actors.model.interop.weight_names import NameMap
 from actors.model.pretrained.florence2 import num_image_tokens
 from conf.decoder import DecoderConfig
 from conf.errors import UserError
-from conf.json_file import read_json
+from conf.json_file import read_object
 from conf.text_rules import OutputStructure, TextRules
 
 _LANGUAGE, _SHARED = "model.language_model.", "model.language_model.shared.weight"
@@ -76,8 +76,7 @@ def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
 
 def output_rules(path: Path, hf: Any, tokenizer: Tokenizer | None, start_id: int) -> OutputRules:
     """Return how outputs are read; the processor's file says which phrases grounding leaves out."""
-    file = path / "processor_config.json"
-    settings = read_json(file, "file") if file.is_file() else {}
+    settings = read_object(path / "processor_config.json") or {}
     try:
         banned = settings["post_processor_config"]["phrase_grounding"]["banned_grounding_tokens"]
     except (KeyError, TypeError):

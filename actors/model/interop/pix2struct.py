@@ -107,5 +107,4 @@ FAMILY = Family(
     text_rules=lambda hf: TextRules(prompt="none", leading_space=False),
     image_plan=image_plan,
     output_rules=output_rules,
-    prompts=False,
 )

@@ -6,12 +6,12 @@ tokenizer names no token that starts an output, and a decoder's part of config.j
 what starts it in the whole: that comes last.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from actors.model.interop.family import generation_of
 from actors.model.interop.model_directory import Source
 from actors.model.interop.tokenizer_files import tokenizer_settings
 from conf.errors import UserError
@@ -142,9 +142,7 @@ def _generation(source: Source) -> dict[str, Any]:
     """generation_config.json; older checkpoints keep the same settings in config.json, or in its decoder's part."""
     if source.generation is not None:
         return source.generation
-    from transformers.generation.configuration_utils import GenerationConfig
-
-    return dict(GenerationConfig.from_model_config(deepcopy(source.config)).to_dict())  # the library empties it
+    return generation_of(source.config)
 
 
 def named_tokens(source: Source, tokenizer: Tokenizer | None) -> dict[str, int]:

@@ -123,7 +123,6 @@ _BART = Family(
     text_rules=lambda hf: TextRules(prompt="none", leading_space=False),
     image_plan=image_plan,
     output_rules=donut.output_rules,
-    prompts=False,
 )
 _GPT2 = replace(
     _BART, name="gpt2", decoder=_gpt2, decoder_names=_gpt2_names, copies=(_GPT2_HEAD,), transposed=(TRANSPOSED,)

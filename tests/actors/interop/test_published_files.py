@@ -285,10 +285,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     **{
         f"decoder-only {model_type}": (
             another(model_type=model_type),
-            f"model_type {model_type!r} is a decoder-only model, which vLLM serves; supported are t5, ")
+            f"model_type {model_type!r} is a decoder-only model, and those are not converted (engines such as vLLM "
+            "serve many of them); supported are t5, ")
         for model_type in ("llava", "qwen2_5_vl", "paligemma", "git", "kosmos-2")
     },
-    "a language model": (another(model_type="llama", architectures=["LlamaForCausalLM"]), "which vLLM serves"),
+    "a language model": (another(model_type="llama", architectures=["LlamaForCausalLM"]), "is a decoder-only model"),
     "a family nobody knows": (another(model_type="mystery"), "model_type 'mystery' is not supported; supported"),
 }  # fmt: skip
 
