@@ -184,7 +184,8 @@ class ManifestReader:
         if isinstance(record, BadRecord):
             return RawSample(sample, None, {}, "bad_record", f"{place}: {record}")
         value = record.get(self.uri_column)
-        kind = "" if value is None or isinstance(value, str) else f", but {in_words(value)}"
+        other = "; source.uri_column names the column that holds images" if self.uri_column not in record else ""
+        kind = other if value is None or isinstance(value, str) else f", but {in_words(value)}"
         return RawSample(sample, None, record, "no_uri", f"{place}: no {self.uri_column!r} in this record{kind}")
 
     def _columns(self, shard: Shard) -> list[str] | None:

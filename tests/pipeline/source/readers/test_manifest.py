@@ -115,6 +115,7 @@ def test_bad_records_cost_only_themselves(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_bytes(b"\n".join(lines))
     found = read_all(ManifestReader((f"{tmp_path}/m.jsonl",)))
     assert [raw.error_type for raw in found] == [None, "bad_record", "bad_record", "no_uri", "missing_file", None]
+    assert "no 'uri' in this record; source.uri_column names the column" in str(found[3].message)
     assert str(tmp_path / "gone") in str(found[4].message)
     (tmp_path / "m.csv").write_bytes(b"uri,n\nx,1\nx,1,2\nx\n\n,3\nx,4\n")
     found = read_all(ManifestReader((f"{tmp_path}/m.csv",)))
