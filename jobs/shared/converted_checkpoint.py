@@ -1,11 +1,13 @@
 """`--checkpoint` that names a model directory of `transformers`: converted into a cache, at full depth."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 Job = TypeVar("Job", bound="JobConfig")
 
 FOLDER = ".deed-checkpoints"
+_UNFINISHED = ".unfinished-"
+_ABANDONED_S = 86_400.0
 _FORMAT = 1  # goes up when a conversion gives something else
 
 
@@ -89,7 +93,8 @@ def converted_checkpoint(source: Path, cache: Path) -> Path:
         return target
     with writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache))
+        _remove_abandoned(cache)
+        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=cache))
     try:
         converted = convert_directory(source, unfinished)
         for note in (*converted.believed, *converted.differences):
@@ -103,6 +108,14 @@ def converted_checkpoint(source: Path, cache: Path) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def _remove_abandoned(cache: Path) -> None:
+    """Remove what killed conversions have left; none that is still at work is as old."""
+    for folder in cache.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _identity(source: Path) -> str:

@@ -137,6 +137,18 @@ def test_what_cannot_be_converted_is_one_sentence_and_leaves_nothing(
         read_model_config(source)
 
 
+def test_what_a_killed_conversion_has_left_is_removed_a_day_later(
+    sources: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / FOLDER
+    for name in (".unfinished-old", ".unfinished-new"):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "model.safetensors").write_bytes(b"half")
+    os.utime(cache / ".unfinished-old", (1, 1))
+    checkpoint = parse(photos, "--out", tmp_path / "out", "--checkpoint", sources["trocr"]).model.checkpoint
+    assert sorted(os.listdir(cache)) == [".unfinished-new", Path(checkpoint).name]
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(
     sources: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
