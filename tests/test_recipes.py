@@ -116,7 +116,7 @@ TINY_LONGT5 = """
 def _longt5() -> Any:
     from transformers import LongT5Config, LongT5ForConditionalGeneration
 
-    settings = {**_t5().config.to_dict(), "model_type": "longt5", "local_radius": 2}
+    settings = {**t5().config.to_dict(), "model_type": "longt5", "local_radius": 2}
     return LongT5ForConditionalGeneration(LongT5Config(**settings))
 
 """
@@ -218,8 +218,8 @@ def test_a_family(house: House) -> None:
     house.insert("actors/model/encoders.py", "_PRETRAINED = {", '    "longt5": ("longt5", "LongT5Encoder"),')
     house.insert("actors/model/encoders.py", "_SHARES_EMBEDDING = {", '    "longt5",')
     cases = "tests/actors/interop/sources.py"
-    house.insert(cases, "VOCAB, LAYERS, STEPS = 97, 3, 12", TINY_LONGT5)
-    house.insert(cases, "CASES: dict[str, Case] = {", '    "longt5": Case(_longt5, _text_inputs, 32),')
+    house.insert(cases, "STEPS = 12", TINY_LONGT5)
+    house.insert(cases, "CASES: dict[str, Case] = {", '    "longt5": Case(_longt5, text_inputs, 32),')
     assert "1 passed" in house.tests("tests/actors/interop/test_parity.py", "equal_those_of_transformers and longt5")
 
 

@@ -1,6 +1,5 @@
 """What every variant is asked: the same requests, made anew in every process from the seed."""
 
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -68,8 +67,7 @@ def _noise(rng: np.random.Generator, model: ModelConfig) -> Any:
     """Return an image as the model's plan would leave it: of its shape, or the largest square grid of patches."""
     plan = model.plan
     if plan.patches is not None:
-        side = isqrt(plan.patches.max_patches) * plan.patches.patch
-        return rng.standard_normal((side, side, 3), dtype=np.float32)
+        return rng.standard_normal((plan.longest_side, plan.longest_side, 3), dtype=np.float32)
     return rng.integers(0, 256, (*(plan.shape or (model.image_size, model.image_size)), 3), dtype=np.uint8)
 
 

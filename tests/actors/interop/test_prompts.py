@@ -19,7 +19,9 @@ from actors.model.word_boxes import unpack
 from conf.engine import EngineConfig
 from jobs.cli import main
 from tests.actors.engine.tiny import run
-from tests.actors.interop.sources import LAYERS, blip2, make_source, randomise
+from tests.actors.interop.prompted_models import blip2
+from tests.actors.interop.sources import make_source, randomise
+from tests.actors.interop.text_models import LAYERS
 
 STEPS = 10
 FULL = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": STEPS}})

@@ -13,7 +13,10 @@ from tokenizers import AddedToken
 
 from conf.source import DEFAULT_PROMPT
 from tests.actors.interop import t5gemma2
-from tests.actors.interop.sources import _bart_settings, _text_decoder, _vision, blip2, randomise
+from tests.actors.interop.prompted_models import blip2
+from tests.actors.interop.sources import randomise
+from tests.actors.interop.text_models import bart_settings
+from tests.actors.interop.vision_models import text_decoder, vision_encoder_decoder
 from tests.actors.interop.zoo_tokenizers import (
     bart_tokenizer,
     bert_tokenizer,
@@ -66,7 +69,7 @@ def _trocr(height: int, width: int) -> tuple[Any, Any]:
         patch_size=8,
     )  # fmt: skip
     images = ViTImageProcessor(size={"height": height, "width": width}, resample=2, **HALF)
-    return _vision(decoder, vit), TrOCRProcessor(images, tokenizer)
+    return vision_encoder_decoder(decoder, vit), TrOCRProcessor(images, tokenizer)
 
 
 def _named(model: Any, **ids: int) -> Any:
@@ -82,7 +85,7 @@ def _vit_gpt2() -> tuple[Any, Any]:
 
     tokenizer = gpt2_tokenizer()
     end = {"bos_token_id": 0, "eos_token_id": 0}
-    model = _vision(GPT2Config(**_text_decoder(vocab_size=len(tokenizer), n_inner=40, **end)))
+    model = vision_encoder_decoder(GPT2Config(**text_decoder(vocab_size=len(tokenizer), n_inner=40, **end)))
     images = ViTImageProcessor(size={"height": 32, "width": 32}, resample=2, **HALF)  # 224
     return _named(model, decoder_start_token_id=0, pad_token_id=0, **end), (images, tokenizer)
 
@@ -94,10 +97,10 @@ def _manga() -> tuple[Any, Any]:
     deit = DeiTConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
     )
-    decoder = BertConfig(**_text_decoder(vocab_size=len(tokenizer), intermediate_size=40, pad_token_id=0))
+    decoder = BertConfig(**text_decoder(vocab_size=len(tokenizer), intermediate_size=40, pad_token_id=0))
     images = ViTImageProcessor(size={"height": 32, "width": 32}, resample=2, **HALF)  # 224
     ids = {"decoder_start_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    return _named(_vision(decoder, deit), **ids), (images, tokenizer)
+    return _named(vision_encoder_decoder(decoder, deit), **ids), (images, tokenizer)
 
 
 def _blip(answers: bool) -> tuple[Any, Any]:
@@ -110,7 +113,7 @@ def _blip(answers: bool) -> tuple[Any, Any]:
     )
 
     tokenizer = bert_tokenizer("[DEC]", "[ENC]")
-    text = _text_decoder(
+    text = text_decoder(
         vocab_size=len(tokenizer), intermediate_size=40, bos_token_id=len(tokenizer) - 2, sep_token_id=3, pad_token_id=0
     )
     vision = {
@@ -126,7 +129,7 @@ def _blip(answers: bool) -> tuple[Any, Any]:
 def _decoder_settings(tokenizer: Any) -> dict[str, Any]:
     """Of a BART or mBART that is the decoder of another model; `generate` sizes its cache by the encoder's layers."""
     layers = {"encoder_layers": LAYERS, "decoder_layers": LAYERS}
-    return _bart_settings(vocab_size=len(tokenizer), is_decoder=True, add_cross_attention=True, **layers)
+    return bart_settings(vocab_size=len(tokenizer), is_decoder=True, add_cross_attention=True, **layers)
 
 
 def _deit_bart() -> tuple[Any, Any]:
@@ -136,7 +139,7 @@ def _deit_bart() -> tuple[Any, Any]:
     settings = _decoder_settings(tokenizer)
     side, crop = {"height": 37, "width": 37}, {"height": 32, "width": 32}  # 256 and 224
     processor = DeiTImageProcessor(size=side, crop_size=crop, do_center_crop=True, resample=3, **IMAGENET)
-    return _vision(BartConfig(**settings)), (processor, tokenizer)
+    return vision_encoder_decoder(BartConfig(**settings)), (processor, tokenizer)
 
 
 def _swin_mbart(tokenizer: Any, height: int, width: int) -> Any:
@@ -215,7 +218,7 @@ def florence2_with(*tokens: str) -> tuple[Any, Any]:
         "projection_dim": 24, "window_size": 4,
     }  # fmt: skip
     config = Florence2Config(
-        text_config={"model_type": "bart", **_bart_settings(vocab_size=len(tokenizer))},
+        text_config={"model_type": "bart", **bart_settings(vocab_size=len(tokenizer))},
         vision_config=vision, image_token_id=tokenizer.image_token_id,
     )  # fmt: skip
     model = Florence2ForConditionalGeneration(config)
