@@ -141,7 +141,8 @@ class ImagePlan(Section):
     @property
     def squeezes(self) -> bool:
         """Whether it is that of `squeeze`: turning commutes with it, so it may come first, which is cheaper."""
-        return self == ImagePlan.squeeze(self.shape[0] if self.shape else 1)
+        only = self.steps[0] if self.scaled_decode and len(self.steps) == 1 else None
+        return isinstance(only, Resize) and only.height == only.width and only.filter == "bilinear"
 
     @property
     def patches(self) -> Patches | None:

@@ -4,6 +4,7 @@ Ray's tests wait for processes to start, die and be missed; the others compute. 
 `pytest` alone runs the same tests one after the other. Arguments go to both.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ _NO_TESTS = 5  # pytest's exit code where arguments choose none of a half's
 
 
 def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs beside is ended too
     pytest = [sys.executable, "-m", "pytest", *arguments]
     with tempfile.TemporaryFile() as said:
         beside = subprocess.Popen([*pytest, "tests/integration"], cwd=_ROOT, stdout=said, stderr=subprocess.STDOUT)
