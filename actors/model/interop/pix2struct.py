@@ -76,7 +76,9 @@ def image_plan(hf: Any, processor: Mapping[str, Any]) -> ProcessorPlan:
     """Return the processor's grid; UserError where the encoder cannot read it."""
     vision = hf.vision_config
     side = isqrt(vision.patch_embed_hidden_size // 3)
-    read = processor_plan(processor, {"image_processor_type": "Pix2StructImageProcessor", "is_vqa": hf.is_vqa})
+    patch = {"patch_size": {"height": side, "width": side}}  # where the processor's settings do not say it
+    published = {"image_processor_type": "Pix2StructImageProcessor", "is_vqa": hf.is_vqa, **patch}
+    read = processor_plan({**patch, **processor} if processor else {}, published)
     grid = read.plan.patches
     if grid is None or grid.patch != side:
         raise UserError(f"the encoder reads patches of {side} pixels a side, its image processor makes others")
