@@ -97,7 +97,7 @@ def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "It
     prefix = generation.decoder_prefix or model.text.decoder_prefix
     library = Library(source, generation.max_new_tokens, decoder_prefix=prefix, font_file=font)
     ours = Ours.load(checkpoint, engine, config.preprocess)
-    print(f"{len(work)} pictures, which there are read by {library.reads_image}")
+    print(f"{len(work)} pictures; the library (there) reads them with {library.reads_image}")
     print(HEADER)
     for comparison in compare(library, ours, work):
         print("\n".join(lines(comparison)), flush=True)

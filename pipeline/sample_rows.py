@@ -99,7 +99,9 @@ def _packed(draft: Draft, array: npt.NDArray[Any]) -> int:
     try:
         return draft.images.add(array)
     except TooManyPixels as error:
-        message = f"{draft.shared['sample_id']}: {error}; set a smaller source.chunk_rows"
+        message = (
+            f"{draft.shared['sample_id']}: {error}; set a smaller source.chunk_rows, or a larger source.chunk_bytes"
+        )
         raise RowProblem("too_much_memory", message) from None
 
 

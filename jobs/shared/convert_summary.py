@@ -37,11 +37,16 @@ def describe(converted: "Converted", output: Path) -> list[str]:
     if family_of(config.encoder.hf_config).reads_images:
         read.append(f"images are {config.plan.summary}")
     generation = config.generation
-    believed = [f"outputs start with {config.start_id}, end with {config.eos_id}, are padded with {config.pad_id}"]
+    ends = " or ".join(map(str, config.end_ids))
+    believed = [f"outputs start with {config.start_id}, end with {ends}, are padded with {config.pad_id}"]
     if generation.forced_bos_id is not None:
         believed.append(f"the first token is always {generation.forced_bos_id}")
     if generation.no_repeat_ngram:
         believed.append(f"no {generation.no_repeat_ngram} tokens in a row come twice")
+    if generation.min_new_tokens:
+        believed.append(f"no output ends before {generation.min_new_tokens} tokens")
+    if generation.banned_ids:
+        believed.append(f"{len(generation.banned_ids)} tokens or sequences of tokens are never said")
     untrained = list(config.untrained_exits)
     exits = (
         f"exits {untrained} are untrained: run with engine.schedule=full, or train them with deed train and "

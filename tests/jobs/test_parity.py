@@ -39,7 +39,7 @@ def test_a_faithful_conversion_is_equal(source: Path, photos: Path, tmp_path: Pa
     numbers = tmp_path / "numbers.json"
     assert main(["parity", str(source), str(photos), "--json", str(numbers), *SHORT]) == 0
     said = capsys.readouterr().out
-    assert "4 pictures, which there are read by ViTImageProcessorPil" in said
+    assert "4 pictures; the library (there) reads them with ViTImageProcessorPil" in said
     assert "turned as its EXIF says" in said
     assert "    here: no image of a known format" in said
     pictures = {picture["name"]: picture for picture in json.loads(numbers.read_text())["pictures"]}
