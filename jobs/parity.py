@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="deed-parity-") as folder:
         checkpoint = options.checkpoint
         if checkpoint is None:
-            from jobs.convert import convert_directory
+            from jobs.shared.conversion import convert_directory
 
             checkpoint = folder
             for difference in convert_directory(Path(options.source), Path(checkpoint)).differences:
@@ -89,7 +89,7 @@ def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "It
     from actors.parity.compare import compare
     from actors.parity.library import Library
     from actors.parity.ours import Ours
-    from jobs.convert import quiet
+    from jobs.shared.conversion import quiet
 
     quiet()
     engine = with_room_for_outputs(config.engine, model, checkpoint)

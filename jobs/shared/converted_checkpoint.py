@@ -86,7 +86,7 @@ def cache_folder(output: str) -> Path:
 
 def converted_checkpoint(source: Path, cache: Path) -> Path:
     """Return the conversion of this very source, made now if the cache has none; it is there whole or not at all."""
-    from jobs.convert import convert_directory, model_name, writing
+    from jobs.shared.conversion import convert_directory, model_name, writing
 
     target = cache / f"{model_name(source)}-{_identity(source)}"
     if target.is_dir():

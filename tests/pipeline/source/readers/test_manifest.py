@@ -181,7 +181,7 @@ def test_a_server_that_fails_twice_is_asked_a_third_time(site: Site, fail: Any, 
 )
 def test_what_does_not_get_better_is_a_problem_with_the_uri(site: Site, page: Any, error_type: str, hits: int) -> None:
     site.pages["/a"] = page
-    problem = fetch(f"{site.url}/a", FetchConfig(timeout_s=0.3, max_bytes=1000, attempts=2))
+    problem = fetch(f"{site.url}/a", FetchConfig(timeout_s=1.0, max_bytes=1000, attempts=2))
     assert isinstance(problem, FetchProblem)
     assert (problem.error_type, problem.attempts, site.hits["/a"]) == (error_type, hits, hits)
     assert f"{site.url}/a" in problem.message
