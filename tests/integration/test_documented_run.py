@@ -37,6 +37,7 @@ NOT_RUN = {
     "make test":         ("runs this test",            "tests/integration/test_documented_run.py"),
     "deed bench engine": ("takes minutes to hours",    "tests/jobs/bench/test_engine_bench.py"),
     "deed bench chaos":  ("takes minutes",             "tests/integration/test_chaos.py"),
+    "deed export runs/boxes": ("needs a model of boxes", "tests/actors/interop/test_florence2_boxes.py"),
     "export":            ("is the shell's",            "tests/integration/test_cluster.py"),
     "crontab":           ("changes the machine",       "tests/conf/test_manifests.py"),
     "docker":            ("needs Docker",              "tests/conf/test_manifests.py"),
