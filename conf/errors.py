@@ -17,6 +17,10 @@ class SourceAway(Explained):
     """The source cannot be read now, and what is left to do cannot be told without it; the same command continues."""
 
 
+class ClusterAway(Explained):
+    """Ray does not start, or its cluster cannot be joined; nothing was written, and the command may be tried again."""
+
+
 class OutputFailed(Explained):
     """The output's storage takes no more: full, over quota, read-only, or away for too long."""
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from conf.errors import Explained, OutputFailed, UserError
+from conf.errors import ClusterAway, Explained, OutputFailed, UserError
 from conf.schema import ActorsConfig, JobConfig
+from pipeline.unexpected_errors import one_line
 
 _ACCELERATOR = "accelerator_type:"
 _IDLE_WORKERS = 8  # kept on this machine for listing and publishing, beside two for every CPU
@@ -52,8 +53,9 @@ def ray_cluster() -> Iterator[None]:
     for repeating in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
         logging.getLogger(repeating).setLevel(logging.CRITICAL)  # what they say of an error is raised as well
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+    if address := os.environ.get("RAY_ADDRESS"):
+        with _explained(f"the Ray cluster of RAY_ADDRESS={address} cannot be joined"):
+            ray.init(logging_level=logging.WARNING)
     else:
         # Ray ends idle worker processes down to one per CPU. Starting one again takes longer than most chunks.
         num_kept = _IDLE_WORKERS + 2 * (os.cpu_count() or 1)
@@ -61,18 +63,28 @@ def ray_cluster() -> Iterator[None]:
         # So many start together. Ray takes three times as many for a mistake and says so, at a CPU each by default.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(num_kept // 2))
         # Two logical CPUs at least, so that one actor and one preprocessing task fit even on a single core.
-        ray.init(
-            address="local",
-            num_cpus=max(2, os.cpu_count() or 1),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-        )
+        with _explained("Ray does not start on this machine, which may be too busy for it"):
+            ray.init(
+                address="local",
+                num_cpus=max(2, os.cpu_count() or 1),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+            )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own, which ends without releasing the output
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Ray raises exceptions of many kinds, some of them bare, where it does not come up."""
+    try:
+        yield
+    except Exception as error:
+        raise ClusterAway(f"{what}: {one_line(error)}; the same command may be tried again") from None
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import pytest
 import ray.data
 from ray.data import DataContext
 
-from conf.errors import OutputFailed, UserError
+from conf.errors import ClusterAway, OutputFailed, UserError
 from conf.load import load_config
 from conf.schema import JobConfig, PreprocessConfig
 from pipeline.dataflow import summaries
-from pipeline.ops.cluster import check_placement, fit_resources, plain_errors
+from pipeline.ops.cluster import check_placement, fit_resources, plain_errors, ray_cluster
 from pipeline.output.incarnation import Superseded
 from pipeline.output.lease import LeaseLost
 from pipeline.run import load_model
@@ -237,3 +237,20 @@ def test_a_programmers_mistake_keeps_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="a bug") as raised, plain_errors():
         raise raised_afar(RuntimeError("a bug"))
     assert "Traceback" in str(raised.value) or "raised_afar" in str(raised.value)
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.9:6379"])
+def test_ray_that_does_not_come_up_is_one_sentence(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterAway, match="timed out during startup") as raised, ray_cluster():
+        pass
+    said = str(raised.value)
+    assert "\n" not in said
+    assert said.startswith("Ray does not start" if address is None else f"the Ray cluster of RAY_ADDRESS={address}")
