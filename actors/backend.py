@@ -51,6 +51,8 @@ def load_backend(model: ModelSection, engine: EngineConfig, num_threads: int) ->
         return token_ids
 
     def read_fields(token_ids: Sequence[int], prompt: str, size: tuple[int, int]) -> str | None:
+        if checkpoint.codec.rules.structure is None:  # most models: their prefixes need not be tokenised once more
+            return None
         prefix_ids = prefix_ids_of(prompt, engine.generation, checkpoint.codec)
         return checkpoint.codec.fields((*prefix_ids, *token_ids), prompt, size)
 
