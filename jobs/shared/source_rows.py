@@ -13,10 +13,9 @@ from conf.load import explain
 from conf.source import SourceConfig
 from pipeline.output.output import Output
 from pipeline.report.folder import RunFolder
-from pipeline.report.quality import Kind, Reference
 from pipeline.source.plan import Sample, Shard
 from pipeline.source.readers import RawSample, Reader, ReadFailure, make_reader
-from pipeline.text import storable_value
+from pipeline.source.references import Reference, reference_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,37 +94,3 @@ def thumbnail(data: bytes) -> bytes | None:
 def _shrunk(image: "Image.Image") -> "Image.Image":
     image.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
     return image
-
-
-def reference_of(fields: Mapping[str, Any], prompt: str | None, field: str | None = None) -> Reference | None:
-    """Return what a sample's fields say is right for a prompt; None if nothing.
-
-    `field` names one; otherwise `qa`, `answers`, `answer`, `captions`, `caption` and `txt` are tried. A value is a
-    text, a list of texts, or a list of objects with the text under `text`, `caption` or `answer`; if those also have a
-    `prompt` or `question`, the ones of this prompt count, and for captions all if there is none.
-    """
-    for name in (field,) if field else ("qa", "answers", "answer", "captions", "caption", "txt"):
-        kind = Kind.ANSWER if name in ("qa", "answers", "answer") else Kind.CAPTION
-        texts = _texts(fields.get(name), prompt, fall_back=kind is Kind.CAPTION)
-        if texts:
-            return Reference(kind, texts, _object_names(fields) if kind is Kind.CAPTION else ())
-    return None
-
-
-def _texts(value: Any, prompt: str | None, *, fall_back: bool) -> tuple[str, ...]:
-    items = storable_value(value if isinstance(value, list) else [value])  # as the prompts of the tables are
-    plain = tuple(item.strip() for item in items if isinstance(item, str) and item.strip())
-    entries: list[tuple[str | None, str]] = []
-    for item in items:
-        if isinstance(item, Mapping):
-            text = next((item[key] for key in ("text", "caption", "answer") if isinstance(item.get(key), str)), None)
-            if text is not None:
-                entries.append((item.get("prompt") or item.get("question"), text))
-    matching = tuple(text for asked, text in entries if asked is None or asked == prompt)
-    return plain + (matching or (tuple(text for _, text in entries) if fall_back else ()))
-
-
-def _object_names(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    objects = fields.get("objects")
-    names = [item.get("name") for item in objects if isinstance(item, Mapping)] if isinstance(objects, list) else []
-    return tuple(dict.fromkeys(name for name in names if isinstance(name, str)))

@@ -9,10 +9,11 @@ from pipeline.report.folder import RunFolder
 from pipeline.report.gallery import GalleryItem, RowKey, choose_items, find_items, num_layers_of
 from pipeline.report.numbers import numbers_of
 from pipeline.report.picks import Tag
-from pipeline.report.quality import Reference, quality_of
+from pipeline.report.quality import quality_of
 from pipeline.report.report_schema import RunNumbers, is_full_depth
 from pipeline.report.scan import RunScan, scan_run
 from pipeline.report.work import layers_run, work_of
+from pipeline.source.references import Reference
 
 SampleKey = tuple[str, str]  # shard, key in the shard
 Prompt = str | None

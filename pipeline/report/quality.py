@@ -2,26 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from pipeline.metrics.answers import anls, exact_match, relaxed_accuracy, vqa_accuracy
 from pipeline.metrics.captions import bleu_4, cider_d, rouge_l
 from pipeline.metrics.intervals import wilson_interval
 from pipeline.metrics.objects import object_names, object_scores
-
-
-class Kind(str, Enum):
-    CAPTION = "caption"
-    ANSWER = "answer"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What is right for one row."""
-
-    kind: Kind
-    texts: tuple[str, ...]
-    object_names: tuple[str, ...] = ()  # of what is in the image; scored where given
+from pipeline.source.references import Kind, Reference
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from PIL import Image
 from rich.console import Console
 
 from jobs.cli import main
-from jobs.shared.source_rows import find_references, find_thumbnails, reference_of, thumbnail
+from jobs.shared.source_rows import find_references, find_thumbnails, thumbnail
 from jobs.shared.summary import show_summary
 from pipeline.report.folder import RunFolder
-from pipeline.report.quality import Kind
 from tests.pipeline.images.profiles import swapped_profile
 from tests.pipeline.report.runs import FakeRun
 from tests.shards import image_bytes, write_tar
@@ -139,37 +138,6 @@ def test_thumbnails_are_small_and_keep_their_shape() -> None:
     assert thumbnail(jpeg()[:200]) is None
 
 
-@pytest.mark.parametrize(
-    ("fields", "prompt", "kind", "texts"),
-    [
-        ({"caption": "a dog"}, None, Kind.CAPTION, ("a dog",)),
-        ({"captions": ["a dog", " a cat "]}, None, Kind.CAPTION, ("a dog", "a cat")),
-        ({"txt": "a dog\n"}, None, Kind.CAPTION, ("a dog",)),
-        ({"captions": [{"prompt": "p", "text": "a"}, {"prompt": "q", "text": "b"}]}, "q", Kind.CAPTION, ("b",)),
-        ({"captions": [{"prompt": "p", "text": "a"}, {"prompt": "q", "text": "b"}]}, "r", Kind.CAPTION, ("a", "b")),
-        ({"qa": [{"question": "q", "answer": "2"}, {"question": "r", "answer": "3"}]}, "r", Kind.ANSWER, ("3",)),
-        ({"qa": [{"question": "q", "answer": "2"}], "caption": "c"}, "describe", Kind.CAPTION, ("c",)),
-        ({"answers": ["yes", "yes", "no"]}, "q", Kind.ANSWER, ("yes", "yes", "no")),
-    ],
-)
-def test_references_in_the_usual_fields(
-    fields: dict[str, object], prompt: str | None, kind: Kind, texts: tuple[str, ...]
-) -> None:
-    reference = reference_of(fields, prompt)
-    assert (reference.kind, reference.texts) == (kind, texts)
-
-
-@pytest.mark.parametrize("fields", [{}, {"caption": None}, {"captions": [1, {"text": 2}]}, {"caption": "  "}])
-def test_fields_without_a_reference(fields: dict[str, object]) -> None:
-    assert reference_of({**fields, "objects": "none"}, "p") is None
-
-
-def test_a_named_field_and_the_objects_of_an_image() -> None:
-    fields = {"mine": "a dog", "caption": "other", "objects": [{"name": "dog"}, {"name": "dog"}, {"x": 1}, 3]}
-    reference = reference_of(fields, None, "mine")
-    assert (reference.texts, reference.object_names) == (("a dog",), ("dog",))
-
-
 def test_thumbnails_are_made_as_the_model_sees_the_image() -> None:
     exif, swapped = Image.Exif(), swapped_profile()
     exif[0x0112] = 6
@@ -179,11 +147,3 @@ def test_thumbnails_are_made_as_the_model_sees_the_image() -> None:
         assert image.size == (40, 60)
         red, _, blue = image.getpixel((20, 30))
         assert blue > red + 60
-
-
-def test_references_of_a_prompt_with_half_a_character_are_found() -> None:
-    half = chr(0xD83D)
-    fields = {"qa": [{"question": f"what is {half}?", "answer": half}, {"question": "else?", "answer": "b"}]}
-    found = reference_of(fields, "what is \\ud83d?")
-    assert found is not None
-    assert found.texts == ("\\ud83d",)

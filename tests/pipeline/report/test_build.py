@@ -11,7 +11,8 @@ from pipeline.report.compare import SharedRow, compare_rows, recorded_comparison
 from pipeline.report.folder import RunFolder
 from pipeline.report.gallery import shade_of
 from pipeline.report.picks import Tag
-from pipeline.report.quality import Kind, Reference, quality_of
+from pipeline.report.quality import quality_of
+from pipeline.source.references import Kind, Reference
 from tests.pipeline.report.runs import FakeRun
 
 

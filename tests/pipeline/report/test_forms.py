@@ -14,9 +14,9 @@ from pipeline.report.facts import Better, Fact, reconciliation, sections_of
 from pipeline.report.json_form import render_json
 from pipeline.report.markdown import render_markdown
 from pipeline.report.page import render_html
-from pipeline.report.quality import Kind, Reference
 from pipeline.report.safe_text import LONGEST, markdown, visible, visible_piece
 from pipeline.report.side_by_side import compared_sections
+from pipeline.source.references import Kind, Reference
 from tests.pipeline.report.runs import HOSTILE, FakeRun
 
 NOW = "2026-01-02 03:04 UTC"

@@ -8,10 +8,11 @@ from rich.console import Console
 
 from pipeline.report.folder import RunFolder
 from pipeline.report.numbers import numbers_of
-from pipeline.report.quality import Kind, Reference, quality_of
+from pipeline.report.quality import quality_of
 from pipeline.report.report_schema import RunNumbers
 from pipeline.report.scan import scan_run
 from pipeline.report.terminal import bar, print_summary
+from pipeline.source.references import Kind, Reference
 from tests.pipeline.report.runs import FakeRun
 
 
