@@ -8,6 +8,7 @@ Shape suffixes as in blocks.py; V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from actors.model.blocks import (
 )
 from actors.model.linear import SmallLinear, weight_rows
 from actors.model.merged_blocks import MergedDecoderLayer, teacher_forced
+from actors.model.run_layer import RunLayer, run_plainly
 from conf.decoder import DecoderConfig, MergedAttention
 
 
@@ -114,9 +116,18 @@ class MultiExitDecoder(nn.Module):
             h = h * self.config.head_scale
         return h if self.head_transform is None else self.head_transform(h)
 
-    def exit_logits(self, exit_layer: int, h: Tensor) -> Tensor:
-        """h [..., D] after `exit_layer` layers -> logits [..., V]."""
-        return self._capped(self._head(exit_layer)(self.exit_features(exit_layer, h)))
+    def exit_logits(self, exit_layer: int, h: Tensor, *, head_gradient: bool = True) -> Tensor:
+        """h [..., D] after `exit_layer` layers -> logits [..., V].
+
+        Without `head_gradient` the shared head's matrix and bias are constants, and what it reads still learns
+        (arXiv 2011.03109).
+        """
+        head, features = self._head(exit_layer), self.exit_features(exit_layer, h)
+        if head_gradient or head is not self.head:
+            return self._capped(head(features))
+        assert isinstance(head, nn.Linear)
+        bias = None if head.bias is None else head.bias.detach()
+        return self._capped(F.linear(features, head.weight.detach(), bias))
 
     def _capped(self, logits: Tensor) -> Tensor:
         cap = self.config.logit_softcap
@@ -165,22 +176,24 @@ class MultiExitDecoder(nn.Module):
         return self.absolute_bias.cross_scores(query_positions, num_context)
 
     def forward(
-        self, token_ids_BT: Tensor, positions_BT: Tensor, states_BSD: Tensor, self_mask: Tensor, cross_mask: Tensor
-    ) -> list[Tensor]:
+        self, token_ids_BT: Tensor, positions_BT: Tensor, states_BSD: Tensor, self_mask: Tensor, cross_mask: Tensor,
+        *, run_layer: RunLayer | None = None,
+    ) -> list[Tensor]:  # fmt: skip
         """Teacher-forced pass; masks are bool, True = may attend, [B, 1, T, T] and [B, 1, T, S].
 
         Returns the hidden states [B, T, D] after every layer, so `hidden[e - 1]` belongs to exit layer e.
         """
         h = self.embed(token_ids_BT, positions_BT)
         if self.config.merged is not None:
-            return teacher_forced(self.layers, h, positions_BT, states_BSD, self_mask, cross_mask)
+            return teacher_forced(self.layers, h, positions_BT, states_BSD, self_mask, cross_mask, run_layer=run_layer)
         bias = self.self_bias(positions_BT, positions_BT)
         mask = self_mask if bias is None else bias.masked_fill(~self_mask, float("-inf"))
         cross = self.cross_bias(positions_BT, states_BSD.shape[1])
         if cross is not None:
             cross_mask = cross.masked_fill(~cross_mask, float("-inf"))
-        hidden = []
-        for index, layer in enumerate(self.layers):
+
+        def after_layer(index: int, h: Tensor) -> Tensor:
+            layer = self.layers[index]
             assert isinstance(layer, DecoderLayer)
             own = self.layer_bias(index, positions_BT, positions_BT)
             if own is None:
@@ -189,6 +202,10 @@ class MultiExitDecoder(nn.Module):
                 own_mask = (own if bias is None else bias + own).masked_fill(~self_mask, float("-inf"))
             h = layer.after_self(h, attend(*layer.self_qkv(h), own_mask, layer.scale))
             k, v = layer.cross_kv(states_BSD)
-            h = layer.after_cross(h, attend(layer.cross_q(h), k, v, cross_mask, layer.scale))
+            return layer.after_cross(h, attend(layer.cross_q(h), k, v, cross_mask, layer.scale))
+
+        hidden = []
+        for index in range(len(self.layers)):
+            h = (run_layer or run_plainly)(index, partial(after_layer, index), h)
             hidden.append(h)
         return hidden

@@ -8,11 +8,13 @@ Shape suffixes as in blocks.py; K heads of keys and values, G query heads that s
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from actors.model.blocks import FeedForward, UnitOffsetRMSNorm, attend, make_norm
+from actors.model.run_layer import RunLayer, run_plainly
 from conf.decoder import DecoderConfig, Rope
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines [..., E]
@@ -44,7 +46,7 @@ class MergedDecoderLayer(nn.Module):
         super().__init__()
         merged = config.merged
         assert merged is not None
-        self.d_head, self.num_kv_heads = config.d_head, merged.num_kv_heads
+        self.d_head, self.num_heads, self.num_kv_heads = config.d_head, config.num_heads, merged.num_kv_heads
         self.scale = config.d_head**-0.5 if config.attn_scale is None else config.attn_scale
         self.window = merged.window if merged.sliding[index] else None  # own positions in sight, the query's included
         self.rope = merged.sliding_rope if merged.sliding[index] else merged.full_rope
@@ -96,7 +98,7 @@ def shared_mask(mask_BhTS: Tensor, group: int) -> Tensor:
 
 def teacher_forced(
     layers: Iterable[nn.Module], h_BTD: Tensor, positions_BT: Tensor, states_BSD: Tensor, self_mask: Tensor,
-    cross_mask: Tensor,
+    cross_mask: Tensor, *, run_layer: RunLayer | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """Return the hidden states [B, T, D] after every layer; masks as `MultiExitDecoder.forward` has them."""
     distance_BTT = positions_BT[:, :, None] - positions_BT[:, None, :]
@@ -104,18 +106,23 @@ def teacher_forced(
     cross_mask = cross_mask.expand(num_rows, 1, num_positions, -1)
     turns: dict[Rope, Rotation] = {}
     masks: dict[int | None, Tensor] = {}
+
+    def after_layer(layer: MergedDecoderLayer, turn: Rotation, mask: Tensor, h_BTD: Tensor) -> Tensor:
+        x = layer.attn_norm(h_BTD)
+        q_BTHE = layer.own_q(x, turn)
+        kv_BS2J = torch.cat([layer.own_kv(x, turn), layer.context_kv(states_BSD)], dim=1)
+        return layer.after_attention(h_BTD, layer.attend(q_BTHE, kv_BS2J, mask))
+
     hidden = []
-    for layer in layers:
+    for index, layer in enumerate(layers):
         assert isinstance(layer, MergedDecoderLayer)
         if layer.rope not in turns:
             turns[layer.rope] = rotation(layer.rope, positions_BT, layer.d_head, h_BTD.dtype)
-        x, turn = layer.attn_norm(h_BTD), turns[layer.rope]
-        q_BTHE = layer.own_q(x, turn)
         if layer.window not in masks:
             near = self_mask if layer.window is None else self_mask & (distance_BTT < layer.window)[:, None]
             mask = torch.cat([near.expand(num_rows, 1, -1, -1), cross_mask], dim=-1)
-            masks[layer.window] = shared_mask(mask, q_BTHE.shape[2] // layer.num_kv_heads)
-        kv_BS2J = torch.cat([layer.own_kv(x, turn), layer.context_kv(states_BSD)], dim=1)
-        h_BTD = layer.after_attention(h_BTD, layer.attend(q_BTHE, kv_BS2J, masks[layer.window]))
+            masks[layer.window] = shared_mask(mask, layer.num_heads // layer.num_kv_heads)
+        whole_layer = partial(after_layer, layer, turns[layer.rope], masks[layer.window])
+        h_BTD = (run_layer or run_plainly)(index, whole_layer, h_BTD)
         hidden.append(h_BTD)
     return hidden

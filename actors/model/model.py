@@ -9,6 +9,7 @@ from actors.model.decoder import MultiExitDecoder
 from actors.model.encoder import ScenesEncoder
 from actors.model.encoders import make_encoder, tie
 from actors.model.image_batch import Images, encode_by_shape
+from actors.model.run_layer import RunLayer
 from conf.model import ModelConfig
 
 
@@ -68,10 +69,10 @@ class MultiExitModel(nn.Module):
         states, segments = self.encoder(self.encoder.patches(images), prompt_ids_BQ, positions, segments)
         return states, segments >= 0
 
-    def forward(self, batch: PackedBatch) -> list[Tensor]:
+    def forward(self, batch: PackedBatch, *, run_layer: RunLayer | None = None) -> list[Tensor]:
         """Return the hidden states [B, T, D] after every decoder layer, teacher-forced."""
         _, states, segments = self.encode_packed(batch)
-        return self.decode_packed(batch, states, segments)
+        return self.decode_packed(batch, states, segments, run_layer=run_layer)
 
     @property
     def packs_prompts(self) -> bool:
@@ -87,7 +88,9 @@ class MultiExitModel(nn.Module):
         states, segments = self.encoder(patches, batch.prompt_ids, batch.prompt_positions, batch.prompt_segments)
         return patches, states, segments
 
-    def decode_packed(self, batch: PackedBatch, states: Tensor, segments: Tensor) -> list[Tensor]:
+    def decode_packed(
+        self, batch: PackedBatch, states: Tensor, segments: Tensor, *, run_layer: RunLayer | None = None
+    ) -> list[Tensor]:
         """Teacher-forced decoder over packed targets -> hidden states [B, T, D] after every layer."""
         targets = batch.target_segments
         same = targets[:, None, :, None] == targets[:, None, None, :]
@@ -96,4 +99,6 @@ class MultiExitModel(nn.Module):
         )
         keys = segments[:, None, None, :]
         cross_mask = (keys == 0) | (keys == targets[:, None, :, None]) & (keys > 0)
-        return self.decoder(batch.target_inputs, batch.target_positions, states, self_mask, cross_mask)
+        return self.decoder(
+            batch.target_inputs, batch.target_positions, states, self_mask, cross_mask, run_layer=run_layer
+        )

@@ -1,0 +1,1 @@
+"""Training a pretrained model to exit early."""
