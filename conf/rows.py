@@ -1,0 +1,86 @@
+"""Rows with what is right for them: what training, calibration and evaluation read. Nothing here imports torch."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from conf.schema import PreprocessConfig
+from conf.section import Count, Section
+from conf.source import PromptConfig, SourceConfig
+from conf.templates import parse_template
+
+USUAL_FIELDS = "auto"  # of a target: the names that published data sets use
+
+
+class TargetConfig(Section):
+    """What the model should say of a row; nothing given: what it says itself, at full depth."""
+
+    field: str | None = Field(
+        None,
+        description="Field of a sample that holds what is right: a text, a list of texts, or objects with a text and, "
+        "if they have one, the prompt they answer. auto: the names that published data sets use "
+        "(pipeline/source/references.py).",
+    )
+    template: str | None = Field(
+        None, description="What is right as a text made of fields, written as source.prompt.template is."
+    )
+    run: str | None = Field(
+        None,
+        description="Output of a run of deed caption over the same source, whose texts are learned. None, and no "
+        "labels: deed train makes that run itself, at full depth, in OUTPUT/targets.",
+    )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the source says what is right."""
+        return self.field is not None or self.template is not None
+
+    @field_validator("template")
+    @classmethod
+    def _is_a_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_template(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "TargetConfig":
+        if sum(value is not None for value in (self.field, self.template, self.run)) > 1:
+            raise ValueError("give one of field, template and run")
+        return self
+
+
+class TaskConfig(Section):
+    """One more thing that is asked of every image."""
+
+    prompt: PromptConfig
+    target: TargetConfig = TargetConfig()
+
+
+class LoadingConfig(Section):
+    """Reading and decoding in the background, so that the device does not wait."""
+
+    threads: Count = Field(2, description="Threads that decode images. More where the share of waiting is high.")
+    batches_ahead: Count = Field(4, description="Batches that are ready or under way before they are asked for.")
+    shuffle_images: Count = Field(
+        1024, description="Images, as files, that are read together and mixed in memory. More mixes better."
+    )
+
+
+class RowsConfig(Section):
+    """A source as deed caption reads it, and what is right for its rows."""
+
+    source: SourceConfig = Field(description="Images and prompts; see conf/source.py.")
+    preprocess: PreprocessConfig = PreprocessConfig()
+    target: TargetConfig = TargetConfig()
+    tasks: tuple[TaskConfig, ...] = Field(
+        (), description="Further things asked of every image, each with a prompt and a target of its own."
+    )
+    max_images: Count = Field(
+        100_000, description="Most images that are used: shards are taken in random order until there are enough."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Of the choice and the order of images.")
+
+    @property
+    def all_tasks(self) -> tuple[TaskConfig, ...]:
+        """Return everything that is asked of an image, the source's own prompt first."""
+        return TaskConfig(prompt=self.source.prompt, target=self.target), *self.tasks
