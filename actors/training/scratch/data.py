@@ -12,10 +12,11 @@ import torch
 from tokenizers import Tokenizer
 
 from actors.generation_texts import prefix_ids_of
-from actors.model.image_batch import image_batch
 from actors.model.model import PackedBatch
 from actors.model.tokenizer import TextCodec, train_tokenizer
+from actors.training import packing
 from actors.training.corpus import LabelledCorpus, TrainingSample, pixels_of
+from actors.training.packing import Sharing
 from conf.engine import GenerationConfig
 from conf.model import ModelConfig
 from conf.training import DataConfig, TokenizerConfig
@@ -95,42 +96,20 @@ class Packer:
     def pack(
         self, samples: Sequence[TrainingSample], pairs: Sequence[Sequence[Pair]], device: torch.device
     ) -> PackedBatch:
-        """Return the batch of every sample with its pairs; label -100 marks padding and what the decoder is given."""
-        config = self.model
-        if not self.packs_prompts:
-            each = [(sample, [pair]) for sample, own in zip(samples, pairs, strict=True) for pair in own]
-            samples, pairs = [sample for sample, _ in each], [own for _, own in each]
-        prompts: list[list[tuple[int, int, int]]] = []  # (id, position, segment)
-        targets: list[list[tuple[int, int, int, int]]] = []  # (input id, label id, position, segment)
-        for sample_pairs in pairs:
-            prompt_row, target_row = [], []
-            for segment, pair in enumerate(sample_pairs, start=1):
-                prompt_row += [(token, i, segment) for i, token in enumerate(pair.prompt)]
-                given = config.given_ids(pair.prefix)
-                labels = (*(-100,) * (len(given) - 1), *pair.target, config.eos_id)
-                steps = zip((*given, *pair.target), labels, strict=True)
-                target_row += [(token, label, i, segment) for i, (token, label) in enumerate(steps)]
-            prompts.append(prompt_row)
-            targets.append(target_row)
-        prompt_BQ3 = _pad(prompts, (config.pad_id, 0, -1), device)
-        target_BT4 = _pad(targets, (config.pad_id, -100, 0, -1), device)
-        prompts_of = [own[0].prompt_text if own else "" for own in pairs]
-        images = image_batch(
-            [pixels_of(s, config.plan, text) for s, text in zip(samples, prompts_of, strict=True)], device
-        )
-        return PackedBatch(images, *prompt_BQ3.unbind(-1), *target_BT4.unbind(-1))
+        """Return the batch of every sample with its pairs."""
+        model, end = self.model, self.model.eos_id
+        images = [
+            [
+                packing.Pair(
+                    pixels_of(sample, model.plan, pair.prompt_text), pair.prompt, (*pair.target, end), pair.prefix
+                )
+                for pair in own
+            ]
+            for sample, own in zip(samples, pairs, strict=True)
+        ]
+        return packing.pack(model, images, device, Sharing.PROMPTS if self.packs_prompts else Sharing.NONE)
 
 
 def num_tokens(pairs: Sequence[Sequence[Pair]]) -> int:
     """Count the target tokens of some samples, end tokens included."""
     return sum(len(pair.target) + 1 for own in pairs for pair in own)
-
-
-def _pad(rows: Sequence[Sequence[tuple[int, ...]]], fill: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Right-pad rows of tuples to a multiple of 8 -> int64 [B, length, len(fill)]."""
-    length = -(-max(len(row) for row in rows) // 8) * 8
-    padded = np.empty((len(rows), length, len(fill)), dtype=np.int64)
-    padded[:] = fill
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = row
-    return torch.from_numpy(padded).to(device)

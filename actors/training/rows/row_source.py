@@ -1,0 +1,210 @@
+"""A source and what is right for its rows: which images are used, which are held out, and their rows as they are read.
+
+Reading is that of the pipeline: its readers, its prompts, its rule of what is right (pipeline/source/references.py). A
+sample that cannot be used is left out, counted by its reason, and costs no other sample.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from actors.training.rows.row import DecodedRows, ImageRows, Row, RowId, decode
+from conf.errors import UserError
+from conf.image_plan import ImagePlan
+from conf.rows import USUAL_FIELDS, RowsConfig, TaskConfig
+from conf.source import SourceConfig
+from conf.templates import parse_template
+from pipeline.images.decode import ImageProblem
+from pipeline.source.left_out import in_words
+from pipeline.source.plan import LeftOut, Sample, Shard, given_id, sample_id, sum_left_out
+from pipeline.source.prompts import USUAL_LIMITS, NoPrompts, fill, make_prompts
+from pipeline.source.readers import RawSample, Reader, ReadFailure, field_names, make_reader, read_patiently
+from pipeline.source.references import Kind, Reference, reference_fields, reference_of
+from pipeline.source.shard_index import ShardIndex
+from pipeline.text import storable
+
+Label = Callable[[Row], Row | None]  # fills in `targets`; None: the row is left out
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image is: its shard, by number, and its sample."""
+
+    shard: int
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images to learn from, to choose by and to report on; no image is in two of them."""
+
+    training: tuple[Place, ...]
+    validation: tuple[Place, ...]
+    test: tuple[Place, ...]
+
+
+class RowSource:
+    """The images of a source that are used, listed once, and how their rows are read.
+
+    UserError where the source is not there or has no images. `left_out` says what could not be used so far.
+    """
+
+    def __init__(self, config: RowsConfig, plan: ImagePlan, known: Collection[Shard] = ()) -> None:
+        """`known`: shards that earlier runs over the source have named; those names are kept."""
+        self.config, self.plan = config, plan
+        self.reader: Reader = make_reader(_with_target_fields(config))
+        listing = self.reader.shards(known)
+        self._ignored: list[LeftOut] = list(listing.left_out)
+        self._lost: dict[RowId, LeftOut] = {}  # counted once, however often it is read
+        self.shards: list[Shard] = []
+        self._spans: list[list[list[int]]] = []  # by shard: chunks that are read together
+        places: list[Place] = []
+        for number in np.random.default_rng(config.seed).permutation(len(listing.shards)).tolist():
+            if len(places) >= config.max_images:
+                break
+            places += self._list(listing.shards[number])
+        self.places = tuple(places[: config.max_images])
+        if not self.places:
+            raise self.nothing("images")
+
+    def _list(self, shard: Shard) -> list[Place]:
+        contents = self.reader.index(shard)
+        self._ignored += contents.left_out
+        for number, problem in enumerate(contents.problems):
+            self.lose(Row(shard.name, "", "", 0, number, ""), problem.error_type, problem.message)
+        index = ShardIndex.of(contents, self.config.source.chunk_rows, shard.version)
+        self.shards.append(shard)
+        self._spans.append(self.reader.spans(shard, index, range(index.num_chunks)))
+        return [Place(len(self.shards) - 1, sample) for sample in contents.samples]
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """By reason: rows that cannot be used, damaged shards, and files that are no samples."""
+        return sum_left_out([*self._lost.values(), *self._ignored])
+
+    def lose(self, row: Row, reason: str, message: str = "") -> None:
+        """Count a row, or an image where it has no prompt, as left out."""
+        name = f"{row.shard}/{row.key}" if row.key else row.shard
+        self._lost[row.row_id] = LeftOut(reason, 1, (message or name,))
+
+    def nothing(self, what: str) -> UserError:
+        """Return what to say where no row could be used."""
+        why = "; ".join(in_words(part) for part in self.left_out)
+        return UserError(f"no {what} in {', '.join(self.config.source.paths)}" + (f": {why}" if why else ""))
+
+    def split(self, validation: int, test: int) -> Split:
+        """Hold out so many images, each at most a quarter of all.
+
+        Which ones is decided by a hash of where they are and of the seed, so that they are a random sample of the
+        source, and the same one as long as it holds the same images.
+        """
+        most = len(self.places) // 4
+        validation, test = min(validation, most), min(test, most)
+        order = sorted(self.places, key=self._hash)
+        held = {id(place) for place in order[: validation + test]}
+        training = tuple(place for place in self.places if id(place) not in held)
+        return Split(training, tuple(order[test : test + validation]), tuple(order[:test]))
+
+    def _hash(self, place: Place) -> bytes:
+        name = f"{self.config.seed}/{sample_id(self.shards[place.shard].name, place.sample.key)}"
+        return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+
+    def units(self, places: Sequence[Place]) -> list[list[Place]]:
+        """Return the places grouped into what is read together: a chunk, or a whole archive that is compressed."""
+        unit_of = {
+            (shard, chunk): (shard, number)
+            for shard, spans in enumerate(self._spans)
+            for number, span in enumerate(spans)
+            for chunk in span
+        }
+        units: dict[tuple[int, int], list[Place]] = {}
+        for place in places:
+            units.setdefault(unit_of[place.shard, place.sample.row // self.config.source.chunk_rows], []).append(place)
+        return list(units.values())
+
+    def read(self, places: Sequence[Place], label: Label | None = None) -> Iterator[ImageRows | None]:
+        """Yield the rows of each place in its order; None for one that cannot be used.
+
+        `label`: what fills in the targets. UserError where storage fails, however patiently it is asked.
+        """
+        for number, group in itertools.groupby(places, key=lambda place: place.shard):
+            shard, samples = self.shards[number], [place.sample for place in group]
+            try:
+                for raw in read_patiently(self.reader, shard, samples, self.config.source.retry):
+                    yield self._rows(shard, raw, label)
+            except ReadFailure as failure:
+                raise UserError(f"cannot read {shard.url}: {failure}; the same command goes on from here") from None
+
+    def _rows(self, shard: Shard, raw: RawSample, label: Label | None) -> ImageRows | None:
+        image = Row(shard.name, raw.sample.key, self._identity(shard, raw), 0, 0, "")
+        if raw.image is None:
+            self.lose(image, raw.error_type or "no_image", raw.message or "")
+            return None
+        rows = [row for task in range(len(self.config.all_tasks)) for row in self._rows_of_task(image, raw, task)]
+        if label is not None:
+            rows = [labelled for labelled in map(label, rows) if labelled is not None]
+        return ImageRows(raw.image, tuple(rows)) if rows else None
+
+    def _identity(self, shard: Shard, raw: RawSample) -> str:
+        column = self.config.source.id_column
+        given = raw.fields.get(column) if column is not None else None
+        return sample_id(shard.name, raw.sample.key) if given is None else storable(given_id(given, raw.sample))
+
+    def _rows_of_task(self, image: Row, raw: RawSample, task: int) -> Iterator[Row]:
+        config = self.config.all_tasks[task]
+        try:
+            prompts = make_prompts(config.prompt, raw.fields)
+        except NoPrompts as error:
+            self.lose(replace(image, task=task, prompt_index=-1), error.error_type, f"{image.sample_id}: {error}")
+            return
+        for number, prompt in enumerate(prompts):
+            row = replace(image, task=task, prompt_index=number, prompt=storable(prompt.text))
+            if prompt.error_type is not None:
+                self.lose(row, prompt.error_type, f"{row.sample_id}: {prompt.message}")
+                continue
+            reference = _reference(config, {**raw.fields, **prompt.own}, row.prompt)
+            if reference is None and config.target.has_labels:
+                self.lose(row, "no_label", f"{row.sample_id}: nothing says what is right for {row.prompt!r}")
+                continue
+            yield replace(row, reference=reference)
+
+    def decode(self, image: ImageRows) -> DecodedRows | None:
+        """Return what the model reads of an image; None: it cannot be decoded and is left out."""
+        decoded = decode(image, self.plan, self.config.preprocess)
+        if isinstance(decoded, ImageProblem):
+            row = image.rows[0]
+            self.lose(row, decoded.error_type, f"{row.sample_id}: {decoded.message}")
+            return None
+        return decoded
+
+    def readable(self, places: Iterable[Place], label: Label | None = None) -> list[ImageRows]:
+        """Return the rows of those places whose images can be decoded, as files."""
+        images = (image for image in self.read(list(places), label) if image is not None)
+        return [image for image in images if self.decode(image) is not None]
+
+
+def _reference(config: TaskConfig, fields: Mapping[str, Any], prompt: str) -> Reference | None:
+    """Return what is right for a prompt by the task's target, or by the usual names where it has none."""
+    target = config.target
+    if target.template is not None:
+        filled = fill(target.template, fields, USUAL_LIMITS)
+        return None if filled.error_type is not None else Reference(Kind.CAPTION, (storable(filled.text),))
+    return reference_of(fields, prompt, None if target.field in (None, USUAL_FIELDS) else target.field)
+
+
+def _with_target_fields(config: RowsConfig) -> SourceConfig:
+    """Return the source with all fields that prompts and targets need."""
+    names: list[str] = list(config.source.passthrough)
+    for task in config.all_tasks:
+        names += field_names(config.source.model_copy(update={"prompt": task.prompt}))
+        if task.target.template is not None:
+            names += parse_template(task.target.template).names
+        elif task.target.field in (None, USUAL_FIELDS):
+            names += reference_fields
+        else:
+            names.append(task.target.field.partition(".")[0])
+    return config.source.model_copy(update={"passthrough": tuple(dict.fromkeys(names))})

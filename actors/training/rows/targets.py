@@ -1,0 +1,76 @@
+"""What is learned of every row, as tokens: its labels, or what a model has said of it at full depth in a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from actors.generation_texts import prefix_ids_of
+from actors.model.checkpoint import Checkpoint
+from actors.training.rows.row import Row
+from conf.engine import GenerationConfig
+from conf.errors import UserError
+from conf.rows import TaskConfig
+from pipeline.report.folder import RunFolder
+
+_COLUMNS = ("shard", "key", "prompt_index", "prompt", "text", "token_ids", "finish_reason")
+_ENDED = "eos"
+Said = Mapping[tuple[str, str, int], tuple[str, tuple[int, ...]]]  # shard, key, prompt -> prompt, tokens
+
+
+class Targets:
+    """Tasks -> the targets of their rows. `label` is what RowSource.read takes.
+
+    `runs` has, for each task without labels, the output of a run over the same source; None for the others.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tasks: Sequence[TaskConfig], runs: Sequence[str | None], max_new_tokens: int,
+        decoder_prefix: str = "",
+    ) -> None:  # fmt: skip
+        self.checkpoint, self.max_new_tokens = checkpoint, max_new_tokens
+        self.generation = GenerationConfig(decoder_prefix=decoder_prefix)
+        self.said: list[Said | None] = [None if run is None else read_said(run, checkpoint) for run in runs]
+        for task, run in zip(tasks, runs, strict=True):
+            assert task.target.has_labels == (run is None), "a task has labels or a run"
+
+    def prefix_ids(self, row: Row) -> tuple[int, ...]:
+        """Return what the output of a row is given to begin with."""
+        return prefix_ids_of(row.prompt, self.generation, self.checkpoint.codec)
+
+    def label(self, row: Row) -> Row | None:
+        """Return the row with what may be learned of it; None where nobody says anything."""
+        said, config = self.said[row.task], self.checkpoint.config
+        room = min(self.max_new_tokens, config.decoder.max_positions - len(self.prefix_ids(row)))
+        if room < 1:
+            return None
+        if said is None:
+            assert row.reference is not None
+            texts = [self.checkpoint.codec.encode(text) for text in row.reference.texts]
+            targets = tuple((*ids, config.eos_id)[:room] for ids in texts)
+        else:
+            prompt, ids = said.get((row.shard, row.key, row.prompt_index), (None, ()))
+            if prompt != row.prompt:
+                return None
+            targets = (ids[:room],)
+        return replace(row, targets=targets) if any(targets) else None
+
+
+def read_said(run: str, checkpoint: Checkpoint) -> Said:
+    """Return what a run has said of its rows, end tokens included where the model ended by itself.
+
+    Tokens are taken as they are where the run's model was this one; those of another are encoded anew from its texts.
+    UserError where the folder holds no finished run.
+    """
+    folder = RunFolder(run)
+    record = folder.read_record()
+    if record is None or record.get("status") != "complete":
+        raise UserError(f"{run!r} is not the output of a run that has ended; run its command again to finish it")
+    same = record.get("weights_sha256") == checkpoint.sha256
+    codec, eos = checkpoint.codec, checkpoint.config.eos_id
+    said: dict[tuple[str, str, int], tuple[str, tuple[int, ...]]] = {}
+    for name in folder.results:
+        for batch in folder.batches(name, _COLUMNS):
+            for row in batch.to_pylist():
+                ids = tuple(row["token_ids"]) if same else codec.encode(row["text"] or "")
+                ended = (eos,) if row["finish_reason"] == _ENDED else ()
+                said[row["shard"], row["key"], row["prompt_index"]] = row["prompt"], (*ids, *ended)
+    return said
