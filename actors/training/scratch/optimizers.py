@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from actors.training.fused import attention_parts
 from actors.training.scratch.muon import Muon
 from conf.training import OptimizerConfig
 
@@ -24,7 +25,7 @@ def make_optimizers(named: Mapping[str, torch.nn.Parameter], config: OptimizerCo
     inner: list[dict[str, Any]] = []
     if config.muon_lr:
         inner = [
-            {"params": [p], "parts": 3 if "qkv" in name else 2 if "cross_kv" in name else 1}
+            {"params": [p], "parts": attention_parts(name)}
             for name, p in named.items()
             if (".layers." in name and p.dim() == 2) or p.dim() == 4
         ]
