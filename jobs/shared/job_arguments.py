@@ -78,17 +78,23 @@ def source_config(options: argparse.Namespace, schema: type[Job], more: Mapping[
 
     short: list[str] = []
     if options.config is None:
-        short.append(f"model.checkpoint={_quoted(str(SHIPPED_CHECKPOINT))}")
-        if not options.sources and not _is_set(options.set, "source.paths"):
+        short.append(f"model.checkpoint={quoted(str(SHIPPED_CHECKPOINT))}")
+        if not options.sources and not is_set(options.set, "source.paths"):
             raise UserError("name what to read, for example a folder of images, or a --config file")
-        if options.out is None and not _is_set(options.set, "output.path"):
+        if options.out is None and not is_set(options.set, "output.path"):
             raise UserError("say where the results go, for example --out runs/mine")
-    if options.sources:
-        kind = [] if _is_set(options.set, "source.kind") else [f"source.kind={kind_of(options.sources)}"]
-        short += [*kind, f"source.paths={_quoted(options.sources)}"]
+    short += source_settings(options)
     given = {"output.path": options.out, "model.checkpoint": options.checkpoint, **more}
-    short += [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+    short += [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
     return with_own_checkpoint(load_config(options.config, [*short, *options.set], schema))
+
+
+def source_settings(options: argparse.Namespace) -> list[str]:
+    """Return the settings of the sources that are named on the command line; none: none."""
+    if not options.sources:
+        return []
+    kind = [] if is_set(options.set, "source.kind") else [f"source.kind={kind_of(options.sources)}"]
+    return [*kind, f"source.paths={quoted(options.sources)}"]
 
 
 def kind_of(sources: Sequence[str]) -> str:
@@ -143,10 +149,11 @@ def _kind_of_folder(source: str) -> str:
     return next(iter(found), "images")
 
 
-def _is_set(overrides: Sequence[str], key: str) -> bool:
+def is_set(overrides: Sequence[str], key: str) -> bool:
+    """Whether --set names the key, or the section it is in."""
     return any(override.partition("=")[0].strip() in (key, key.partition(".")[0]) for override in overrides)
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
     """As YAML, so that a path or a prompt is taken as it is."""
     return json_text(value)

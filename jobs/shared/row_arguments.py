@@ -1,0 +1,69 @@
+"""The arguments of commands that read rows with what is right for them -> one configuration.
+
+They are short forms of --set, applied over the configuration file and under --set, as those of deed caption are.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, TypeVar
+
+from conf.errors import UserError
+from jobs.shared.job_arguments import add_set_argument, is_set, quoted, source_settings
+
+if TYPE_CHECKING:
+    from conf.evaluation import LabelledConfig
+    from conf.pretrained import PretrainedConfig
+
+Rows = TypeVar("Rows", bound="PretrainedConfig | LabelledConfig")
+
+
+def add_row_arguments(parser: argparse.ArgumentParser, example: str, out: str = "") -> None:
+    """Add what `row_config` reads; `example`: a configuration file to look at; `out`: what --out is, if any."""
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="what to read, as for deed caption: a folder of images, tar shards, Parquet files, manifests",
+    )
+    parser.add_argument("--checkpoint", metavar="FOLDER", help="the model: a checkpoint, for example from deed convert")
+    if out:
+        parser.add_argument("--out", metavar="PATH", help=out)
+    parser.add_argument(
+        "--target",
+        metavar="FIELD",
+        help="the field of a sample that says what is right; auto: the names that published data sets use",
+    )
+    parser.add_argument(
+        "--prompt",
+        help="what to ask of every image; {field} is replaced by a field of the sample, {{ and }} are braces",
+    )
+    parser.add_argument("--config", help=f"YAML file with the fields of the configuration, for example {example}")
+    add_set_argument(parser, ", e.g. max_images=500")
+
+
+def row_config(options: argparse.Namespace, schema: type[Rows]) -> Rows:
+    """Return the configuration that the parsed arguments ask for.
+
+    A model of tasks is asked for a caption where nobody says what to ask. UserError where they do not say what to read,
+    by which model, or where that is no checkpoint.
+    """
+    from conf.checkpoint_files import read_model_config
+    from conf.load import load_config
+    from jobs.shared.converted_checkpoint import asked_a_caption
+
+    out = getattr(options, "out", None)
+    if options.config is None:
+        if not options.sources and not is_set(options.set, "source.paths"):
+            raise UserError("name what to read, for example a folder of images, or a --config file")
+        if options.checkpoint is None and not is_set(options.set, "checkpoint"):
+            raise UserError("name the model, --checkpoint FOLDER, or a --config file")
+        needs_output = "output" in schema.model_fields and schema.model_fields["output"].is_required()
+        if needs_output and out is None and not is_set(options.set, "output"):
+            raise UserError("say where the results go, for example --out runs/mine")
+    target = None if options.target is None else {"field": options.target}  # in place of all that the file says of it
+    given = {
+        "checkpoint": options.checkpoint, "output": out, "target": target, "source.prompt.template": options.prompt,
+    }  # fmt: skip
+    short = [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
+    config = load_config(options.config, [*source_settings(options), *short, *options.set], schema)
+    prompt = asked_a_caption(config.source.prompt, read_model_config(config.checkpoint))
+    return config.model_copy(update={"source": config.source.model_copy(update={"prompt": prompt})})
