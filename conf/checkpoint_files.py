@@ -1,6 +1,7 @@
 """The files of a checkpoint directory. Nothing here imports torch."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -40,6 +41,14 @@ def read_model_config(checkpoint: str | Path) -> ModelConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"
         raise UserError(f"checkpoint config {str(path)!r} is not valid: {where}: {first['msg']}") from None
+
+
+def write_model_config(checkpoint: str | Path, config: ModelConfig) -> Path:
+    """Write config.json into a checkpoint directory; return its path."""
+    unsaid = {"points_lost"} if config.points_lost is None else None
+    path = Path(checkpoint) / CONFIG_FILE
+    path.write_text(json.dumps(config.model_dump(mode="json", exclude=unsaid), indent=2) + "\n", encoding="utf-8")
+    return path
 
 
 def is_transformers_directory(path: str | Path) -> bool:

@@ -19,7 +19,7 @@ from conf.errors import UserError
 from conf.json_file import parse_json, read_json
 from conf.model import ModelConfig
 
-_NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds"}
+_NOT_ARCHITECTURE = {"name", "exits", "untrained_exits", "thresholds", "gate_thresholds", "points_lost"}
 # Left out of the hash at their defaults, so that it is what it was before they were there.
 _ADDED_LATER = (
     "image_plan", "prefix_starts", "text.words_end_ids", "text.qformer", "text.decoder_prefix",

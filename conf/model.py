@@ -58,6 +58,11 @@ class ModelConfig(Section):
     gate_thresholds: tuple[float, ...] | None = Field(
         None, description="The same for engine.gate=classifier: what the learned gates were calibrated to."
     )
+    points_lost: float | None = Field(
+        None,
+        description="Points the last exit lost in training, beyond what was allowed; none: it kept within. The file "
+        "says it only where it is so: versions that do not know it take every other checkpoint.",
+    )
     pad_id: int = 0
     start_id: int = 1
     eos_id: int = 2

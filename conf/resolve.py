@@ -97,6 +97,23 @@ def untrained_exits_warning(settings: EngineConfig, model: ModelConfig) -> str |
     )
 
 
+def points_lost_warning(model: ModelConfig) -> str | None:
+    """Return one sentence if full depth is worse than before it was trained by more than was allowed; else None."""
+    if model.points_lost is None:
+        return None
+    return (
+        f"full depth of this checkpoint lost {round(model.points_lost, 2):g} points in training, beyond what was "
+        "allowed; its README.md has the figures, and training with mode=frozen would have kept it as it was"
+    )
+
+
+def checkpoint_warnings(settings: EngineConfig, model: ModelConfig) -> list[str]:
+    """Return what a run should be told about its checkpoint, each in one sentence; `settings` as `resolve` gives
+    them."""
+    found = (points_lost_warning(model), untrained_exits_warning(settings, model))
+    return [warning for warning in found if warning is not None]
+
+
 def check_token_ids(what: str, token_ids: Sequence[int], model: ModelConfig) -> None:
     """Raise ValueError for the first id outside of the vocabulary: in a batch it would take its neighbours along."""
     size = model.decoder.vocab_size

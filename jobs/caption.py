@@ -79,7 +79,7 @@ def run_job(
 ) -> tuple[int, dict[str, Any] | None]:
     """Run one captioning job; gives the exit code and, on success, run.json's content."""
     from conf.errors import Explained, OutputLost, UserError
-    from conf.resolve import untrained_exits_warning
+    from conf.resolve import checkpoint_warnings
 
     config, info = with_checkpoint(config)
 
@@ -87,7 +87,7 @@ def run_job(
     from pipeline.run import run
 
     spec = (make_spec or captioner_spec)(config)
-    if warning := untrained_exits_warning(config.engine, info.model):
+    for warning in checkpoint_warnings(config.engine, info.model):
         print(f"{command}: warning: {warning}", file=sys.stderr)
     log = JobLog(log_mode, config.cost, config.output.path)
     try:

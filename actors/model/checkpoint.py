@@ -1,6 +1,5 @@
 """Checkpoint directories: config.json + model.safetensors + tokenizer.json. No pickle is ever read."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from actors.model.layer_counts import check_layer_counts
 from actors.model.model import MultiExitModel
 from actors.model.tokenizer import TextCodec, load_tokenizer
 from conf.checkpoint_files import (
-    CONFIG_FILE,
     QFORMER_TOKENIZER_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     read_model_config,
     weights_sha256,
+    write_model_config,
 )
 from conf.encoder import ScenesEncoderConfig
 from conf.errors import UserError
@@ -60,7 +59,7 @@ def save_checkpoint(
         if name not in ties
     }
     save_file(tensors, path / WEIGHTS_FILE)
-    (path / CONFIG_FILE).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    write_model_config(path, config)
     tokenizer.save(str(path / TOKENIZER_FILE))
     if qformer_tokenizer is not None:
         qformer_tokenizer.save(str(path / QFORMER_TOKENIZER_FILE))

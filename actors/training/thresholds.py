@@ -7,7 +7,6 @@ statistical guarantee. So the quality that a risk gives is checked with the engi
 Shape suffixes: N tokens, E exits (the last is full depth).
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from actors.model.model import MultiExitModel, PackedBatch
 from actors.training.evaluation import Labelled
 from actors.training.scoring import Scores, points_lost, sweep
 from actors.training.scratch.data import Packer
-from conf.checkpoint_files import CONFIG_FILE
+from conf.checkpoint_files import write_model_config
 from conf.engine import EngineConfig, GenerationConfig
 from conf.evaluation import CalibrateConfig
 from conf.training import DataConfig
@@ -124,7 +123,4 @@ def choose_thresholds(
 
 def write_thresholds(checkpoint: Checkpoint, folder: Path, thresholds: tuple[float, ...]) -> Path:
     """Put the thresholds into the checkpoint's configuration on disk; return its path."""
-    updated = checkpoint.config.model_copy(update={"thresholds": thresholds})
-    path = folder / CONFIG_FILE
-    path.write_text(json.dumps(updated.model_dump(mode="json"), indent=2) + "\n")
-    return path
+    return write_model_config(folder, checkpoint.config.model_copy(update={"thresholds": thresholds}))

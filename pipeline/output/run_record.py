@@ -19,7 +19,7 @@ from typing import Any
 
 from conf.checkpoint_info import CheckpointInfo
 from conf.errors import OutputFailed, OutputLost
-from conf.resolve import untrained_exits_warning
+from conf.resolve import checkpoint_warnings
 from conf.schema import JobConfig
 from pipeline.ops.cluster import Fit
 from pipeline.ops.energy import EnergyMeter
@@ -64,7 +64,7 @@ class RunRecord:
         self._storage, self._output = storage, Output(storage)
         self._config, self._info, self._fit, self._ledger = config, info, fit, ledger
         self._settings_hash, self._energy = settings_hash(settings), energy
-        self._warnings = [warning for warning in [untrained_exits_warning(config.engine, info.model)] if warning]
+        self._warnings = checkpoint_warnings(config.engine, info.model)
         self._counts: dict[str, Counts] = {}  # of shards published by this invocation
         self._start_s = time.time() if start_s is None else start_s
         self._touched_s = time.time()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from conf.checkpoint_files import read_model_config, write_model_config
 from conf.checkpoint_info import read_checkpoint_info
 from conf.errors import UserError
 from tests.integration.corpus import write_checkpoint
@@ -24,6 +25,15 @@ def test_settings_that_did_not_exist_when_an_output_was_begun_do_not_make_it_ano
     assert before.architecture_sha256 == "5f965fabdec6c56a4a9c603ca8f6c52094be7de84fbcf376de1646399ecb52eb"
     path.write_text(json.dumps({**json.loads(path.read_text()), "text": {"keep_special_tokens": True}}))
     assert read_checkpoint_info(str(tmp_path)).architecture_sha256 != before.architecture_sha256
+
+
+def test_points_lost_in_training_are_kept_and_do_not_make_it_another_model(tmp_path: Path) -> None:
+    before = read_checkpoint_info(str(write_checkpoint(tmp_path)))
+    for points in (1.25, None):
+        write_model_config(tmp_path, before.model.model_copy(update={"points_lost": points}))
+        assert read_model_config(tmp_path).points_lost == points
+        assert read_checkpoint_info(str(tmp_path)).architecture_sha256 == before.architecture_sha256
+    assert "points_lost" not in json.loads((tmp_path / "config.json").read_text())  # unknown to earlier versions
 
 
 @pytest.mark.parametrize(

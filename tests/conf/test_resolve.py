@@ -7,7 +7,7 @@ import pytest
 from conf.engine import EngineConfig
 from conf.errors import UserError
 from conf.model import ModelConfig
-from conf.resolve import Decay, Resolved, resolve, untrained_exits_warning
+from conf.resolve import Decay, Resolved, checkpoint_warnings, resolve, untrained_exits_warning
 
 
 def model(**changes: Any) -> ModelConfig:
@@ -109,3 +109,15 @@ def test_untrained_exits_are_warned_of_where_tokens_may_leave_there(
     if warning is not None:
         assert warning.startswith(f"exits {guesses} of the checkpoint are untrained")
         assert "\n" not in warning
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "full"}])
+def test_a_checkpoint_that_lost_too_much_is_warned_of_at_every_depth(settings: dict[str, Any]) -> None:
+    def warnings(**changes: Any) -> list[str]:
+        return checkpoint_warnings(resolved(settings, **changes).settings, model(**changes))
+
+    assert warnings() == []
+    (warning,) = warnings(points_lost=1.2345)
+    assert warning.startswith("full depth of this checkpoint lost 1.23 points in training, beyond what was allowed; ")
+    assert "\n" not in warning
+    assert len(warnings(points_lost=1.2, untrained_exits=(2,))) == (1 if settings else 2)
