@@ -20,10 +20,10 @@ class LowRankUpdate(nn.Module):
 
     def __init__(self, weight_OD: Tensor, num_parts: int, rank: int, alpha: float, generator: torch.Generator) -> None:
         super().__init__()
-        (num_outputs, num_inputs), like = weight_OD.shape, {"device": weight_OD.device, "dtype": weight_OD.dtype}
+        num_outputs, num_inputs = weight_OD.shape
         noise_PRD = torch.randn(num_parts, rank, num_inputs, generator=generator) * num_inputs**-0.5
-        self.a_PRD = nn.Parameter(noise_PRD.to(**like))
-        self.b_POR = nn.Parameter(torch.zeros(num_parts, num_outputs // num_parts, rank, **like))
+        self.a_PRD = nn.Parameter(noise_PRD.to(weight_OD))
+        self.b_POR = nn.Parameter(weight_OD.new_zeros(num_parts, num_outputs // num_parts, rank))
         self.scale = alpha / rank
 
     def forward(self, weight_OD: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Shape suffixes: B rows, T positions, D width.
 
 import math
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,16 +13,15 @@ from torch.utils.checkpoint import checkpoint
 
 from actors.model.run_layer import RunLayer
 
-Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def checkpointed(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+def checkpointed(function: Callable[..., Result], *arguments: object) -> Result:
     """Call the function; what its backward pass needs is computed again then, and is not kept until then.
 
     The function must do the same both times, and so draw nothing at random.
     """
-    result: Result = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    result: Result = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
     return result
 
 

@@ -1,27 +1,15 @@
-"""Deep supervision: cross-entropy at every exit over the same targets.
+"""Deep supervision: cross-entropy at every exit over the same targets (DEED, arXiv 2311.08623).
 
-DEED (arXiv 2311.08623): `L = mean_i(CE_i) + CE_N`, because the mean alone degrades the last layer.
 Shape suffixes: N target tokens, D width, V vocabulary.
 """
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from actors.model.model import MultiExitModel, PackedBatch
+from actors.training.exit_weights import exit_weights
 from conf.training import LossConfig
-
-
-def exit_weights(exits: Sequence[int], config: LossConfig) -> list[float]:
-    """Return the weight of every exit's cross-entropy."""
-    if config.weights == "index":  # CALM (arXiv 2207.07061): proportional to the layer
-        return [layer / sum(exits) for layer in exits]
-    weights = [1 / len(exits)] * len(exits)
-    if config.weights == "mean_plus_last":
-        weights[-1] += 1.0
-    return weights
 
 
 def multi_exit_loss(
@@ -41,6 +29,6 @@ def multi_exit_loss(
         losses.append(F.cross_entropy(logits_NV.float(), labels_N))
         if not torch.is_grad_enabled():
             correct.append((logits_NV.argmax(-1) == labels_N).sum())
-    weights = exit_weights(exits, config)
+    weights = exit_weights(exits, config.weights)
     loss = torch.stack([w * ce for w, ce in zip(weights, losses, strict=True)]).sum()
     return loss, losses, correct

@@ -16,7 +16,7 @@ from actors.model.checkpoint import load_checkpoint
 from actors.model.model import PackedBatch
 from actors.training.corpus import LabelledCorpus
 from actors.training.scratch.data import Packer
-from actors.training.scratch.loss import exit_weights, multi_exit_loss
+from actors.training.scratch.loss import multi_exit_loss
 from actors.training.scratch.optimizers import rate_share
 from actors.training.scratch.trainer import Trainer
 from conf.checkpoint_files import weights_sha256
@@ -147,8 +147,9 @@ def test_loss_is_mean_of_exits_plus_the_last(tmp_path: Path, shards: str) -> Non
     _, states, segments = trainer.model.encode_packed(batch)
     loss, per_exit, _ = multi_exit_loss(trainer.model, batch, states, segments, LossConfig())
     torch.testing.assert_close(loss, torch.stack(per_exit).mean() + per_exit[-1])
-    assert exit_weights((1, 2, 3), LossConfig(weights="mean")) == [1 / 3] * 3
-    assert exit_weights((1, 2, 3), LossConfig(weights="index")) == [1 / 6, 2 / 6, 3 / 6]
+    for weights, expected in (("mean", [1 / 3] * 3), ("index", [1 / 6, 2 / 6, 3 / 6])):
+        loss, per_exit, _ = multi_exit_loss(trainer.model, batch, states, segments, LossConfig(weights=weights))
+        torch.testing.assert_close(loss, (torch.stack(per_exit) * torch.tensor(expected)).sum())
 
 
 @pytest.mark.parametrize("kind", ["scenes", "ofa"])
