@@ -12,7 +12,8 @@ def exact_match(prediction: str, references: Sequence[str]) -> bool:
 def anls(prediction: str, references: Sequence[str], threshold: float = 0.5) -> float:
     """Average normalised Levenshtein similarity of one answer: the best reference's 1 - distance / length.
 
-    A distance of `threshold` or more scores 0 (implementations differ at exactly 0.5; this follows the `anls` package).
+    ST-VQA (Biten et al. 2019, eq. 1) and DocVQA (Mathew et al. 2021): case does not matter, and a distance of `threshold`
+    or more scores 0 (implementations differ at exactly 0.5; this is the papers' rule and that of the `anls` package).
     """
     ours, best = _plain(prediction), 0.0
     for reference in map(_plain, references):
@@ -55,15 +56,15 @@ def _edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-# VQA accuracy, with the normalisation of the official evaluation
+# VQA accuracy, with the normalisation that visualqa.org/evaluation describes
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBER_WORDS)}}
 _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 _CONTRACTED = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-    he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll let's ma'am mightn't mightn't've might've mustn't
-    must've needn't not've o'clock oughtn't shan't she'd've she's should've shouldn't shouldn't've somebody'd've
+    he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll let's ma'am mightn't mightn't've might've mustn't
+    must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've she's should've shouldn't shouldn't've somebody'd've
     somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's
     there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't
     what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
@@ -85,21 +86,21 @@ _CONTRACTIONS = {wrong: right for right in _CONTRACTED for wrong in _misspelt(ri
 def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
     """min(matches / 3, 1) against every choice of all references but one, averaged (ten human answers are usual).
 
-    As in the official evaluation, punctuation of the references is processed only where they differ from each other.
+    VQA: Visual Question Answering (Antol et al. 2015), and the evaluation of VQA v2, OK-VQA, TextVQA and VizWiz. Both
+    sides are normalised, as the published description has it: lower case, number words as digits, no articles, no
+    punctuation but apostrophes, colons and decimal points, contractions with their apostrophes. The published program
+    (of 2021) compares texts as they are where all references are the same; there, "Yes." would be wrong.
     With one reference nothing can be left out: that is the match itself.
     """
-    ours = _words_normalised(_punctuation_normalised(_flat(prediction)))
-    theirs = [_flat(reference) for reference in references]
-    if len(set(theirs)) > 1:
-        theirs = [_punctuation_normalised(reference) for reference in theirs]
-    equal = [_words_normalised(reference) == ours for reference in theirs]
+    ours = _normalised(prediction)
+    equal = [_normalised(reference) == ours for reference in references]
     if len(equal) == 1:
         return float(equal[0])
     return sum(min(1.0, (sum(equal) - mine) / 3) for mine in equal) / len(equal)
 
 
-def _flat(text: str) -> str:
-    return text.replace("\n", " ").replace("\t", " ").strip()
+def _normalised(text: str) -> str:
+    return _words_normalised(_punctuation_normalised(text.replace("\n", " ").replace("\t", " ").strip()))
 
 
 def _punctuation_normalised(text: str) -> str:
