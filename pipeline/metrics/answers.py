@@ -12,8 +12,9 @@ def exact_match(prediction: str, references: Sequence[str]) -> bool:
 def anls(prediction: str, references: Sequence[str], threshold: float = 0.5) -> float:
     """Average normalised Levenshtein similarity of one answer: the best reference's 1 - distance / length.
 
-    ST-VQA (Biten et al. 2019, eq. 1) and DocVQA (Mathew et al. 2021): case does not matter, and a distance of `threshold`
-    or more scores 0 (implementations differ at exactly 0.5; this is the papers' rule and that of the `anls` package).
+    ST-VQA (Biten et al. 2019, eq. 1) and DocVQA (Mathew et al. 2021): case does not matter, and a distance of
+    `threshold` or more scores 0 (implementations differ at exactly 0.5; this is the papers' rule, and what the `anls`
+    package does).
     """
     ours, best = _plain(prediction), 0.0
     for reference in map(_plain, references):
@@ -64,11 +65,12 @@ _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 _CONTRACTED = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll let's ma'am mightn't mightn't've might've mustn't
-    must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've she's should've shouldn't shouldn't've somebody'd've
-    somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's
-    there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't
-    what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
-    why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+    must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've she's should've shouldn't shouldn't've
+    somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've
+    something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't
+    we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's
+    who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll
+    you're you've
 """.split()  # noqa: SIM905 - a hundred quoted words are harder to read
 
 
