@@ -36,6 +36,8 @@ def batch_for(model: MultiExitModel, num_rows: int = 3, *, target_tokens: int = 
         return torch.arange(width).expand(num_rows, width)
 
     prompts, inputs, labels = ids(4), ids(target_tokens), ids(target_tokens)
+    if hasattr(model.encoder, "image_id"):  # read without its image otherwise
+        prompts[:, 1] = model.encoder.image_id
     segments = torch.ones_like(inputs)
     segments[-1, -1], labels[-1, -1] = -1, -100
     return PackedBatch(

@@ -1,6 +1,7 @@
 """Layer dropout and checkpointing around the layers of a teacher-forced pass."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,23 @@ def test_checkpointing_a_converted_model_under_autocast(kind: str, tmp_path: Pat
     plain, again = gradients(None), gradients(run_layer)
     assert len(plain) == len(again) > len(decoder.layers)
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["t5gemma2", "florence2", "donut"])
+def test_an_encoder_as_a_whole_can_be_checkpointed(kind: str, tmp_path: Path) -> None:
+    model = converted(kind, tmp_path)
+    batch, both = batch_for(model), []
+    for encode in (model.encode_packed, partial(checkpointed, model.encode_packed)):
+        model.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            _, states, segments = encode(batch)
+            loss = model.decode_packed(batch, states, segments)[-1].float().square().mean()
+        loss.backward()
+        both.append({name: p.grad for name, p in model.encoder.named_parameters() if p.grad is not None})
+    plain, again = both
+    assert plain.keys() == again.keys()
+    assert len(plain) > 20
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
 def test_a_checkpointed_function_is_called_again_in_the_backward_pass() -> None:
