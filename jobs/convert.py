@@ -48,10 +48,11 @@ def _to_transformers(source: Path, output: Path) -> int:
     quiet()
     from actors.model.checkpoint import load_checkpoint
     from actors.model.interop.conversion import export
+    from conf.licence import SOURCE_FOLDER
 
     checkpoint = load_checkpoint(source, dtype=None)
     with writing(output):
-        export(checkpoint.config, checkpoint.model.state_dict(), source / "source", output)
+        export(checkpoint.config, checkpoint.model.state_dict(), source / SOURCE_FOLDER, output)
         shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
     print(f"plain model for transformers: {output}; exits and adapters are not part of it")
     return 0

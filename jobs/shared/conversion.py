@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conf.licence import SOURCE_FOLDER
+
 if TYPE_CHECKING:
     from actors.model.interop.conversion import Converted
 
@@ -24,7 +26,7 @@ def convert_directory(
     from actors.model.checkpoint import save_checkpoint
     from actors.model.interop.conversion import convert
     from actors.model.interop.families import configuration, family_of
-    from actors.model.interop.model_directory import QFORMER_TOKENIZER, SIDE_FILES, read_source
+    from actors.model.interop.model_directory import QFORMER_TOKENIZER, read_source, side_files
     from actors.model.interop.tokenizer_files import read_tokenizer, read_tokenizer_files
 
     content = read_source(source)
@@ -44,11 +46,11 @@ def convert_directory(
     )
     with writing(output):
         save_checkpoint(output, converted.config, converted.state, tokenizer, dtype, qformer)
-        (output / "source").mkdir(exist_ok=True)
-        for file in SIDE_FILES:
-            if (source / file).is_file():
-                (output / "source" / file).parent.mkdir(exist_ok=True)
-                shutil.copyfile(source / file, output / "source" / file)
+        kept = output / SOURCE_FOLDER
+        kept.mkdir(exist_ok=True)
+        for file in side_files(source):
+            (kept / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / file, kept / file)
     return converted
 
 

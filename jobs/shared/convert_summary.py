@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from conf.encoder import TransformersEncoderConfig
 from conf.engine import GenerationConfig
+from conf.licence import Licence, read_licence
 from conf.text_rules import CAPTION_TASK
 
 if TYPE_CHECKING:
@@ -56,10 +57,15 @@ def describe(converted: "Converted", output: Path) -> list[str]:
         ("read", read),
         ("believed", [*believed, *converted.believed]),
         ("differs", converted.differences or ["nothing that is known"]),
+        *([("licence", [_licence(licence)])] if (licence := read_licence(output)) is not None else []),
         ("exits", [exits if untrained else "none but the full depth, which is the original model"]),
         ("next", [next_command(config, output)]),
     ]
     return [str(output), *_table(rows)]
+
+
+def _licence(licence: Licence) -> str:
+    return f"{licence}, {licence.link}" if licence.link else f"{licence}, as the source says of itself"
 
 
 def next_command(config: "ModelConfig", output: Path) -> str:

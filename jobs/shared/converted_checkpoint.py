@@ -25,7 +25,7 @@ Job = TypeVar("Job", bound="JobConfig")
 FOLDER = ".deed-checkpoints"
 _UNFINISHED = ".unfinished-"
 _ABANDONED_S = 86_400.0
-_FORMAT = 1  # goes up when a conversion gives something else
+_FORMAT = 2  # goes up when a conversion gives something else
 
 
 def with_own_checkpoint(config: Job) -> Job:

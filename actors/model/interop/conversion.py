@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actors.model.interop.families import configuration, family_of
 from actors.model.interop.family import POOLER, Family
-from actors.model.interop.model_directory import SIDE_FILES, Source, load_tensors
+from actors.model.interop.model_directory import Source, load_tensors, side_files
 from actors.model.interop.prompt_rules import prompt_room, text_rules
 from actors.model.interop.special_tokens import special_tokens
 from actors.model.interop.vision_encoder_decoder import trocr_sinusoids
@@ -161,10 +161,9 @@ def export(config: ModelConfig, state: Mapping[str, Tensor], files: Path, out: P
     own = {name: tensor for name, tensor in model.state_dict().items() if not re.fullmatch(POOLER, name)}
     model.save_pretrained(out, state_dict=own)
     (out / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
-    for name in SIDE_FILES:
-        if (files / name).is_file():
-            (out / name).parent.mkdir(exist_ok=True)
-            (out / name).write_bytes((files / name).read_bytes())
+    for name in side_files(files):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes((files / name).read_bytes())
 
 
 def _first_reason(error: ValueError) -> str:

@@ -17,11 +17,11 @@ from actors.model.interop.weight_files import read_weights
 from actors.model.layer_counts import check_layer_counts
 from conf.errors import UserError
 from conf.json_file import read_object
+from conf.licence import travelling_texts
 from conf.model_folders import instead_of
 
 QFORMER_TOKENIZER = "qformer_tokenizer"  # a directory of InstructBLIP
-# Kept beside the converted weights, for the way back.
-SIDE_FILES = (
+_SIDE_FILES = (
     "generation_config.json", *PROCESSOR_FILES, *TOKENIZER_SETTINGS, "chat_template.jinja",
     *(f"{QFORMER_TOKENIZER}/{name}" for name in ("tokenizer.json", "vocab.txt", *TOKENIZER_SETTINGS)),
 )  # fmt: skip
@@ -60,6 +60,12 @@ def read_source(path: str | Path) -> Source:
     check_layer_counts(config, len(tensors), f"source {str(path)!r}")
     processor = read_image_processor(path)
     return Source(path, config, generation, processor, tensors)
+
+
+def side_files(folder: Path) -> list[str]:
+    """Return the files of a source that are kept beside converted weights, for the way back: settings, which are read,
+    and texts, which must stay with the model."""
+    return [*(name for name in _SIDE_FILES if (folder / name).is_file()), *travelling_texts(folder)]
 
 
 def load_tensors(source: Source, family: Family, hf: Any) -> dict[str, Tensor]:
