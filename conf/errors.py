@@ -13,6 +13,15 @@ class UserError(Explained, ValueError):
     exit_code = 2
 
 
+class OtherOutput(UserError):
+    """The output was begun with something else; `why` says with what, the whole sentence what deed caption's user can
+    do."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; choose another output.path or set output.on_existing=overwrite")
+        self.why = why
+
+
 class SourceAway(Explained):
     """The source cannot be read now, and what is left to do cannot be told without it; the same command continues."""
 

@@ -27,7 +27,8 @@ class TargetConfig(Section):
     run: str | None = Field(
         None,
         description="Output of a run of deed caption over the same source, whose texts are learned. None, and no "
-        "labels: deed train makes that run itself, at full depth, in OUTPUT/targets.",
+        "labels: deed train makes that run itself, at full depth, in OUTPUT/targets (of the first of `tasks`: "
+        "OUTPUT/targets-1, and so on).",
     )
 
     @property
@@ -76,7 +77,9 @@ class RowsConfig(Section):
         (), description="Further things asked of every image, each with a prompt and a target of its own."
     )
     max_images: Count = Field(
-        100_000, description="Most images that are used: shards are taken in random order until there are enough."
+        100_000,
+        description="Most images that are used: shards are taken in random order until there are enough. Texts that "
+        "deed train has a model write are written for those shards whole, once, and new images do not join them.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Of the choice and the order of images.")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from conf.errors import UserError
+from conf.errors import OtherOutput
 from pipeline.output.formats import version_of
 from pipeline.output.incarnation import INCARNATION_NAME
 from pipeline.output.lease import FORMER_NAME, LEASE_FOLDER
@@ -94,7 +94,7 @@ def with_planned(known: Mapping[str, Shard], shards: Sequence[Shard]) -> tuple[S
 
 
 def check_plan(known: Mapping[str, Shard], listing: Listing) -> None:
-    """Raise UserError if a shard of this output has been replaced by another file of the same name since.
+    """Raise OtherOutput if a shard of this output has been replaced by another file of the same name since.
 
     It has if its size is another, or what storage says of its content (an ETag) under the same URL. Another time alone
     is what a copy has: it is said, and the shard taken for the same. So is a photograph of a folder that was replaced:
@@ -108,9 +108,8 @@ def check_plan(known: Mapping[str, Shard], listing: Listing) -> None:
         replaced = before.url == shard.url and differ_in_content(before.version, shard.version)
         if before.weight != shard.weight or replaced:
             then, now = (_described(one, with_tag=replaced) for one in (before, shard))
-            raise UserError(
-                f"shard {shard.name!r} ({shard.url}) has changed since this output was begun "
-                f"({then} then, {now} now); choose another output.path or set output.on_existing=overwrite"
+            raise OtherOutput(
+                f"shard {shard.name!r} ({shard.url}) has changed since this output was begun ({then} then, {now} now)"
             )
         if before.url == shard.url and differ(before.version, shard.version):
             copies.append(shard.url)
@@ -124,9 +123,9 @@ def check_plan(known: Mapping[str, Shard], listing: Listing) -> None:
     sources, names = {shard.url for shard in shards}, {shard.name for shard in shards}
     for before in known.values():
         if before.url in sources and before.name not in names:
-            raise UserError(
+            raise OtherOutput(
                 f"{before.url} has changed since this output was begun: its shard {before.name!r} is no longer a part "
-                "of it; choose another output.path or set output.on_existing=overwrite"
+                "of it"
             )
 
 

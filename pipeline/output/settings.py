@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from conf.checkpoint_info import CheckpointInfo
-from conf.errors import UserError
+from conf.errors import OtherOutput, UserError
 from conf.schema import JobConfig
 from pipeline.output.publish import published_shards
 from pipeline.output.storage import Storage
@@ -68,7 +68,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 
 def check_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
-    """Raise UserError if the output was begun with settings that would have given other rows; writes nothing.
+    """Raise OtherOutput if the output was begun with settings that would have given other rows; writes nothing.
 
     A field that did not exist then counts as having had its default.
     """
@@ -84,10 +84,7 @@ def check_settings(storage: Storage, settings: Mapping[str, Any]) -> None:
     changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
     if changed:
         details = "; ".join(f"{key} was {_short(before.get(key))}, now {_short(settings.get(key))}" for key in changed)
-        raise UserError(
-            f"output {storage.url!r} was made with another configuration ({details}); "
-            "choose another output.path or set output.on_existing=overwrite"
-        )
+        raise OtherOutput(f"output {storage.url!r} was made with another configuration ({details})")
 
 
 def save_settings(storage: Storage, settings: Mapping[str, Any]) -> None:

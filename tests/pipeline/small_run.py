@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from conf.checkpoint_info import CheckpointInfo
 from conf.image_plan import ImagePlan
 from conf.resolve import resolve
 from conf.schema import JobConfig
@@ -65,12 +66,19 @@ class Record:
 
 
 def small_run(
-    config: JobConfig, reader: Reader | None = None, on_chunk: Callable[[str, int], None] = lambda *_: None
+    config: JobConfig,
+    reader: Reader | None = None,
+    on_chunk: Callable[[str, int], None] = lambda *_: None,
+    info: CheckpointInfo | None = None,
 ) -> Record:
-    """What is left of the run; `on_chunk` is called when a chunk has been committed, and may raise."""
+    """What is left of the run; `on_chunk` is called when a chunk has been committed, and may raise.
+
+    `info`: of the checkpoint, where the configuration has been filled in by it (jobs.caption.with_checkpoint).
+    """
     reader, record = reader or make_reader(config.source), Record()
-    config = config.model_copy(update={"engine": resolve(INFO.model, config.engine).settings})
-    settings = content_settings(config, INFO)
+    if info is None:
+        config = config.model_copy(update={"engine": resolve(INFO.model, config.engine).settings})
+    settings = content_settings(config, info or INFO)
     decision = decide(Storage(config.output.path), config, settings, reader)
     begun = begin(decision, config, settings, reader)
     storage, record.warnings = begun.storage, list(begun.warnings)

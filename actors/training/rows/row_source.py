@@ -27,6 +27,7 @@ from pipeline.source.references import Kind, Reference, reference_fields, refere
 from pipeline.source.shard_index import ShardIndex
 from pipeline.text import storable
 
+NO_TEXT = "no_text"  # the reason of rows that have no target
 Label = Callable[[Row], Row | None]  # fills in `targets`; None: the row is left out
 
 
@@ -54,7 +55,10 @@ class RowSource:
     """
 
     def __init__(self, config: RowsConfig, plan: ImagePlan, known: Collection[Shard] = ()) -> None:
-        """`known`: shards that earlier runs over the source have named; those names are kept."""
+        """`known`: shards of earlier runs over the source, which are named as they were there and come before others.
+
+        Where all that is learned are texts of those runs, others are left out.
+        """
         self.config, self.plan = config, plan
         self.reader: Reader = make_reader(_with_target_fields(config))
         listing = self.reader.shards(known)
@@ -62,14 +66,37 @@ class RowSource:
         self._lost: dict[RowId, LeftOut] = {}  # counted once, however often it is read
         self.shards: list[Shard] = []
         self._spans: list[list[list[int]]] = []  # by shard: chunks that are read together
+        first = {shard.name for shard in known}
+        needs_texts = bool(first) and not any(task.target.has_labels for task in config.all_tasks)
         places: list[Place] = []
-        for number in np.random.default_rng(config.seed).permutation(len(listing.shards)).tolist():
-            if len(places) >= config.max_images:
+        room = config.max_images
+        for shard in self._order(listing.shards, first):
+            if room <= 0:
                 break
-            places += self._list(listing.shards[number])
+            if needs_texts and shard.name not in first:
+                room -= self._leave_out(shard)
+                continue
+            found = self._list(shard)
+            places += found
+            room -= len(found)
         self.places = tuple(places[: config.max_images])
         if not self.places:
             raise self.nothing("images")
+
+    def _order(self, shards: Sequence[Shard], first: Collection[str]) -> Iterator[Shard]:
+        """Yield the shards of these names in random order, then the others: what a source has got since does not
+        change which of the former come when."""
+        rng = np.random.default_rng(self.config.seed)
+        for is_first in (True, False):
+            group = [shard for shard in shards if (shard.name in first) == is_first]
+            yield from (group[number] for number in rng.permutation(len(group)).tolist())
+
+    def _leave_out(self, shard: Shard) -> int:
+        """Count the images of a shard of which no run has said anything; return how many they are."""
+        names = [sample_id(shard.name, sample.key) for sample in self.reader.index(shard).samples]
+        if names:
+            self._ignored.append(LeftOut.of(NO_TEXT, names))
+        return len(names)
 
     def _list(self, shard: Shard) -> list[Place]:
         contents = self.reader.index(shard)
@@ -146,8 +173,14 @@ class RowSource:
             return None
         rows = [row for task in range(len(self.config.all_tasks)) for row in self._rows_of_task(image, raw, task)]
         if label is not None:
-            rows = [labelled for labelled in map(label, rows) if labelled is not None]
+            rows = [labelled for row in rows if (labelled := self._labelled(row, label)) is not None]
         return ImageRows(raw.image, tuple(rows)) if rows else None
+
+    def _labelled(self, row: Row, label: Label) -> Row | None:
+        labelled = label(row)
+        if labelled is None:
+            self.lose(row, NO_TEXT, f"{row.sample_id}: there is no text to learn for {row.prompt!r}")
+        return labelled
 
     def _identity(self, shard: Shard, raw: RawSample) -> str:
         column = self.config.source.id_column

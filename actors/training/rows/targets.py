@@ -6,8 +6,8 @@ from dataclasses import replace
 from actors.generation_texts import prefix_ids_of
 from actors.model.checkpoint import Checkpoint
 from actors.training.rows.row import Row
+from actors.training.rows.target_runs import finished_record
 from conf.engine import GenerationConfig
-from conf.errors import UserError
 from conf.rows import TaskConfig
 from pipeline.report.folder import RunFolder
 
@@ -60,10 +60,7 @@ def read_said(run: str, checkpoint: Checkpoint) -> Said:
     Tokens are taken as they are where the run's model was this one; those of another are encoded anew from its texts.
     UserError where the folder holds no finished run.
     """
-    folder = RunFolder(run)
-    record = folder.read_record()
-    if record is None or record.get("status") != "complete":
-        raise UserError(f"{run!r} is not the output of a run that has ended; run its command again to finish it")
+    folder, record = RunFolder(run), finished_record(run)
     same = record.get("weights_sha256") == checkpoint.sha256
     codec, eos = checkpoint.codec, checkpoint.config.eos_id
     said: dict[tuple[str, str, int], tuple[str, tuple[int, ...]]] = {}
