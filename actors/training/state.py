@@ -6,41 +6,35 @@ moment leaves the state before.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
 from actors.training.scratch.muon import Muon
 
 POSITION_FILE = "position.json"
+_OPTIMIZER = "optimizer."
 
 
 def save(
-    directory: Path, modules: dict[str, nn.Module], ties: Iterable[str], optimizers: list[torch.optim.Optimizer],
-    names: dict[int, str], position: dict[str, Any],
+    directory: Path, tensors: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer],
+    names: Mapping[int, str], position: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the state of `position["step"]` and remove the one before.
 
-    `modules`: prefix -> module; `ties`: names in "model" that only repeat another tensor; `names`: id of every trained
-    parameter -> its name.
+    `tensors`: weights, no two of which share memory; `names`: id of every trained parameter -> its name.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    copies = {f"model.{name}" for name in ties}
-    tensors = {
-        f"{prefix}.{name}": tensor.contiguous()
-        for prefix, module in modules.items()
-        for name, tensor in module.state_dict().items()
-        if f"{prefix}.{name}" not in copies
-    }
+    stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
     for parameter, moments in (entry for optimizer in optimizers for entry in optimizer.state.items()):
         for key, value in moments.items():
-            tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value.contiguous()
+            stored[f"{_OPTIMIZER}{names[id(parameter)]}.{key}"] = value.contiguous()
     weights = directory / f"step-{position['step']:07d}.safetensors"
-    save_file(tensors, weights)
+    save_file(stored, weights)
     temporary = directory / f"{POSITION_FILE}.tmp"
     temporary.write_text(json.dumps({**position, "file": weights.name}))
     os.replace(temporary, directory / POSITION_FILE)
@@ -50,27 +44,23 @@ def save(
 
 
 def load(
-    directory: Path, modules: dict[str, nn.Module], optimizers: list[torch.optim.Optimizer], names: dict[int, str],
-    device: torch.device,
-) -> dict[str, Any] | None:  # fmt: skip
-    """Put the saved state into modules and optimizers and return its position; None when there is none."""
+    directory: Path, optimizers: Sequence[torch.optim.Optimizer], names: Mapping[int, str], device: torch.device
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Put the saved moments into the optimizers; return position and weights, None when there is no state."""
     position = read_position(directory)
     if position is None:
         return None
-    tensors = load_file(directory / position["file"], device=str(device))
-    for prefix, module in modules.items():
-        own = {key.removeprefix(f"{prefix}."): t for key, t in tensors.items() if key.startswith(f"{prefix}.")}
-        module.load_state_dict(own, strict=prefix != "model")  # tied tensors of the model are stored once
+    stored = load_file(directory / position["file"], device=str(device))
     for optimizer in optimizers:
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            prefix = f"optimizer.{names[id(parameter)]}."
-            moments = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+            prefix = f"{_OPTIMIZER}{names[id(parameter)]}."
+            moments = {key.removeprefix(prefix): t for key, t in stored.items() if key.startswith(prefix)}
             if ("momentum" in moments) == isinstance(optimizer, Muon):  # not those of another optimizer
                 optimizer.state[parameter] = {
                     key: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
                     for key, t in moments.items()
                 }
-    return position
+    return position, {name: tensor for name, tensor in stored.items() if not name.startswith(_OPTIMIZER)}
 
 
 def read_position(directory: Path) -> dict[str, Any] | None:

@@ -60,6 +60,15 @@ class Workers:
         self._average([numbers])
         return dict(zip(sorted(values), numbers.tolist(), strict=True))
 
+    def gather(self, values: Sequence[int], device: torch.device) -> list[list[int]]:
+        """Return the numbers of every worker, by rank; each has as many."""
+        if self.count == 1:
+            return [list(values)]
+        mine = torch.tensor(values, dtype=torch.int64, device=device)
+        everyone = [torch.empty_like(mine) for _ in range(self.count)]
+        distributed.all_gather(everyone, mine)
+        return [numbers.tolist() for numbers in everyone]
+
     def _average(self, tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         distributed.all_reduce(flat)

@@ -1,1 +1,1 @@
-"""Training a pretrained model to exit early."""
+"""Exits for a model that exists: by deep supervision, or on a backbone that stays as it is."""

@@ -28,7 +28,7 @@ from pipeline.source.shard_index import ShardIndex
 from pipeline.text import storable
 
 NO_TEXT = "no_text"  # the reason of rows that have no target
-Label = Callable[[Row], Row | None]  # fills in `targets`; None: the row is left out
+Label = Callable[[Row], Row | str]  # fills in `targets`, or says why the row is left out, as a short fixed word
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +171,14 @@ class RowSource:
         if raw.image is None:
             self.lose(image, raw.error_type or "no_image", raw.message or "")
             return None
-        rows = [row for task in range(len(self.config.all_tasks)) for row in self._rows_of_task(image, raw, task)]
-        if label is not None:
-            rows = [labelled for row in rows if (labelled := self._labelled(row, label)) is not None]
+        rows: list[Row] = []
+        for row in (row for task in range(len(self.config.all_tasks)) for row in self._rows_of_task(image, raw, task)):
+            labelled = row if label is None else label(row)
+            if isinstance(labelled, Row):
+                rows.append(labelled)
+            else:
+                self.lose(row, labelled, f"{row.sample_id}: {row.prompt!r}")
         return ImageRows(raw.image, tuple(rows)) if rows else None
-
-    def _labelled(self, row: Row, label: Label) -> Row | None:
-        labelled = label(row)
-        if labelled is None:
-            self.lose(row, NO_TEXT, f"{row.sample_id}: there is no text to learn for {row.prompt!r}")
-        return labelled
 
     def _identity(self, shard: Shard, raw: RawSample) -> str:
         column = self.config.source.id_column

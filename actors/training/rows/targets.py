@@ -36,22 +36,28 @@ class Targets:
         """Return what the output of a row is given to begin with."""
         return prefix_ids_of(row.prompt, self.generation, self.checkpoint.codec)
 
-    def label(self, row: Row) -> Row | None:
-        """Return the row with what may be learned of it; None where nobody says anything."""
+    def prompt_ids(self, row: Row) -> tuple[int, ...]:
+        """Return what the encoder reads of the prompt of a row."""
+        return self.checkpoint.codec.encode_prompt(row.prompt, self.checkpoint.config.encoder.max_prompt_tokens)
+
+    def label(self, row: Row) -> Row | str:
+        """Return the row with what may be learned of it, or why there is nothing."""
         said, config = self.said[row.task], self.checkpoint.config
+        if self.checkpoint.codec.rules.prompt != "none" and len(self.prompt_ids(row)) > config.encoder.max_prompt_tokens:
+            return "prompts_too_long"
         room = min(self.max_new_tokens, config.decoder.max_positions - len(self.prefix_ids(row)))
         if room < 1:
-            return None
+            return "prompts_too_long"
         if said is None:
             assert row.reference is not None
             texts = [self.checkpoint.codec.encode(text) for text in row.reference.texts]
             targets = tuple((*ids, config.eos_id)[:room] for ids in texts)
         else:
             prompt, ids = said.get((row.shard, row.key, row.prompt_index), (None, ()))
-            if prompt != row.prompt:
-                return None
+            if prompt != row.prompt or not ids:
+                return "rows_without_text"
             targets = (ids[:room],)
-        return replace(row, targets=targets) if any(targets) else None
+        return replace(row, targets=targets)
 
 
 def read_said(run: str, checkpoint: Checkpoint) -> Said:

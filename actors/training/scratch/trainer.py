@@ -255,6 +255,12 @@ class Trainer:
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {"model": self.model} | ({} if self.grounding is None else {"grounding": self.grounding})
 
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Return all weights; tied tensors of the model are stored once."""
+        copies = {f"model.{name}" for name in tied_names(self.model_config)}
+        named = {f"{at}.{n}": t for at, module in self._modules().items() for n, t in module.state_dict().items()}
+        return {name: tensor for name, tensor in named.items() if name not in copies}
+
     def _parameter_names(self) -> dict[int, str]:
         return {id(p): name for name, p in self._named_parameters().items()}
 
@@ -266,12 +272,15 @@ class Trainer:
                 "step": self.step, "epoch": self.epoch, "epoch_images": self.epoch_images,
                 "best": self.best, "worse": self.worse, "window": self.window,
             }  # fmt: skip
-            ties = tied_names(self.model_config)
-            state.save(self.state_path, self._modules(), ties, self.optimizers, self._parameter_names(), position)
+            state.save(self.state_path, self._tensors(), self.optimizers, self._parameter_names(), position)
 
     def _resume(self) -> None:
-        position = state.load(self.state_path, self._modules(), self.optimizers, self._parameter_names(), self.device)
-        if position is not None:
+        saved = state.load(self.state_path, self.optimizers, self._parameter_names(), self.device)
+        if saved is not None:
+            position, tensors = saved
+            for prefix, module in self._modules().items():
+                own = {n.removeprefix(f"{prefix}."): t for n, t in tensors.items() if n.startswith(f"{prefix}.")}
+                module.load_state_dict(own, strict=prefix != "model")
             self.step, self.epoch = position["step"], position["epoch"]
             self.epoch_images = position["epoch_images"]
             self.best, self.worse = position.get("best", -1.0), position.get("worse", 0)
