@@ -53,7 +53,7 @@ def pack(
     for own in images:
         prompt_row, target_row = [], []
         for segment, pair in enumerate(own, start=1):
-            if sharing is not Sharing.STATES:
+            if segment == 1 or sharing is not Sharing.STATES:  # the encoder wants some prompt, and reads none
                 prompt_row += [(token, i, segment) for i, token in enumerate(pair.prompt)]
             given = config.given_ids(pair.prefix)
             labels = (*(-100,) * (len(given) - 1), *pair.target)

@@ -90,7 +90,9 @@ def pairs_of(image: DecodedRows, targets: Targets) -> list[Pair]:
     ]
 
 
-def quality(rows: Sequence[Row], texts: Sequence[str], labelled: Sequence[bool], own: Sequence[str]) -> dict[str, float]:
+def quality(
+    rows: Sequence[Row], texts: Sequence[str], labelled: Sequence[bool], own: Sequence[str]
+) -> dict[str, float]:
     """Return points from 0 to 100 by what they measure: against labels where a task has them, else against `own`, the
     texts that the original says at full depth. `labelled`: by task."""
     by_metric: dict[str, list[float]] = {}

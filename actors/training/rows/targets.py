@@ -43,7 +43,10 @@ class Targets:
     def label(self, row: Row) -> Row | str:
         """Return the row with what may be learned of it, or why there is nothing."""
         said, config = self.said[row.task], self.checkpoint.config
-        if self.checkpoint.codec.rules.prompt != "none" and len(self.prompt_ids(row)) > config.encoder.max_prompt_tokens:
+        if (
+            self.checkpoint.codec.rules.prompt != "none"
+            and len(self.prompt_ids(row)) > config.encoder.max_prompt_tokens
+        ):
             return "prompts_too_long"
         room = min(self.max_new_tokens, config.decoder.max_positions - len(self.prefix_ids(row)))
         if room < 1:

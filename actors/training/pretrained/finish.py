@@ -1,0 +1,128 @@
+"""What becomes of a model: measured before and after on held-out rows, guarded, written, with a card."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.engine.request import Completion
+from actors.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from actors.training.pretrained.agreement import Agreement, engine_config, measure, measure_saved
+from actors.training.pretrained.exits import with_exits
+from actors.training.pretrained.held_out import HeldOut, quality
+from actors.training.rows.targets import Targets
+from conf.engine import Gate
+from conf.pretrained import PretrainedConfig
+
+Report = Callable[[dict[str, Any]], None]
+Points = dict[str, float]  # by what they measure, 0 to 100
+
+
+class Finish:
+    """Measures a checkpoint before it is trained, and writes and measures what training has made of it."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: PretrainedConfig, targets: Targets, validation: HeldOut, test: HeldOut,
+        report: Report,
+    ) -> None:  # fmt: skip
+        self.config, self.targets, self.report = config, targets, report
+        self.validation, self.test = validation, test
+        self.untrained, self.output = checkpoint, Path(config.output)
+        self._before: dict[str, Any] = {}
+        self._device = str(next(checkpoint.model.parameters()).device)
+
+    def before(self) -> None:
+        """Measure what the original says, how well, and how far its exits agree with it: once per run and risk."""
+        path = self.output / "state" / "before.json"
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        if not content or content["risk"] != self.config.risk:
+            original = load_checkpoint(self.config.checkpoint, device=self._device)
+            full = self._full(original)
+            texts = self._texts(full)
+            untrained = with_exits(original, self.config, torch.device(self._device))
+            row, _ = self._measure(untrained, Gate.SOFTMAX_MAX, full)
+            content = {
+                "risk": self.config.risk, "texts": texts, "points": self._points(texts, texts), "rows": [asdict(row)],
+            }  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_json(path, content)
+        self.report({"agreement": "before", "step": 0, "rows": content["rows"]})
+        self._before = content
+
+    def after(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str | None:
+        """Write the checkpoint as it is shipped, read it back and measure it; return a sentence if it lost too much."""
+        path, partial = self.output / "checkpoint", self.output / "checkpoint.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        self._save(partial, weights, {})
+        shipped = load_checkpoint(partial, device=self._device)
+        before, full = self._before, self._full(shipped)
+        texts = self._texts(full)
+        points = self._points(texts, before["texts"])
+        lost = max(before["points"][name] - points[name] for name in points)
+        if self.config.is_frozen:
+            changed = sum(a != b for a, b in zip(texts, before["texts"], strict=True))
+            assert not changed, f"full depth changed on {changed} of {len(texts)} rows"
+        guard = {"before": before["points"], "after": points, "lost": lost, "allowed": self.config.max_points_lost}
+        self.report({"step": facts["steps"], "guard": guard})
+        gates = [Gate.SOFTMAX_MAX, *([Gate.CLASSIFIER] if shipped.config.gates else [])]
+        measured = [self._measure(shipped, gate, full) for gate in gates]
+        rows = [row for row, _ in measured]
+        self.report({"agreement": "after", "step": facts["steps"], "rows": [asdict(row) for row in rows]})
+        saved = measure_saved(shipped, self.config, self.targets, self.test, rows[0].thresholds)
+        self.report({"step": facts["steps"], "saved": asdict(saved)})
+        marked = lost > self.config.max_points_lost
+        chosen = {
+            "thresholds": rows[0].thresholds, "gate_thresholds": rows[1].thresholds if len(rows) > 1 else None,
+        }  # fmt: skip
+        self._save(partial, weights, chosen)
+        if (source := Path(self.config.checkpoint) / "source").is_dir():
+            shutil.copytree(source, partial / "source", dirs_exist_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+        return self._said_of(lost) if marked else None
+
+    def _save(self, folder: Path, weights: Mapping[str, Tensor], changes: Mapping[str, Any]) -> None:
+        codec = self.untrained.codec
+        config = self.untrained.config.model_copy(update=dict(changes))
+        save_checkpoint(folder, config, weights, codec.tokenizer, self._dtype(), codec.qformer_tokenizer)
+
+    def _dtype(self) -> torch.dtype:
+        """As the source is stored; bfloat16 is too coarse for what training adds to weights that moved."""
+        stored = load_checkpoint(self.config.checkpoint, dtype=None).model.decoder.embedding.weight.dtype
+        return torch.float32 if stored is torch.bfloat16 and not self.config.is_frozen else stored
+
+    def _full(self, checkpoint: Checkpoint) -> list[Completion]:
+        return self.test.said(checkpoint, self.targets, engine_config(self.config, checkpoint))
+
+    def _texts(self, completions: list[Completion]) -> list[str]:
+        return [self.untrained.codec.decode(completion.token_ids) for completion in completions]
+
+    def _points(self, texts: list[str], own: list[str]) -> Points:
+        labelled = [task.target.has_labels for task in self.config.all_tasks]
+        return quality(self.test.rows, texts, labelled, own)
+
+    def _measure(
+        self, checkpoint: Checkpoint, gate: Gate, full: list[Completion]
+    ) -> tuple[Agreement, list[Completion]]:
+        return measure(
+            checkpoint, gate, self.config, self.targets, choose_on=self.validation, report_on=self.test, full=full
+        )
+
+    def _said_of(self, lost: float) -> str:
+        return (
+            f"full depth lost {lost:.2f} points on {len(self.test)} held-out images, more than "
+            f"max_points_lost={self.config.max_points_lost:g}: the checkpoint is written and marked; fewer steps, "
+            "lower rates, loss.weights=coefficient or mode=frozen lose less"
+        )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content))
+    os.replace(temporary, path)
