@@ -18,7 +18,7 @@ from actors.training.depth import agreement, computed_depth, mean_depth
 from actors.training.pretrained.held_out import HeldOut
 from actors.training.rows.targets import Targets
 from actors.training.thresholds import Recording, record, thresholds_at_risk
-from conf.engine import EngineConfig, Gate, GenerationConfig
+from conf.engine import EngineConfig, Gate, GenerationConfig, TuningConfig
 from conf.pretrained import PretrainedConfig
 
 _BATCH_IMAGES = 16
@@ -83,7 +83,10 @@ def measure(
     if gate is Gate.CLASSIFIER:
         recording = Recording(_gate_values(checkpoint, batches()), recording.agrees_NE)
     thresholds = thresholds_at_risk(recording, config.risk)
-    early = report_on.said(checkpoint, targets, engine_config(config, checkpoint, gate, thresholds))
+    way = engine_config(config, checkpoint, gate, thresholds)
+    untimed = way.model_copy(update={"tuning": TuningConfig(calibration_s=0.0)})  # nothing here depends on the schedule
+    engine = report_on.engine(checkpoint, targets, untimed)
+    early = report_on.said(engine, targets)
     equal_outputs, equal_tokens = agreement([c.token_ids for c in early], [c.token_ids for c in full])
     row = Agreement(
         gate.value, len(report_on), mean_depth(early), computed_depth(early), equal_tokens, equal_outputs, thresholds
@@ -107,20 +110,18 @@ def measure_saved(
 ) -> Saved:
     """Decode some images one at a time and all of them with every slot, early and at full depth in turn."""
     early = engine_config(config, checkpoint, Gate.SOFTMAX_MAX, thresholds)
-    engines = {"early": early, "full": early.at_full_depth()}
-    few = images.first(_SINGLE_IMAGES)
-    single: dict[str, list[float]] = {name: [] for name in engines}
-    many: dict[str, list[float]] = {name: [] for name in engines}
+    ways, few = {"early": early, "full": early.at_full_depth()}, images.first(_SINGLE_IMAGES)
+    alone = {n: few.engine(checkpoint, targets, way.model_copy(update={"num_slots": 1})) for n, way in ways.items()}
+    filled = {name: images.engine(checkpoint, targets, way) for name, way in ways.items()}
+    single: dict[str, list[float]] = {name: [] for name in ways}
+    many: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(_ROUNDS):
-        for name, engine in engines.items():
-            one = few.said(checkpoint, targets, engine.model_copy(update={"num_slots": 1}))
+        for name in ways:
+            one, all_rows = few.said(alone[name], targets), images.said(filled[name], targets)
             single[name].append(1000 * _decoder_s(one) / len(one))
-            whole = images.said(checkpoint, targets, engine)
-            many[name].append(len(whole) / _decoder_s(whole))
-    middle = {name: (statistics.median(single[name]), statistics.median(many[name])) for name in engines}
-    return Saved(
-        config.num_slots, middle["early"][0], middle["full"][0], middle["early"][1], middle["full"][1]
-    )  # fmt: skip
+            many[name].append(len(all_rows) / _decoder_s(all_rows))
+    medians = [statistics.median(values[name]) for values in (single, many) for name in ("early", "full")]
+    return Saved(config.num_slots, *medians)
 
 
 def _decoder_s(completions: Sequence[Completion]) -> float:

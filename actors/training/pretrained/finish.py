@@ -79,6 +79,7 @@ class Finish:
         marked = lost > self.config.max_points_lost
         chosen = {
             "thresholds": rows[0].thresholds, "gate_thresholds": rows[1].thresholds if len(rows) > 1 else None,
+            "points_lost": round(lost, 2) if marked else None,
         }  # fmt: skip
         self._save(partial, weights, chosen)
         if (source := Path(self.config.checkpoint) / "source").is_dir():
@@ -98,7 +99,8 @@ class Finish:
         return torch.float32 if stored is torch.bfloat16 and not self.config.is_frozen else stored
 
     def _full(self, checkpoint: Checkpoint) -> list[Completion]:
-        return self.test.said(checkpoint, self.targets, engine_config(self.config, checkpoint))
+        engine = self.test.engine(checkpoint, self.targets, engine_config(self.config, checkpoint))
+        return self.test.said(engine, self.targets)
 
     def _texts(self, completions: list[Completion]) -> list[str]:
         return [self.untrained.codec.decode(completion.token_ids) for completion in completions]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from actors.engine.beam.beam_engine import BeamEngine
 from actors.engine.drain import drain
+from actors.engine.engine import Engine
 from actors.engine.request import Completion, Request
 from actors.engine_factory import make_engine
 from actors.model.checkpoint import Checkpoint
@@ -64,12 +66,15 @@ class HeldOut:
         while part := list(itertools.islice(images, size)):
             yield pack(checkpoint.config, [pairs_of(image, targets) for image in part], device, sharing)
 
-    def said(self, checkpoint: Checkpoint, targets: Targets, config: EngineConfig) -> list[Completion]:
-        """Return what the engine says of every row, in order."""
+    def engine(self, checkpoint: Checkpoint, targets: Targets, config: EngineConfig) -> Engine | BeamEngine:
+        """Return an engine with room for what these rows are given to begin with."""
         longest = max((len(targets.prefix_ids(row)) for row in self.rows), default=0)
         generation = config.generation.model_copy(update={"max_prefix_tokens": longest})
-        engine = make_engine(checkpoint, config.model_copy(update={"generation": generation}))
-        return drain(engine, self._requests(targets), ahead=2 * config.num_slots)
+        return make_engine(checkpoint, config.model_copy(update={"generation": generation}))
+
+    def said(self, engine: Engine | BeamEngine, targets: Targets, ahead: int = 64) -> list[Completion]:
+        """Return what an engine says of every row, in order; so many are decoded before they are needed."""
+        return drain(engine, self._requests(targets), ahead=ahead)
 
     def _requests(self, targets: Targets) -> Iterator[Request]:
         numbers = itertools.count()

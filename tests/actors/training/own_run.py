@@ -24,7 +24,7 @@ def write_own_run(config: PretrainedConfig, folder: Path) -> str:
     targets = Targets(checkpoint, labelled.all_tasks[:1], (None,), config.max_new_tokens, config.decoder_prefix)
     images = source.readable(source.places)
     rows = HeldOut.of(images, 99, checkpoint.config.plan, config.preprocess)
-    said = rows.said(checkpoint, targets, engine_config(config, checkpoint))
+    said = rows.said(rows.engine(checkpoint, targets, engine_config(config, checkpoint)), targets)
     by_shard: dict[str, list[dict[str, Any]]] = {}
     for row, completion in zip(rows.rows, said, strict=True):
         by_shard.setdefault(row.shard, []).append(
