@@ -6,6 +6,7 @@ from dataclasses import replace
 from actors.generation_texts import prefix_ids_of
 from actors.model.checkpoint import Checkpoint
 from actors.training.rows.row import Row
+from actors.training.rows.row_source import NO_TEXT
 from actors.training.rows.target_runs import finished_record
 from conf.engine import GenerationConfig
 from conf.rows import TaskConfig
@@ -58,7 +59,7 @@ class Targets:
         else:
             prompt, ids = said.get((row.shard, row.key, row.prompt_index), (None, ()))
             if prompt != row.prompt or not ids:
-                return "rows_without_text"
+                return NO_TEXT
             targets = (ids[:room],)
         return replace(row, targets=targets)
 
