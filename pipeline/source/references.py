@@ -12,6 +12,7 @@ A value is a text; a list of values; an object with the text under one of `_TEXT
 prompt) that it answers; an object of lists, one value in each; or any of these as JSON in a text.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ def references_in(fields: Mapping[str, Any], field: str | None = None) -> list[A
         if not field and name == (_WITHOUT_QUESTION if is_asked else _WITH_QUESTION):
             continue
         path = [name] if name in fields else name.split(".")
+        if fields.get(path[0]) is None:
+            continue
         entries = list(_texts_at(fields, path, None, ""))
         kind = _kind_of(path, entries[0].key if entries else "")
         if kind is Kind.ANSWER and caption_wanted and path[0] not in ("qa", "qas"):
@@ -123,7 +126,8 @@ class _Entry:
 def _texts_at(value: Any, path: Sequence[str], question: str | None, key: str) -> Iterator[_Entry]:
     """Yield the texts of a value, or those at a path within it."""
     if isinstance(value, str):
-        inner = list(_texts_at(_parsed(value, path, key), path, question, key))
+        parsed = _parsed(value, path, key)
+        inner = [] if parsed is None else list(_texts_at(parsed, path, question, key))
         text = storable(value).strip()
         if not inner and not path and text:
             inner = [_Entry(question, text, key)]
@@ -137,8 +141,8 @@ def _texts_at(value: Any, path: Sequence[str], question: str | None, key: str) -
             return
         inner_value, rest = value.get(name), path[1:]
         question = _question_in(value) or question
-        columns = [value.get(n) for n in _QUESTIONS]
         if isinstance(inner_value, list):
+            columns = [value.get(n) for n in _QUESTIONS]
             column = next((c for c in columns if isinstance(c, list) and len(c) == len(inner_value)), None)
             questions = [question] * len(inner_value) if column is None else [_as_question(one) for one in column]
             for item, its_question in zip(inner_value, questions, strict=True):
@@ -162,8 +166,10 @@ def _parsed(text: str, path: Sequence[str], key: str) -> Any:
 
 def _number_as_text(value: Any, name: str, question: str | None, beside: Mapping[str, Any]) -> Any:
     """Return the text of a number that answers a question; other values as they are."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or name not in ("answer", "answers"):
+    if name not in ("answer", "answers") or isinstance(value, bool) or not isinstance(value, int | float):
         return value
+    if not math.isfinite(value):  # what tables have for no answer
+        return None
     if question is None or any(beside.get(choices) is not None for choices in _CHOICES):
         return value
     return str(int(value)) if float(value).is_integer() else str(value)

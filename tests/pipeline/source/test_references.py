@@ -182,6 +182,7 @@ def test_answers_of_published_rows(name: str) -> None:
         {"label": 3, "question": ASKED},
         {"question": ASKED, "choices": ["net", "bars"], "answer": 1},  # the place of a choice
         {"answers": 5},
+        {"question": ASKED, "answer": float("nan")},
         {"captions": {}},
         {"captions": b"bytes"},
         {"answers": {"answer": []}},
@@ -212,6 +213,8 @@ def test_rows_that_say_nothing(row: dict[str, object]) -> None:
             ['{"text": "x", "total": "3"}'],
         ),
         ({"ground_truth": '[{"item": "tea"}]'}, "ground_truth", Kind.CAPTION, ['[{"item": "tea"}]']),
+        ({"question": "how many?", "answer": 3.0}, "answer", Kind.ANSWER, ["3"]),
+        ({"question": "how long?", "answer": 2.5}, "answer", Kind.ANSWER, ["2.5"]),
         ({"caption": "[a dog"}, "caption", Kind.CAPTION, ["[a dog"]),
     ],
 )
