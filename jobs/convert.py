@@ -48,12 +48,17 @@ def _to_transformers(source: Path, output: Path) -> int:
     quiet()
     from actors.model.checkpoint import load_checkpoint
     from actors.model.interop.conversion import export
+    from actors.training.pretrained.card import write_card
+    from actors.training.pretrained.record import TrainingRecord
     from conf.licence import SOURCE_FOLDER
 
+    record = TrainingRecord.read(source)
     checkpoint = load_checkpoint(source, dtype=None)
     with writing(output):
         export(checkpoint.config, checkpoint.model.state_dict(), source / SOURCE_FOLDER, output)
         shutil.copyfile(source / "tokenizer.json", output / "tokenizer.json")
+        if record is not None and record.full_depth_moved:  # the source's own card is no longer true
+            write_card(output, record, plain=True)
     print(f"plain model for transformers: {output}; exits and adapters are not part of it")
     return 0
 
