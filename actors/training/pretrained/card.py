@@ -97,8 +97,8 @@ def _exits(record: TrainingRecord) -> Iterator[str]:
         return
     yield "## Exit by exit"
     yield _paragraph(
-        f"Each exit alone on the {count(record.data.test_images)} images to report on, teacher-forced: tokens of the "
-        "targets that it gets right, tokens of which it says what full depth says, and its loss in nats a token."
+        f"Each exit alone on the {count(record.data.test_images)} images to report on, teacher-forced: the share of "
+        "target tokens that it gets right, the share of which it says what full depth says, its loss in nats a token."
     )
     rows = [
         [str(exit.layer), _said(exit.right, share), _said(exit.agrees, share), _said(exit.loss, number)]
@@ -152,9 +152,9 @@ def _guard(record: TrainingRecord) -> Iterator[str]:
         return
     yield "## Full depth before and after"
     verdict = (
-        f"**It lost {_points(guard.lost)} points, more than the {_points(guard.allowed)} allowed.**"
+        f"**{_points(guard.lost)} were lost, more than the {_points(guard.allowed)} allowed.**"
         if guard.marked
-        else f"It lost {_points(guard.lost) if guard.lost > 0 else 'no'} points; {_points(guard.allowed)} were allowed."
+        else f"{_points(guard.lost) if guard.lost > 0 else 'None'} were lost; {_points(guard.allowed)} were allowed."
     )
     yield _paragraph(f"Points on the {count(record.data.test_images)} images to report on. {verdict}")
     names = [name for name in guard.before if name in guard.after]
@@ -167,7 +167,9 @@ def _saving(record: TrainingRecord) -> Iterator[str]:
         return
     saved, factor = 1 - saving.single_early_ms / saving.single_full_ms, saving.early_per_s / saving.full_per_s
     yield "## Time on this machine"
-    yield f"Decoder alone, on {markdown(saving.device)}, of the same engine. Other machines and other images differ."
+    device = saving.device or record.hardware.device
+    where = "" if device is None else f" on {markdown(device)}"
+    yield f"The decoder alone, in the same engine{where}. Other machines and other images differ."
     early, full = (number(saving.single_early_ms), number(saving.single_full_ms))
     rows = [["one sequence at a time, ms a text", full, early, _saved(saved)]]
     early, full = (number(saving.early_per_s), number(saving.full_per_s))

@@ -54,7 +54,7 @@ def facts_of(record: TrainingRecord, plain: bool) -> Iterator[tuple[str, str]]:
         yield "loss", loss
     if record.training.rates:
         yield "highest rates", ", ".join(f"{markdown(part)} {rate:g}" for part, rate in record.training.rates.items())
-    machine = hardware.gpu or hardware.cpu
+    machine = hardware.device
     threads = f", {hardware.threads} threads" if hardware.gpu is None else ""
     yield (
         "hardware",

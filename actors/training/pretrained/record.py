@@ -120,6 +120,10 @@ class HardwareFacts(Facts):
     gpu: str | None = None
     seconds: Measured = None  # of training, measuring not included
 
+    @property
+    def device(self) -> str | None:
+        return self.gpu or self.cpu
+
 
 class ExitFacts(Facts):
     """One exit, teacher-forced on the images to report on: what it says of every token of the targets."""
@@ -163,7 +167,7 @@ class GuardFacts(Facts):
 class SavingFacts(Facts):
     """The decoder's time on this machine, with early exit and at full depth of the same engine."""
 
-    device: str
+    device: str | None = None  # None: where it was trained
     slots: int
     single_early_ms: float  # a text, one sequence at a time
     single_full_ms: float

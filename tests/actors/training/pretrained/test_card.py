@@ -91,9 +91,12 @@ def test_every_fact_is_on_the_page() -> None:
     assert rows["outputs equal to full depth's"] == ["", "96.4 %"]
     assert rows["one sequence at a time, ms a text"] == ["96.4", "41.2", "57.3 % saved"]
     assert rows["32 at a time, texts a second"] == ["30.3", "52.1", "1.72 times as many"]
+    assert "in the same engine on A CPU." in page
+    assert "in the same engine on A CPU." in render_card(record(saving={"device": None}))
+    assert "in the same engine. Other" in render_card(record(saving={"device": None}, hardware={"cpu": None}))
     assert "| ROUGE-L of captions | 71.26 | 70.93 |" in page  # full depth, early exit
     assert "| ROUGE-L of captions | 71.50 | 71.26 |" in page  # before, after
-    assert "It lost 0.24 points; 0.50 were allowed." in page
+    assert "to report on. 0.24 were lost; 0.50 were allowed." in page
     assert all(len(line) <= 120 for line in page.splitlines() if not line.startswith("|"))
 
 
@@ -132,8 +135,9 @@ def test_a_marked_checkpoint_says_so_first() -> None:
     assert text.startswith(
         "**Full depth of this checkpoint lost 1.31 points in training, more than the 0.50 allowed.**"
     )
-    assert "**It lost 1.31 points, more than the 0.50 allowed.**" in page
+    assert "to report on. **1.31 were lost, more than the 0.50 allowed.**" in page
     assert "more than" not in render_card(record())
+    assert "None were lost; 0.50 were allowed." in render_card(record(guard={"lost": -0.2}))
     plain = render_card(record(guard={"lost": 1.306}), plain=True)
     assert plain.partition("# receipts")[2].strip().startswith("**Full depth")
 
