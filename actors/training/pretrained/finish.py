@@ -13,13 +13,17 @@ from torch import Tensor
 
 from actors.engine.request import Completion
 from actors.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from actors.training.pretrained.agreement import Agreement, engine_config, measure, measure_saved
+from actors.training.pretrained.agreement import Agreement, Saved, engine_config, measure, measure_saved
+from actors.training.pretrained.card import write_card
+from actors.training.pretrained.exit_table import exit_table
 from actors.training.pretrained.exits import with_exits
 from actors.training.pretrained.held_out import HeldOut, quality
+from actors.training.pretrained.record import EarlyExitFacts, GuardFacts, SavingFacts, TrainingRecord
 from actors.training.rows.targets import Targets
 from conf.engine import Gate
 from conf.pretrained import PretrainedConfig
 
+_BATCH_IMAGES = 16
 Report = Callable[[dict[str, Any]], None]
 Points = dict[str, float]  # by what they measure, 0 to 100
 
@@ -55,38 +59,53 @@ class Finish:
         self.report({"agreement": "before", "step": 0, "rows": content["rows"]})
         self._before = content
 
-    def after(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str | None:
-        """Write the checkpoint as it is shipped, read it back and measure it; return a sentence if it lost too much."""
-        path, partial = self.output / "checkpoint", self.output / "checkpoint.partial"
+    def after(self, weights: Mapping[str, Tensor], record: TrainingRecord) -> str | None:
+        """Write the checkpoint as it is shipped, read it back, measure it and write its card; return a sentence if it
+        lost too much. `record` has what is known of the run itself."""
+        path, partial, steps = self.output / "checkpoint", self.output / "checkpoint.partial", record.training.steps
         shutil.rmtree(partial, ignore_errors=True)
         self._save(partial, weights, {})
         shipped = load_checkpoint(partial, device=self._device)
-        before, full = self._before, self._full(shipped)
-        texts = self._texts(full)
-        points = self._points(texts, before["texts"])
-        lost = max(before["points"][name] - points[name] for name in points)
-        if self.config.is_frozen:
-            changed = sum(a != b for a, b in zip(texts, before["texts"], strict=True))
-            assert not changed, f"full depth changed on {changed} of {len(texts)} rows"
-        guard = {"before": before["points"], "after": points, "lost": lost, "allowed": self.config.max_points_lost}
-        self.report({"step": facts["steps"], "guard": guard})
+        full = self._full(shipped)
+        guard = self._guarded(self._texts(full))
+        self.report({"step": steps, "guard": {**guard.model_dump(), "marked": guard.marked}})
         gates = [Gate.SOFTMAX_MAX, *([Gate.CLASSIFIER] if shipped.config.gates else [])]
         measured = [self._measure(shipped, gate, full) for gate in gates]
         rows = [row for row, _ in measured]
-        self.report({"agreement": "after", "step": facts["steps"], "rows": [asdict(row) for row in rows]})
+        self.report({"agreement": "after", "step": steps, "rows": [asdict(row) for row in rows]})
         saved = measure_saved(shipped, self.config, self.targets, self.test, rows[0].thresholds)
-        self.report({"step": facts["steps"], "saved": asdict(saved)})
-        marked = lost > self.config.max_points_lost
-        chosen = {
+        self.report({"step": steps, "saved": asdict(saved)})
+        batches = self.test.batches(shipped, self.targets, _BATCH_IMAGES, torch.device(self._device))
+        early = tuple(self._early_facts(row, self._texts(said), guard.after) for row, said in measured)
+        whole = record.model_copy(update={
+            "exits": exit_table(shipped.model, batches), "early": early, "guard": guard, "saving": _saving(saved),
+        })  # fmt: skip
+        self._save(partial, weights, {
             "thresholds": rows[0].thresholds, "gate_thresholds": rows[1].thresholds if len(rows) > 1 else None,
-            "points_lost": round(lost, 2) if marked else None,
-        }  # fmt: skip
-        self._save(partial, weights, chosen)
+            "points_lost": round(guard.lost, 2) if guard.marked else None,
+        })  # fmt: skip
         if (source := Path(self.config.checkpoint) / "source").is_dir():
             shutil.copytree(source, partial / "source", dirs_exist_ok=True)
+        write_card(partial, whole)
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
-        return self._said_of(lost) if marked else None
+        return self._said_of(guard.lost) if guard.marked else None
+
+    def _guarded(self, texts: list[str]) -> GuardFacts:
+        """Compare full depth on the test images with the original; frozen, they must say the same."""
+        before = self._before["points"]
+        points = self._points(texts, self._before["texts"])
+        if self.config.is_frozen:
+            changed = sum(a != b for a, b in zip(texts, self._before["texts"], strict=True))
+            assert not changed, f"full depth changed on {changed} of {len(texts)} rows"
+        lost = max(before[name] - points[name] for name in points)
+        return GuardFacts(before=before, after=points, lost=lost, allowed=self.config.max_points_lost)
+
+    def _early_facts(self, row: Agreement, texts: list[str], full: Points) -> EarlyExitFacts:
+        values = asdict(row)
+        del values["num_images"]
+        early = self._points(texts, self._before["texts"])
+        return EarlyExitFacts(**values, risk=self.config.risk, full=full, early=early)
 
     def _save(self, folder: Path, weights: Mapping[str, Tensor], changes: Mapping[str, Any]) -> None:
         codec = self.untrained.codec
@@ -128,3 +147,7 @@ def _write_json(path: Path, content: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content))
     os.replace(temporary, path)
+
+
+def _saving(saved: Saved) -> SavingFacts:
+    return SavingFacts(**asdict(saved))

@@ -20,10 +20,12 @@ from actors.training.packing import Sharing, num_tokens, pack
 from actors.training.pretrained.averages import Averages
 from actors.training.pretrained.clock import Clock
 from actors.training.pretrained.exits import shipped_state, with_exits
+from actors.training.pretrained.facts import data_facts, hardware_facts, model_facts, source_facts, training_facts
 from actors.training.pretrained.finish import Finish
 from actors.training.pretrained.held_out import HeldOut, pairs_of
 from actors.training.pretrained.objective import GateObjective, Objective
 from actors.training.pretrained.parts import Part, gates_of, optimizer_groups, parts_of, rate_share
+from actors.training.pretrained.record import TrainingRecord
 from actors.training.pretrained.run_identity import run_identity
 from actors.training.rows.loader import Batch, Loader, Position
 from actors.training.rows.row_source import RowSource
@@ -58,9 +60,9 @@ class PretrainedTrainer:
         loaded = load_checkpoint(config.checkpoint, device=str(self.device))
         self.checkpoint = with_exits(loaded, config, self.device)
         self.model, self.sharing = self.checkpoint.model, Sharing.of(self.checkpoint.model)
-        runs = tuple(task.target.run for task in config.all_tasks) if runs is None else tuple(runs)
+        self.runs = tuple(task.target.run for task in config.all_tasks) if runs is None else tuple(runs)
         prefix = config.decoder_prefix
-        self.targets = Targets(self.checkpoint, config.all_tasks, runs, config.max_new_tokens, prefix)
+        self.targets = Targets(self.checkpoint, config.all_tasks, self.runs, config.max_new_tokens, prefix)
         self.source = RowSource(config, self.checkpoint.config.plan, known)
         self.validation, self.test = self._hold_out()
         self.finish = Finish(self.checkpoint, config, self.targets, self.validation, self.test, report)
@@ -86,7 +88,7 @@ class PretrainedTrainer:
         self.step, self.best, self.worse, self.position = 0, math.inf, 0, Position()
         self.marked: str | None = None
         self.window = Counter[str]()
-        self.spent_s = 0.0
+        self.spent_s, self.done = 0.0, 0  # seconds of training, and steps: fewer than `step` where patience ran out
         self._resume()
 
     def _hold_out(self) -> tuple[HeldOut, HeldOut]:
@@ -131,7 +133,7 @@ class PretrainedTrainer:
                 return False
         self._report_left_out()
         if self.workers.leads:
-            self.marked = self.finish.after(self._shipped(), self._facts())
+            self.marked = self.finish.after(self._shipped(), self._record())
         self.workers.wait()
         return True
 
@@ -146,7 +148,7 @@ class PretrainedTrainer:
         clock = Clock(self.loader, self.step)
         while first <= self.step < end:
             self.window.update(self._train_step(stage, next(batches)))
-            self.step += 1
+            self.step, self.done = self.step + 1, self.done + 1
             if self.step % REPORT_EVERY == 0 or self.step == end:
                 self._report_losses(stage, end, clock)
             if (self.step - first) % self.config.validate_every == 0 or self.step == end:
@@ -238,13 +240,22 @@ class PretrainedTrainer:
         with self.averages.in_place():
             return shipped_state(self.model)
 
-    def _facts(self) -> dict[str, Any]:
-        """What the model card says of this run."""
-        return {
-            "steps": self.step, "workers": self.workers.count, "seconds": self.spent_s,
-            "left_out": as_dicts(self.source.left_out), "training_images": len(self.places.training),
-            "trained_values": sum(p.numel() for p in self.parameters.values()),
-        }  # fmt: skip
+    def _record(self) -> TrainingRecord:
+        """Return what the model card says of this run; what is measured is not in it yet."""
+        trained = sum(p.numel() for p in self.parameters.values())
+        rates = {part.name: part.peak_lr for parts in self.stages.values() for part in parts}
+        return TrainingRecord(
+            model=model_facts(self.checkpoint, trained),
+            source=source_facts(self.config.checkpoint),
+            data=data_facts(
+                self.config, self.runs, self.checkpoint.sha256, self.source.left_out,
+                training=(len(self.places.training), None),
+                validation=(len(self.validation), len(self.validation.rows)),
+                test=(len(self.test), len(self.test.rows)),
+            ),
+            training=training_facts(self.config, steps=self.done, bfloat16=self.machine.bfloat16, rates=rates),
+            hardware=hardware_facts(self.device, self.workers.count, self.spent_s),
+        )  # fmt: skip
 
     def _names(self) -> dict[int, str]:
         return {id(p): name for name, p in self.parameters.items()}
@@ -258,6 +269,7 @@ class PretrainedTrainer:
         tensors |= {f"average.{name}": value for name, value in self.averages.values.items()}
         position = {
             "step": self.step, "best": self.best, "worse": self.worse, "places": places, "spent_s": self.spent_s,
+            "done": self.done,
             "window": self.window, "run": run_identity(self.config, self.checkpoint, self.source),
         }  # fmt: skip
         state.save(self.output / "state", tensors, list(self.optimizers.values()), self._names(), position)
@@ -287,4 +299,4 @@ class PretrainedTrainer:
                 value.copy_(tensors[f"average.{name}"])
         self.step, self.best, self.worse = position["step"], position["best"], position["worse"]
         self.position = Position(*position["places"][self.workers.rank])
-        self.spent_s, self.window = position["spent_s"], Counter(position["window"])
+        self.spent_s, self.done, self.window = position["spent_s"], position["done"], Counter(position["window"])
