@@ -39,11 +39,14 @@ class Engine:
         tuning, on_gpu = config.tuning, self.executor.device.type == "cuda"
         overlap = on_gpu if tuning.encode_overlap == "auto" else tuning.encode_overlap
         self._background = BackgroundEncoder(self.executor, clock) if overlap else None
-        if config.schedule is Schedule.POOL and len(resolved.exit_layers) > 1 and tuning.calibration_s > 0:
-            self._measure_visits(tuning.calibration_s)
+        if len(resolved.exit_layers) > 1 and tuning.calibration_s > 0:
+            self._measure_visits(tuning.calibration_s, chooses_queues=config.schedule is Schedule.POOL)
 
-    def _measure_visits(self, limit_s: float) -> None:
-        self.scheduler.policy.set_costs(self.executor.visit_costs(self.scheduler.max_rows, limit_s))
+    def _measure_visits(self, limit_s: float, *, chooses_queues: bool) -> None:
+        costs = self.executor.visit_costs(self.scheduler.max_rows, limit_s)
+        if chooses_queues:
+            self.scheduler.policy.set_costs(costs.segments)
+        self.meter.depth_costs = costs.depth
         self.meter.restart()  # the measurement emitted no tokens of any request
 
     def add(self, request: Request) -> None:

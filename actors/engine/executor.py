@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from actors.engine.batch import Batch, Emission, EncodeBatch
-from actors.engine.costs import VisitCost
+from actors.engine.costs import MeasuredCosts
 from actors.engine.exit_gate import ExitGate, Verdict
 from actors.engine.processors import Processors
 from actors.engine.request import ActiveSequence
@@ -43,7 +43,7 @@ class Executor(Protocol):
     def retire(self, finished: Sequence[ActiveSequence]) -> None:
         """Make the slots of finished sequences fit for others."""
 
-    def visit_costs(self, max_rows: int, limit_s: float) -> tuple[VisitCost, ...]:
+    def visit_costs(self, max_rows: int, limit_s: float) -> MeasuredCosts:
         """Measure what visits of up to `max_rows` rows cost, with all slots free; takes about `limit_s` at most."""
 
 
@@ -53,7 +53,7 @@ class EagerExecutor:
     def __init__(self, model: MultiExitModel, resolved: Resolved, num_slots: int, meter: Meter) -> None:
         self._meter = meter
         self.device = model.decoder.embedding.weight.device
-        self._cuda = self.device.type == "cuda"
+        self._cuda, self._num_slots = self.device.type == "cuda", num_slots
         processors = Processors.resolve(model.config, resolved.settings.generation, self.device)
         self.runner = Runner(model, resolved, num_slots, keeps_tokens=not processors.idle)
         self.judge = ExitGate(model, resolved, processors, self.runner.cache.token_ST, meter)
@@ -92,8 +92,10 @@ class EagerExecutor:
         if broken:
             self.runner.cache.clear(broken)
 
-    def visit_costs(self, max_rows: int, limit_s: float) -> tuple[VisitCost, ...]:
-        return measure_visit_costs(self.runner, self.judge, max_rows, limit_s=limit_s, clock=self._meter.clock)
+    def visit_costs(self, max_rows: int, limit_s: float) -> MeasuredCosts:
+        return measure_visit_costs(
+            self.runner, self.judge, max_rows, num_slots=self._num_slots, limit_s=limit_s, clock=self._meter.clock
+        )
 
     def _wait_for_device(self) -> None:
         if self._cuda:

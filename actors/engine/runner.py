@@ -88,13 +88,14 @@ class Runner:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> ExitStates:
+    def run(self, batch: Batch, *, all_layers: bool = False) -> ExitStates:
         """Run the segment on all pending positions; return the current tokens' hidden states.
 
-        Where full depth checks drafts, its last segment returns those of all pending positions.
+        Where full depth checks drafts, its last segment returns those of all pending positions. `all_layers`: the
+        first segment and all others after it, as one.
         """
-        first_layer, end_layer = self.segments[batch.segment]
-        last_segment = batch.segment == len(self.segments) - 1
+        first_layer, end_layer = (0, self.exit_layers[-1]) if all_layers else self.segments[batch.segment]
+        last_segment = end_layer == self.exit_layers[-1]
         visit = self._plan(batch)
         hidden_SD = self.cache.hidden_STD.flatten(0, 1)
         if batch.segment == 0:
