@@ -7,7 +7,9 @@ machine that slows down slows both. What is measured is stored beside the run: e
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from conf.engine import EngineConfig, Schedule
@@ -17,13 +19,14 @@ from conf.resolve import image_plan
 from conf.schema import ModelSection, PreprocessConfig
 from conf.source import PromptConfig
 from pipeline.report.folder import FULL_DEPTH_SAMPLE, RunFolder
-from pipeline.report.work import Work, layers_run, work_of
+from pipeline.report.work import Work, layers_run, of_kept_tokens, work_of
 from pipeline.source.prompts import limit_of, make_prompts
 from pipeline.text import json_text
 
 if TYPE_CHECKING:
     from actors.backend import Backend
     from actors.engine.request import Completion, Request
+    from actors.engine.stats import EngineStats
 
 PASSES = 3  # timed, of each engine
 _COLUMNS = ("sample_id", "shard", "key", "prompt_index", "prompt", "text")
@@ -53,7 +56,7 @@ def measure_full_depth(url: str, num_rows: int, passes: int = PASSES) -> dict[st
 
     _decode(as_run, requests[: engine.num_slots])  # warm-up, not counted
     _decode(full, requests[: engine.num_slots])
-    timed: dict[bool, list[list[Completion]]] = {False: [], True: []}
+    timed: dict[bool, list[_Pass]] = {False: [], True: []}
     for number in range(passes):
         for is_full in (False, True) if number % 2 == 0 else (True, False):
             timed[is_full].append(_decode(full if is_full else as_run, requests))
@@ -118,40 +121,72 @@ def _limit(prompt: PromptConfig, row: Mapping[str, Any], fields: Mapping[str, An
     return limit_of(prompt, {**fields, **own})
 
 
-def _decode(backend: "Backend", requests: Sequence["Request"]) -> list["Completion"]:
+@dataclass(frozen=True)
+class _Pass:
+    completions: "list[Completion]"
+    stats: "EngineStats"
+
+    @property
+    def device_s(self) -> float:
+        return sum(completion.device_s for completion in self.completions)
+
+    @property
+    def decoder_s(self) -> float:
+        return sum(self.stats.segment_s)
+
+    @property
+    def full_depth_s(self) -> float | None:
+        """What the engine makes of `decoder_s` at full depth."""
+        stats = self.stats
+        if stats.full_depth_s is None:
+            return None
+        return of_kept_tokens(stats.full_depth_s, stats.num_tokens, stats.segment_rows[0])
+
+
+def _decode(backend: "Backend", requests: Sequence["Request"]) -> _Pass:
     """Return the completions of the requests, in their order, all offered to a fresh engine at once."""
     from actors.engine.drain import drain
 
-    return drain(backend.make_engine(), requests)
+    engine = backend.make_engine()
+    return _Pass(drain(engine, requests), engine.take_stats())
 
 
 def _summary(
     rows: Sequence[dict[str, Any]],
-    early: Sequence[Sequence["Completion"]],
-    full: Sequence[Sequence["Completion"]],
+    early_passes: Sequence[_Pass],
+    full_passes: Sequence[_Pass],
     backend: "Backend",
     work: Work,
     num_layers: int,
 ) -> dict[str, Any]:
     """Return sums over the rows (device seconds: mean of the passes), and each row with both texts."""
+    early, full = early_passes[0].completions, full_passes[0].completions
     texts = [
         (backend.decode_tokens(a.token_ids), backend.decode_tokens(b.token_ids))
-        for a, b in zip(early[0], full[0], strict=True)
+        for a, b in zip(early, full, strict=True)
     ]
-    pairs = [(a.token_ids, b.token_ids) for a, b in zip(early[0], full[0], strict=True)]
+    pairs = [(a.token_ids, b.token_ids) for a, b in zip(early, full, strict=True)]
     equal_tokens = sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False))
-    seconds = [[sum(completion.device_s for completion in run) for run in runs] for runs in (early, full)]
     return {
         "rows": len(rows),
         "equal_texts": sum(a == b for a, b in texts),
         "equal_published": sum(row["text"] == text for row, (text, _) in zip(rows, texts, strict=True)),
         "equal_tokens": equal_tokens,
         "tokens": sum(max(len(a), len(b)) for a, b in pairs),
-        "layers_computed": sum(layers_run(c.exit_layers, work, num_layers) or 0 for c in early[0]),
-        "layers_computed_full": sum(itertools.chain.from_iterable(c.exit_layers for c in full[0])),
-        "device_s": sum(seconds[0]) / len(seconds[0]),
-        "device_s_full": sum(seconds[1]) / len(seconds[1]),
-        "passes": [{"device_s": a, "device_s_full": b} for a, b in zip(*seconds, strict=True)],
+        "layers_computed": sum(layers_run(c.exit_layers, work, num_layers) or 0 for c in early),
+        "layers_computed_full": sum(itertools.chain.from_iterable(c.exit_layers for c in full)),
+        "device_s": fmean(one.device_s for one in early_passes),
+        "device_s_full": fmean(one.device_s for one in full_passes),
+        "passes": [
+            {
+                "device_s": a.device_s,
+                "device_s_full": b.device_s,
+                "decoder_s": a.decoder_s,
+                "decoder_s_full": b.decoder_s,
+                "decoder_s_estimated": a.full_depth_s,
+            }
+            for a, b in zip(early_passes, full_passes, strict=True)
+        ],
         "samples": [
             {**{name: row[name] for name in ("sample_id", "prompt_index")}, "text": text, "text_full": text_full}
             for row, (text, text_full) in zip(rows, texts, strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.report.compare import Comparison, SharedRow, compare_rows
 from pipeline.report.folder import RunFolder
-from pipeline.report.gallery import GalleryItem, RowKey, choose_items, find_items, num_layers_of
+from pipeline.report.gallery import GalleryItem, RowKey, choose_items, find_items
 from pipeline.report.numbers import numbers_of
 from pipeline.report.picks import Tag
 from pipeline.report.quality import quality_of
@@ -70,7 +70,7 @@ def build_report(
     runs = [replace(run, against_full_depth=_full_depth(i, runs, shared)) for i, run in enumerate(runs)]
     comparisons = [None, *(_compare(runs[0].name, shared[i], shared[0]) for i in range(1, len(runs)))]
     if len(folders) > 1:
-        others = [find_items(f, items, num_layers_of(s)) for f, s in zip(folders[1:], scans[1:], strict=True)]
+        others = [find_items(f, items, s) for f, s in zip(folders[1:], scans[1:], strict=True)]
         items = [replace(item, others=tuple(found.get(item.key) for found in others)) for item in items]
     thumbnails = None
     if find_thumbnails is not None:

@@ -41,16 +41,30 @@ def latency_chart(latency: Quantiles, title: str) -> Markup:
     return _figure(title, label, shapes, x=_log_ticks(low, high), top=[(x_of(value), name) for name, value in marks])
 
 
-def depth_by_position_chart(points: Sequence[tuple[int, float, int]], num_layers: int, title: str) -> Markup:
-    """Return a line over token positions, from no layers to full depth."""
+def depth_by_position_chart(
+    points: Sequence[tuple[int, float, int]], computed: Sequence[float | None], num_layers: int, title: str
+) -> Markup:
+    """Return the layers tokens left at over their positions, and above them the layers computed, as a broken line."""
     if len(points) < 2:
         return Markup("")
     last = points[-1][0]
     line = [(100 * position / last, 100 * depth / num_layers) for position, depth, _ in points]
+    known = [(x, 100 * depth / num_layers) for (x, _), depth in zip(line, computed, strict=True) if depth is not None]
     ticks = [(100 * position / last, f"{position + 1}") for position in _round_steps(last)]
     layers = [(100 * layer / num_layers, f"{layer}") for layer in sorted({0, num_layers // 2, num_layers})]
-    label = f"{title}: {number(points[0][1])} layers at the first token, {number(points[-1][1])} at token {last + 1}"
-    return _figure(title, label, _area(line), x=ticks, y=layers, x_title="token", y_title="layers")
+    label = (
+        f"{title}: {number(points[0][1])} layers at the first token, {number(points[-1][1])} at token {last + 1}; "
+        f"computed: {number(computed[0])} and {number(computed[-1])}"
+    )
+    return _figure(
+        title,
+        label,
+        [*_area(line), *([_line(known, "broken")] if known else [])],
+        x=ticks,
+        y=layers,
+        x_title="token",
+        y_title="layers",
+    )
 
 
 def timeline_chart(timeline: Sequence[tuple[float, float]], title: str) -> Markup:
@@ -129,12 +143,16 @@ def _rect(classes: str, x: float, width: float, height: float, tip: str = "") ->
 
 
 def _area(line: Sequence[tuple[float, float]]) -> list[Markup]:
-    points = " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in line)
-    area = f"{line[0][0]:.2f},100 {points} {line[-1][0]:.2f},100"
-    return [
-        Markup('<polygon class="area" points="{}"/>').format(area),
-        Markup('<polyline points="{}"/>').format(points),
-    ]
+    area = f"{line[0][0]:.2f},100 {_points(line)} {line[-1][0]:.2f},100"
+    return [Markup('<polygon class="area" points="{}"/>').format(area), _line(line)]
+
+
+def _line(line: Sequence[tuple[float, float]], classes: str = "whole") -> Markup:
+    return Markup('<polyline class="{}" points="{}"/>').format(classes, _points(line))
+
+
+def _points(line: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in line)
 
 
 def _log_ticks(low: float, high: float) -> list[Tick]:

@@ -28,6 +28,9 @@ class Comparison:
     layers_saved: float | None  # share of the other's decoder layers
     device_time_saved: float | None  # share of the other's attributed device seconds
     device_time_range: tuple[float, float] | None = None  # lowest and highest saving of repeated measurements
+    decoder_time_saved: float | None = None  # share of the other's decoder seconds, where measured
+    decoder_time_range: tuple[float, float] | None = None
+    decoder_time_estimated: float | None = None  # what the engine made of the same rows, by its own estimate
     equal_tokens: float | None = None  # share of tokens that are equal at equal positions, where counted
 
 
@@ -48,18 +51,35 @@ def compare_rows(other: str, pairs: Sequence[tuple[SharedRow, SharedRow]]) -> Co
 def recorded_comparison(sample: Mapping[str, Any] | None) -> Comparison | None:
     """Return a sample of the run decoded both ways (`deed report RUN --ab N`), as full_depth_sample.json holds it.
 
-    Its keys: rows, equal_texts (rows of equal text), layers_computed, layers_computed_full, device_s, device_s_full.
+    Its keys: rows, equal_texts (rows of equal text), layers_computed, layers_computed_full, device_s, device_s_full,
+    passes; of each pass the seconds, and since decoder time is measured also decoder_s, decoder_s_full and
+    decoder_s_estimated, full depth's by the engine's own estimate.
     """
     if not sample or not sample.get("rows"):
         return None
     layers = sample.get("layers_computed") or 0, sample.get("layers_computed_full") or 0
     device_s = sample.get("device_s") or 0.0, sample.get("device_s_full") or 0.0
-    savings = [1 - one["device_s"] / one["device_s_full"] for one in sample.get("passes") or () if one["device_s_full"]]
+    passes = sample.get("passes") or ()
     return replace(
         _comparison("full depth", sample["rows"], sample["equal_texts"], layers, device_s),
-        device_time_range=(min(savings), max(savings)) if len(savings) > 1 else None,
+        device_time_range=_range(passes, "device_s", "device_s_full"),
+        decoder_time_saved=_saved(passes, "decoder_s", "decoder_s_full"),
+        decoder_time_range=_range(passes, "decoder_s", "decoder_s_full"),
+        decoder_time_estimated=_saved(passes, "decoder_s", "decoder_s_estimated"),
         equal_tokens=sample["equal_tokens"] / sample["tokens"] if sample.get("tokens") else None,
     )
+
+
+def _saved(passes: Sequence[Mapping[str, float | None]], part: str, whole: str) -> float | None:
+    """Return the saving over all passes; None where some do not know."""
+    parts, wholes = ([one.get(name) or 0.0 for one in passes] for name in (part, whole))
+    return 1 - sum(parts) / sum(wholes) if wholes and all(wholes) else None
+
+
+def _range(passes: Sequence[Mapping[str, float | None]], part: str, whole: str) -> tuple[float, float] | None:
+    """Return the lowest and the highest saving; None of less than two passes."""
+    savings = [saved for one in passes if (saved := _saved([one], part, whole)) is not None]
+    return (min(savings), max(savings)) if len(savings) > 1 else None
 
 
 def _comparison(

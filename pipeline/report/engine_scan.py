@@ -9,9 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report.sketch import floats
+from pipeline.report.work import of_kept_tokens
 
 _TIMELINE_BINS = 60
 _SUMS = ("busy_s", "encode_s", "decode_s", "gate_s", "host_s")
+
+
+@dataclass(frozen=True)
+class FullDepthScan:
+    """Sums over the windows whose engine estimated what full depth takes, in actor-seconds."""
+
+    busy_s: float
+    decoder_s: float  # of that, in visits to segments
+    full_depth_s: float  # what those visits would have taken at full depth, for the same tokens
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class EngineScan:
     segment_rows: tuple[int, ...] = ()
     segment_positions: tuple[int, ...] = ()
     segment_s: tuple[float, ...] = ()
+    full_depth: FullDepthScan | None = None  # None: no engine knew
     kv_cache_bytes: int | None = None  # largest of one actor
     involuntary_exits: int | None = None
     timeline: tuple[tuple[float, float], ...] = field(default=())  # seconds of work, finished requests per second
@@ -64,9 +75,22 @@ def scan_engine_stats(tables: Sequence[pa.Table]) -> EngineScan:
         segment_rows=tuple(int(n) for n in _by_segment(table["segment_rows"])),
         segment_positions=tuple(int(n) for n in _by_segment(table["segment_positions"])),
         segment_s=tuple(float(s) for s in _by_segment(table["segment_s"])),
+        full_depth=_full_depth(table),
         kv_cache_bytes=pc.max(table["kv_cache_bytes"]).as_py(),
         involuntary_exits=pc.sum(table["involuntary_exits"]).as_py(),
         timeline=_timeline(clock, columns["num_completed"]),
+    )
+
+
+def _full_depth(table: pa.Table) -> FullDepthScan | None:
+    known = table.filter(pc.is_valid(table["full_depth_s"]))
+    if not known.num_rows:
+        return None
+    rows, num_tokens = _by_segment(known["segment_rows"])[:1].sum(), pc.sum(known["num_tokens"]).as_py() or 0
+    return FullDepthScan(
+        busy_s=float(np.nansum(floats(known["busy_s"]))),
+        decoder_s=float(_by_segment(known["segment_s"]).sum()),
+        full_depth_s=of_kept_tokens(float(np.nansum(floats(known["full_depth_s"]))), num_tokens, int(rows)),
     )
 
 

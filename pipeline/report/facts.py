@@ -7,6 +7,7 @@ from enum import Enum
 from pipeline.report.compare import Comparison
 from pipeline.report.number_formats import UNKNOWN, count, hours, money, number, seconds, share, size
 from pipeline.report.report_schema import RunNumbers, is_full_depth
+from pipeline.report.time_saved import MEASURE, time_saved
 
 NOT_MEASURED = "not measured"
 
@@ -176,29 +177,29 @@ def _latency(run: RunNumbers) -> Iterator[Fact]:
 
 def _exits(run: RunNumbers) -> Iterator[Fact]:
     exits, full = run.exits, run.against_full_depth
-    depth = UNKNOWN if exits.mean_depth is None else f"{number(exits.mean_depth)} of {count(exits.num_layers)}"
-    yield _better("mean depth", depth, exits.mean_depth, Better.LOWER, "layer a token leaves at")
+    saved = time_saved(run)
+    for label, saving in (("time saved against full depth", saved.device), ("of the decoder alone", saved.decoder)):
+        yield Fact(label, saving.text, saving.note, saving.value, Better.HIGHER, is_share=True)
+    left, computed = (_of_layers(depth, exits.num_layers) for depth in (exits.mean_depth, exits.computed_depth))
+    yield _better("mean depth", left, exits.mean_depth, Better.LOWER, f"layer a token leaves at; computed: {computed}")
     note = "a token, earlier ones that catch up with a deep one included"
-    yield _better("layers computed", number(exits.computed_depth), exits.computed_depth, Better.LOWER, note)
-    yield _higher_share("decoder layers saved", exits.layers_saved, "not computed, of those of full depth")
+    yield _better("layers computed", computed, exits.computed_depth, Better.LOWER, note)
+    yield _higher_share("layers not computed", exits.layers_saved, "of those of full depth; that is not time")
     if is_full_depth(run):
-        yield Fact("device time saved", "none", "this run is the full depth")
         yield Fact("texts equal to full depth", "all", "this run is the full depth")
     elif full is None:
-        note = "deed report RUN --ab 200 measures it"
-        yield _higher_share("device time saved", None, "on the same rows", NOT_MEASURED)
-        yield _higher_share("texts equal to full depth", None, note, NOT_MEASURED)
+        yield _higher_share("texts equal to full depth", None, MEASURE, NOT_MEASURED)
     else:
-        rows = f"on the same {count(full.num_rows)} rows, against {full.other}"
-        if full.device_time_range is not None:
-            rows += f"; {share(full.device_time_range[0])} to {share(full.device_time_range[1])} over the passes"
-        yield _higher_share("device time saved", full.device_time_saved, rows, NOT_MEASURED)
-        yield _higher_share("decoder layers saved, same rows", full.layers_saved, "not computed", NOT_MEASURED)
+        yield _higher_share("layers not computed, same rows", full.layers_saved, "of full depth's", NOT_MEASURED)
         yield _higher_share("texts equal to full depth", full.equal_texts, interval_of(full))
         if full.equal_tokens is not None:
             yield _higher_share("tokens equal to full depth", full.equal_tokens, "at equal positions")
     forced = run.speed.involuntary_exits
     yield _better("tokens forced out by batching", count(forced), forced, Better.LOWER)
+
+
+def _of_layers(depth: float | None, num_layers: int | None) -> str:
+    return UNKNOWN if depth is None else f"{number(depth)} of {count(num_layers)}"
 
 
 def interval_of(comparison: Comparison) -> str:
@@ -229,7 +230,7 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[RunNumbers], Iterator[Fact]]], .
     ("cost",    "Cost",       "Money and device time; rows that are done pay for those that failed.",     _cost),
     ("speed",   "Speed",      "How fast rows went through, and what the engines did meanwhile.",          _speed),
     ("latency", "Latency",    "From entering the engine to the last token, waiting for a slot included.", _latency),
-    ("exits",   "Early exit", "How many decoder layers the tokens used, and what leaving early changed.", _exits),
+    ("exits",   "Early exit", "The time that leaving early saved, the depth tokens left at, what changed.", _exits),
     ("quality", "Quality",    "A fair sample of the texts against the references in the source.",         _quality),
 )
 # fmt: on

@@ -9,6 +9,7 @@ from pipeline.report.folder import RunFolder
 from pipeline.report.picks import Pick, Tag
 from pipeline.report.repeats import is_looping
 from pipeline.report.scan import RunScan
+from pipeline.report.work import layers_run, work_of
 
 NUM_SHADES = 9  # steps of the colour scale of depth, 0 shallow .. 8 deep
 _ERROR_SHARE = 0.25  # of the gallery, at most
@@ -42,6 +43,7 @@ class GalleryItem:
     tags: frozenset[Tag]
     finish_reason: str | None = None
     mean_depth: float | None = None
+    computed_depth: float | None = None  # layers computed a step, see work.py
     min_confidence: float | None = None
     e2e_s: float | None = None
     size: tuple[int, int] | None = None
@@ -52,7 +54,6 @@ class GalleryItem:
 
 def choose_items(folder: RunFolder, scan: RunScan, limit: int) -> list[GalleryItem]:
     """At most `limit` rows: some of every tag, errors up to a quarter, the rest a fair sample."""
-    num_layers = num_layers_of(scan)
     error_picks = _round_robin([kind.examples.picks for kind in scan.errors.kinds.values()], int(limit * _ERROR_SHARE))
     by_tag = {tag: first.picks for tag, first in scan.results.picks.items()}
     special = [by_tag.get(tag, []) for tag in (Tag.UNCERTAIN, Tag.DEEP, Tag.TRUNCATED, Tag.LOOPED)]
@@ -67,13 +68,16 @@ def choose_items(folder: RunFolder, scan: RunScan, limit: int) -> list[GalleryIt
             if (pick.file, pick.row) in tags and (tag is not Tag.SAMPLE or pick in fair):
                 tags[pick.file, pick.row].add(tag)
     rows = folder.rows(picks, _COLUMNS)
-    items = [result_item(rows[pick], num_layers, tags[pick.file, pick.row]) for pick in picks]
+    items = [result_item(rows[pick], scan, tags[pick.file, pick.row]) for pick in picks]
     errors = folder.rows(error_picks)
     return items + [_error_item(errors[pick]) for pick in error_picks]
 
 
-def result_item(row: Mapping[str, Any], num_layers: int, tags: Iterable[Tag] = ()) -> GalleryItem:
-    reason = row["finish_reason"]
+def result_item(row: Mapping[str, Any], scan: RunScan, tags: Iterable[Tag] = ()) -> GalleryItem:
+    """Return a row of the run that `scan` is of."""
+    reason, num_layers, exit_layers = row["finish_reason"], num_layers_of(scan), row["exit_layers"]
+    work = work_of(((scan.record or {}).get("config") or {}).get("engine") or {})
+    computed = layers_run(exit_layers, work, num_layers) if exit_layers else None
     derived = {Tag.TRUNCATED} if reason == "length" else set()
     derived |= {Tag.LOOPED} if reason == "loop" or is_looping(row["text"]) else set()
     return GalleryItem(
@@ -86,13 +90,14 @@ def result_item(row: Mapping[str, Any], num_layers: int, tags: Iterable[Tag] = (
         tags=frozenset({*tags, *derived}),
         finish_reason=reason,
         mean_depth=row["mean_depth"],
+        computed_depth=None if computed is None else computed / len(exit_layers),
         min_confidence=row["min_confidence"],
         e2e_s=row["e2e_s"],
         size=None if row["width"] is None or row["height"] is None else (row["width"], row["height"]),
     )
 
 
-def find_items(folder: RunFolder, wanted: Sequence[GalleryItem], num_layers: int) -> dict[RowKey, GalleryItem]:
+def find_items(folder: RunFolder, wanted: Sequence[GalleryItem], scan: RunScan) -> dict[RowKey, GalleryItem]:
     """Return the same rows in another run of the same source; those it does not have are left out."""
     keys = {item.key for item in wanted}
     files = {f"results/{item.shard}.parquet" for item in wanted} & set(folder.results)
@@ -104,7 +109,7 @@ def find_items(folder: RunFolder, wanted: Sequence[GalleryItem], num_layers: int
             picks += [Pick(0.0, file, first_row + i) for i, pair in enumerate(pairs) if pair in keys]
             first_row += batch.num_rows
         for row in folder.rows(picks, _COLUMNS).values():
-            item = result_item(row, num_layers)
+            item = result_item(row, scan)
             found[item.key] = item
     return found
 

@@ -8,12 +8,14 @@ import numpy as np
 from conf.resolve import exits_that_can_fire
 from pipeline.report.compare import recorded_comparison
 from pipeline.report.cost import cost_of, device_time_of
+from pipeline.report.engine_scan import FullDepthScan
 from pipeline.report.quality import Quality
 from pipeline.report.report_schema import (
     Check,
     Depth,
     ErrorKind,
     Exits,
+    FullDepthEstimate,
     Identity,
     Outcome,
     Quantiles,
@@ -61,7 +63,15 @@ def numbers_of(scan: RunScan, quality: Quality | None = None) -> RunNumbers:
         errors=_errors(scan, outcome.rows_read),
         quality=quality,
         against_full_depth=recorded_comparison(scan.full_depth_sample),
+        full_depth_estimate=_estimate(scan.engine.full_depth),
     )
+
+
+def _estimate(scan: FullDepthScan | None) -> FullDepthEstimate | None:
+    if scan is None or scan.full_depth_s <= 0:
+        return None
+    device_s = scan.busy_s - scan.decoder_s + scan.full_depth_s
+    return FullDepthEstimate(1 - scan.decoder_s / scan.full_depth_s, 1 - scan.busy_s / device_s)
 
 
 def quantiles_of(sketch: Sketch) -> Quantiles:
@@ -183,19 +193,24 @@ def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:
     results = scan.results
     num_layers = _get(record, "device", "num_layers")
     num_steps = int(results.depth_steps.sum())
-    mean_depth = _ratio(float((results.depth_steps * np.arange(results.depth_steps.size)).sum()), num_steps)
     work = work_of(_get(record, "config", "engine") or {})
-    computed_depth = {
-        Work.CATCHING_UP: _ratio(results.caught_up_layers, num_steps),
-        Work.AS_LEFT: mean_depth,
-        Work.FULL: num_layers if num_steps else None,
-    }[work]
+
+    def computed(caught_up: float, left: float, steps: int) -> float | None:
+        """Return layers computed for a token."""
+        layers = {Work.CATCHING_UP: caught_up, Work.AS_LEFT: left, Work.FULL: num_layers and num_layers * steps}[work]
+        return _ratio(layers, steps)
+
+    left = float((results.depth_steps * np.arange(results.depth_steps.size)).sum())
+    computed_depth = computed(results.caught_up_layers, left, num_steps)
+    enough = min(_MIN_STEPS_AT_POSITION, max(1, results.num_rows))
+    sums = zip(results.position_caught_up, results.position_layers, results.position_steps, strict=True)
+    positions = [(i, float(c), float(d), int(steps)) for i, (c, d, steps) in enumerate(sums) if steps >= enough]
     used = {int(layer) for layer in np.flatnonzero(results.depth_steps)}
     layers = sorted(used | set(_reachable_exits(record)))
     return Exits(
         num_layers=num_layers,
         num_steps=num_steps,
-        mean_depth=mean_depth,
+        mean_depth=_ratio(left, num_steps),
         computed_depth=computed_depth,
         layers_saved=None if computed_depth is None or not num_layers else 1 - computed_depth / num_layers,
         histogram=tuple(
@@ -207,11 +222,8 @@ def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:
             )
             for layer in layers
         ),
-        by_position=tuple(
-            (int(position), float(results.position_layers[position] / steps), int(steps))
-            for position, steps in enumerate(results.position_steps)
-            if steps >= min(_MIN_STEPS_AT_POSITION, max(1, results.num_rows))
-        ),
+        by_position=tuple((i, left / steps, steps) for i, _, left, steps in positions),
+        computed_by_position=tuple(computed(caught_up, left, steps) for _, caught_up, left, steps in positions),
         per_image=quantiles_of(results.sketches["mean_depth"]),
     )
 

@@ -18,6 +18,7 @@ from pipeline.report.gallery import NUM_SHADES, GalleryItem, Token, shade_of
 from pipeline.report.picks import Tag
 from pipeline.report.safe_text import visible, visible_piece
 from pipeline.report.side_by_side import compared_sections
+from pipeline.report.time_saved import time_saved
 
 _FOLDER = Path(__file__).parent
 _MIME_TYPES = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png", b"RI": "image/webp"}
@@ -73,6 +74,7 @@ def render_html(report: Report, *, generated_utc: str) -> str:
         charts=charts,
         reconciliation=facts.reconciliation,
         interval_of=facts.interval_of,
+        time_saved=time_saved,
         shade_of=shade_of,
         generated_utc=generated_utc,
         style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),

@@ -95,7 +95,16 @@ class Exits:
     layers_saved: float | None  # share of full depth's layers that were not computed
     histogram: tuple[Depth, ...]
     by_position: tuple[tuple[int, float, int], ...]  # (position, mean depth, steps)
+    computed_by_position: tuple[float | None, ...]  # layers computed for a token, at the same positions
     per_image: Quantiles  # mean depth of an image
+
+
+@dataclass(frozen=True)
+class FullDepthEstimate:
+    """What the engines saved by their own account: costs measured at their start, times what they did."""
+
+    decoder_time_saved: float  # share of what the decoder would have taken at full depth
+    device_time_saved: float  # share of the whole device time; the encoder is not saved
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,7 @@ class RunNumbers:
     errors: tuple[ErrorKind, ...]
     quality: Quality | None = None
     against_full_depth: Comparison | None = None  # the same rows at full depth
+    full_depth_estimate: FullDepthEstimate | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

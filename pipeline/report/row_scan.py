@@ -34,7 +34,8 @@ class ResultsScan:
     )  # steps that left at a layer
     caught_up_layers: int = 0  # layers computed where deep steps make earlier ones catch up
     depth_confidence: np.ndarray = field(default_factory=lambda: np.zeros(MAX_LAYERS))  # their confidences, summed
-    position_layers: np.ndarray = field(default_factory=lambda: np.zeros(MAX_POSITIONS))  # layers run at a position
+    position_layers: np.ndarray = field(default_factory=lambda: np.zeros(MAX_POSITIONS))  # left at, by position
+    position_caught_up: np.ndarray = field(default_factory=lambda: np.zeros(MAX_POSITIONS))  # computed, by position
     position_steps: np.ndarray = field(default_factory=lambda: np.zeros(MAX_POSITIONS, np.int64))
     sketches: dict[str, Sketch] = field(default_factory=lambda: {name: Sketch() for name in SKETCHED})
     picks: dict[Tag, FirstK] = field(default_factory=dict)
@@ -64,21 +65,23 @@ class ResultsScan:
         layers = layer_lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
         lengths = pc.fill_null(pc.list_value_length(layer_lists), 0).to_numpy(zero_copy_only=False)
         positions = np.arange(layers.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        self.caught_up_layers += caught_up(layers, lengths)
+        computed = caught_up(layers, lengths)
+        self.caught_up_layers += int(computed.sum())
         self.depth_steps += np.bincount(layers, minlength=MAX_LAYERS)
         confidences = confidence_lists.flatten().to_numpy(zero_copy_only=False)
         if confidences.size == layers.size:
             self.depth_confidence += np.bincount(layers, weights=confidences, minlength=MAX_LAYERS)
         near = positions < MAX_POSITIONS
         self.position_steps += np.bincount(positions[near], minlength=MAX_POSITIONS)
-        self.position_layers += np.bincount(positions[near], weights=layers[near], minlength=MAX_POSITIONS)
+        for sums, of_steps in ((self.position_layers, layers), (self.position_caught_up, computed)):
+            sums += np.bincount(positions[near], weights=of_steps[near], minlength=MAX_POSITIONS)
 
     def merge(self, other: "ResultsScan") -> None:
         self.num_rows += other.num_rows
         self.num_looping += other.num_looping
         self.caught_up_layers += other.caught_up_layers
         self.finish_reasons += other.finish_reasons
-        for name in ("depth_steps", "depth_confidence", "position_layers", "position_steps"):
+        for name in ("depth_steps", "depth_confidence", "position_layers", "position_caught_up", "position_steps"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, sketch in self.sketches.items():
             sketch.merge(other.sketches[name])

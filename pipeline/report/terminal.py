@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.number_formats import count, hours, money, number, seconds, share
-from pipeline.report.report_schema import Outcome, RunNumbers
+from pipeline.report.report_schema import Outcome, RunNumbers, is_full_depth
 from pipeline.report.safe_text import visible
+from pipeline.report.time_saved import time_saved
 from pipeline.source.left_out import in_words
 
 _BAR_WIDTH = 32
@@ -36,6 +37,8 @@ def _rows(run: RunNumbers, ascii_only: bool) -> Iterator[tuple[str, RenderableTy
     yield "speed", _speed(run)
     yield "latency", _latency(run)
     if run.exits.num_steps:
+        if not is_full_depth(run):
+            yield "saved", _saved(run)
         yield "depth", _depth(run)
         yield "", _depth_bars(run, ascii_only)
     if run.quality is not None:
@@ -88,14 +91,20 @@ def _latency(run: RunNumbers) -> Text:
     return text.append(f" waiting in the engine included; first token p50 {seconds(first.p50)}", style="dim")
 
 
+def _saved(run: RunNumbers) -> Text:
+    saved = time_saved(run)
+    if saved.device.value is None:
+        return Text(f"{saved.device.text}: {saved.device.note}")
+    text = Text(f"{saved.device.text} of full depth's time", style="bold green")
+    text.append(f"  {saved.decoder.text} of the decoder's", style="not bold green")
+    return text.append(f"  {saved.device.note}", style="not bold dim")
+
+
 def _depth(run: RunNumbers) -> Text:
     exits = run.exits
-    text = Text(f"{number(exits.mean_depth)} of {count(exits.num_layers)} layers deep a token", style="bold")
-    if exits.layers_saved is not None:
-        text.append(f"  {share(exits.layers_saved)} of the decoder's layers saved", style="not bold green")
-        caught_up = "a token that goes deep makes earlier ones catch up"
-        text.append(f"  {number(exits.computed_depth)} computed: {caught_up}", style="not bold dim")
-    return text
+    left, computed = number(exits.mean_depth), number(exits.computed_depth)
+    text = Text(f"tokens left at layer {left} of {count(exits.num_layers)}, {computed} layers computed", style="bold")
+    return text.append("  a token that goes deep makes earlier ones catch up", style="not bold dim")
 
 
 def _depth_bars(run: RunNumbers, ascii_only: bool) -> Table:

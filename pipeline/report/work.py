@@ -35,10 +35,22 @@ def layers_run(exit_layers: Sequence[int], work: Work, num_layers: int | None) -
     return sum(itertools.accumulate(reversed(exit_layers), max))
 
 
-def caught_up(layers: np.ndarray, lengths: np.ndarray) -> int:
-    """The sum of `layers_run` over texts that catch up: their exit layers, one text after the other, and lengths."""
+def of_kept_tokens(seconds: float, num_tokens: int, num_rows: int) -> float:
+    """Return the part of an estimate for `num_rows` rows of the first segment that is for tokens that were kept.
+
+    A row of the first segment is a token. In lossless mode some are taken back, which full depth would never have said.
+    """
+    return seconds * num_tokens / num_rows if num_rows else 0.0
+
+
+def caught_up(layers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return how many layers every step of texts that catch up was computed to; their sum is that of `layers_run`.
+
+    `layers`: their exit layers, one text after the other; `lengths`: steps of each text.
+    """
     if not layers.size:
-        return 0
+        return layers
     # Backwards, text after text lifted above the one before it, so that one running maximum serves for all.
     lift = np.repeat(np.arange(lengths.size), lengths[::-1]) * (int(layers.max()) + 1)
-    return int((np.maximum.accumulate(layers[::-1] + lift) - lift).sum())
+    computed: np.ndarray = (np.maximum.accumulate(layers[::-1] + lift) - lift)[::-1]
+    return computed

@@ -42,4 +42,6 @@ def test_the_configuration_says_which(engine: dict[str, object], work: Work) -> 
 def test_many_texts_at_once(texts: list[list[int]]) -> None:
     flat = np.array([layer for text in texts for layer in text], np.int64)
     lengths = np.array([len(text) for text in texts], np.int64)
-    assert caught_up(flat, lengths) == sum(layers_run(text, Work.CATCHING_UP, None) or 0 for text in texts)
+    computed = caught_up(flat, lengths).tolist()
+    assert computed == [max(text[i:]) for text in texts for i in range(len(text))]
+    assert sum(computed) == sum(layers_run(text, Work.CATCHING_UP, None) or 0 for text in texts)
