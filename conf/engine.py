@@ -160,9 +160,9 @@ class TuningConfig(Section):
     )
     calibration_s: Annotated[float, Field(ge=0)] = Field(
         0.5,
-        description="Seconds spent at the start on measuring what visits cost and what full depth would: the first "
-        "says when a deep group is worth a visit (pool), the second how much time early exit saves (deed report). "
-        "Larger: large models are measured too; 0: all layers count the same, batches are free and savings unknown.",
+        description="Seconds spent at the start on measuring what visits cost (pool), which says when a deep group is "
+        "worth one, and at most as many during the run, 1 % of it, on running some visits at full depth too, which "
+        "says what early exit saves. 0: assume that all layers cost the same and batches are free; savings unknown.",
     )
 
 

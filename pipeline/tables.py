@@ -88,7 +88,7 @@ ENGINE_STATS = pa.schema([
     ("segment_rows",    pa.list_(pa.int64())),      # per segment: sequences in those runs
     ("segment_positions", pa.list_(pa.int64())),    # per segment: positions computed, pending ones included
     ("segment_s",       pa.list_(pa.float64())),    # per segment: seconds
-    ("full_depth_s",    pa.float64()),              # what segment_s would be at full depth, estimated; null: unknown
+    ("full_depth_s",    pa.float64()),              # what all segment_s would be at full depth, by samples; null: none
     ("kv_cache_bytes",  pa.int64()),                # memory of the attention caches
     ("involuntary_exits", pa.int64()),              # tokens forced out by batching; always 0
     ("overlapped_s",    pa.float64()),              # in the encoder beside the decoder, not part of busy_s

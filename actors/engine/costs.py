@@ -1,6 +1,4 @@
-"""What a visit costs: seconds = floor + slope * positions, for every segment; and what full depth would have cost.
-
-Pure Python, no torch.
+"""What a visit costs: seconds = floor + slope * positions, for every segment. Pure Python, no torch.
 
 The floor is what a visit costs whatever its size (weights read, kernels launched, Python); only batching shares it.
 """
@@ -26,33 +24,6 @@ class VisitCost:
         """Return the rows from which on waiting for company saves next to nothing; `most` where none is known."""
         floors = (1 / FLOOR_SHARE - 1) * self.floor_s
         return most if floors >= most * self.slope_s else max(1, math.ceil(floors / self.slope_s))
-
-
-@dataclass(frozen=True, slots=True)
-class DepthCosts:
-    """Costs of a visit of the first segment and of one through all layers, measured at the same time.
-
-    Every step runs the first segment, so what that took in a run says what all layers would have taken.
-    """
-
-    first: VisitCost  # its slots as far apart as regrouping leaves them
-    full: VisitCost  # with the last exit and no other, its slots side by side
-
-    def full_depth_s(self, spent_s: float, num_positions: int, *, num_rows: int, num_together: int) -> float:
-        """Return what positions cost at full depth whose visit of `num_rows` rows to the first segment took `spent_s`.
-
-        At full depth rows do not part, so `num_together` of them, no fewer, share a visit there.
-        """
-        share = num_rows / num_together
-        return spent_s * share * self.full.seconds(num_positions / share) / self.first.seconds(num_positions)
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredCosts:
-    """What a measurement found; `depth` is None where there was no time for it."""
-
-    segments: tuple[VisitCost, ...]
-    depth: DepthCosts | None = None
 
 
 def costs_by_layers(exit_layers: Sequence[int]) -> tuple[VisitCost, ...]:

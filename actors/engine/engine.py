@@ -11,6 +11,7 @@ from collections.abc import Callable
 from actors.engine.background import BackgroundEncoder
 from actors.engine.batch import Batch, EncodeBatch
 from actors.engine.cross_source import CrossSource
+from actors.engine.depth_probe import DepthProbe
 from actors.engine.executor import EagerExecutor
 from actors.engine.kv_cache import fitting_slots, slot_bytes
 from actors.engine.limits import check_request
@@ -39,14 +40,13 @@ class Engine:
         tuning, on_gpu = config.tuning, self.executor.device.type == "cuda"
         overlap = on_gpu if tuning.encode_overlap == "auto" else tuning.encode_overlap
         self._background = BackgroundEncoder(self.executor, clock) if overlap else None
-        if len(resolved.exit_layers) > 1 and tuning.calibration_s > 0:
-            self._measure_visits(tuning.calibration_s, chooses_queues=config.schedule is Schedule.POOL)
+        if config.schedule is Schedule.POOL and len(resolved.exit_layers) > 1 and tuning.calibration_s > 0:
+            self._measure_visits(tuning.calibration_s)
+        if config.schedule is not Schedule.FULL and len(resolved.exit_layers) > 1 and tuning.calibration_s > 0:
+            self.meter.probe = DepthProbe(tuning.calibration_s)
 
-    def _measure_visits(self, limit_s: float, *, chooses_queues: bool) -> None:
-        costs = self.executor.visit_costs(self.scheduler.max_rows, limit_s)
-        if chooses_queues:
-            self.scheduler.policy.set_costs(costs.segments)
-        self.meter.depth_costs = costs.depth
+    def _measure_visits(self, limit_s: float) -> None:
+        self.scheduler.policy.set_costs(self.executor.visit_costs(self.scheduler.max_rows, limit_s))
         self.meter.restart()  # the measurement emitted no tokens of any request
 
     def add(self, request: Request) -> None:
@@ -70,6 +70,8 @@ class Engine:
         return [sequence.completion(self.meter.busy.end_s) for sequence in finished]
 
     def _visit(self, batch: Batch) -> list[ActiveSequence]:
+        if batch.segment == 0 and self.meter.probe is not None and self.meter.probe.due():
+            self.executor.probe(batch)
         verdict = self.executor.run(batch)  # how
         leaves = self.scheduler.exits(batch, verdict.confidences)  # decide
         decision = self.executor.emit(batch, verdict, leaves)

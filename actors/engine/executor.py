@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from actors.engine.batch import Batch, Emission, EncodeBatch
-from actors.engine.costs import MeasuredCosts
+from actors.engine.costs import VisitCost
 from actors.engine.exit_gate import ExitGate, Verdict
 from actors.engine.processors import Processors
 from actors.engine.request import ActiveSequence
@@ -37,13 +37,19 @@ class Executor(Protocol):
     def run(self, batch: Batch) -> Verdict:
         """Run the segment on all pending positions, and its gate on the current ones."""
 
+    def probe(self, batch: Batch) -> None:
+        """Run a batch of the first segment through all layers and the last exit, for the time it takes.
+
+        To be followed by `run`: whatever it writes, nobody reads before that or a deeper segment has written it again.
+        """
+
     def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Emission:
         """Say the tokens of the rows that leave."""
 
     def retire(self, finished: Sequence[ActiveSequence]) -> None:
         """Make the slots of finished sequences fit for others."""
 
-    def visit_costs(self, max_rows: int, limit_s: float) -> MeasuredCosts:
+    def visit_costs(self, max_rows: int, limit_s: float) -> tuple[VisitCost, ...]:
         """Measure what visits of up to `max_rows` rows cost, with all slots free; takes about `limit_s` at most."""
 
 
@@ -53,7 +59,7 @@ class EagerExecutor:
     def __init__(self, model: MultiExitModel, resolved: Resolved, num_slots: int, meter: Meter) -> None:
         self._meter = meter
         self.device = model.decoder.embedding.weight.device
-        self._cuda, self._num_slots = self.device.type == "cuda", num_slots
+        self._cuda = self.device.type == "cuda"
         processors = Processors.resolve(model.config, resolved.settings.generation, self.device)
         self.runner = Runner(model, resolved, num_slots, keeps_tokens=not processors.idle)
         self.judge = ExitGate(model, resolved, processors, self.runner.cache.token_ST, meter)
@@ -76,6 +82,10 @@ class EagerExecutor:
         with self._meter.gate:
             return self.judge.judge(batch, states)
 
+    def probe(self, batch: Batch) -> None:
+        with self._meter.probe_watch:
+            self.judge.full_depth_tokens(batch, self.runner.run(batch, all_layers=True))
+
     def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Emission:
         with self._meter.gate:
             decision = self.judge.emit(batch, verdict, leaves)
@@ -92,10 +102,8 @@ class EagerExecutor:
         if broken:
             self.runner.cache.clear(broken)
 
-    def visit_costs(self, max_rows: int, limit_s: float) -> MeasuredCosts:
-        return measure_visit_costs(
-            self.runner, self.judge, max_rows, num_slots=self._num_slots, limit_s=limit_s, clock=self._meter.clock
-        )
+    def visit_costs(self, max_rows: int, limit_s: float) -> tuple[VisitCost, ...]:
+        return measure_visit_costs(self.runner, self.judge, max_rows, limit_s=limit_s, clock=self._meter.clock)
 
     def _wait_for_device(self) -> None:
         if self._cuda:

@@ -99,6 +99,14 @@ class ExitGate:
             token_ids[row] = token_id
         return Emission(token_ids, verdict.confidences)
 
+    @torch.inference_mode()
+    def full_depth_tokens(self, batch: Batch, states: ExitStates) -> list[int]:
+        """Return what the last exit says of current tokens that have been through all layers."""
+        last = Batch(len(self.exit_layers) - 1, batch.sequences)
+        token_B, _ = score(self._logits(last, states.h_BD, batch.sequences), Gate.SOFTMAX_MAX)
+        token_ids: list[int] = token_B.tolist()
+        return token_ids
+
     def _tokens(self, batch: Batch, states: ExitStates, leaves: list[bool]) -> list[tuple[int, int]]:
         """Return (row, token) of the rows that leave, chosen among the whole vocabulary."""
         leaving = [row for row, leave in enumerate(leaves) if leave]

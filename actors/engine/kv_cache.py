@@ -82,17 +82,16 @@ class SlotCache:
             self.token_ST[slot] = 0
 
     @contextmanager
-    def lent(self, some: range) -> Iterator[None]:
+    def lent(self, num_slots: int) -> Iterator[None]:
         """Let free slots be written for a measurement: they look as if all their encoder states were real."""
-        slots = slice(some.start, some.stop, some.step)
-        self.context_bias_SC[slots] = 0
+        self.context_bias_SC[:num_slots] = 0
         try:
             yield
         finally:
-            self.context_bias_SC[slots] = float("-inf")
-            self.self_kv_LST2I[:, slots] = 0
-            self.hidden_STD[slots] = 0
-            self.token_ST[slots] = 0
+            self.context_bias_SC[:num_slots] = float("-inf")
+            self.self_kv_LST2I[:, :num_slots] = 0
+            self.hidden_STD[:num_slots] = 0
+            self.token_ST[:num_slots] = 0
 
 
 def longer(tensor: Tensor, dim: int, length: int, value: float = 0.0) -> Tensor:

@@ -117,7 +117,7 @@ class Scheduler:
         else:
             segment = self.policy.longest(lengths) if segment is None else segment
             batch = Batch(segment, self._take(self._queues[segment]))
-        self._meter.begin_step(self.slots.share_held, min(self.max_rows, sum(lengths)))
+        self._meter.begin_step(self.slots.share_held)
         return batch
 
     def _pressing(self, lengths: list[int]) -> int | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.engine.costs import DepthCosts
+from actors.engine.depth_probe import DepthProbe
 from actors.engine.request import ActiveSequence
 
 
@@ -25,7 +25,7 @@ class EngineStats:
     decode_s: float = 0.0
     gate_s: float = 0.0
     host_s: float = 0.0
-    full_depth_s: float | None = None  # what visits would have taken at full depth, estimated; None: costs unknown
+    full_depth_s: float | None = None  # what segment_s would be at full depth, by probes; None: there was none yet
     overlapped_s: float = 0.0  # of the encoder, while the decoder ran; encode_s is only what the engine waited then
     num_steps: int = 0
     num_tokens: int = 0  # decoding steps, end tokens included, less the drafts that were taken back
@@ -52,7 +52,7 @@ class Stopwatch:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._start_s = self.end_s = 0.0
-        self.total_s = 0.0  # since `take`
+        self.total_s = 0.0  # since the last `take`
         self.last_s = 0.0  # seconds of the last time
 
     def __enter__(self) -> None:
@@ -76,24 +76,17 @@ class Meter:
         self.clock = clock
         self.busy = Stopwatch(clock)  # around everything; what is in none of the others is the host's
         self.encode, self.decode, self.gate = Stopwatch(clock), Stopwatch(clock), Stopwatch(clock)
-        self.depth_costs: DepthCosts | None = None
+        self.probe: DepthProbe | None = None
+        self.probe_watch = Stopwatch(clock)
+        self._probed_s = 0.0  # in this window
+        self._model_s = 0.0  # in the model, when the current step began
         self._num_segments = num_segments
-        self._num_together, self._computed_before_s = 0, 0.0  # of the current step
-        self.stats = self._begin(clock())
+        self.stats = EngineStats.begin(clock(), num_segments)
 
-    def _begin(self, start_s: float) -> EngineStats:
-        stats = EngineStats.begin(start_s, self._num_segments)
-        stats.full_depth_s = None if self.depth_costs is None else 0.0
-        return stats
-
-    def begin_step(self, share_held: float, num_together: int = 0) -> None:
-        """`num_together`: rows in flight that one visit could take if it went through all layers."""
+    def begin_step(self, share_held: float) -> None:
         self.stats.num_steps += 1
         self.stats.occupancy += share_held
-        self._num_together, self._computed_before_s = num_together, self._computed_s()
-
-    def _computed_s(self) -> float:
-        return self.decode.total_s + self.gate.total_s
+        self._model_s = self.decode.total_s + self.gate.total_s
 
     def charge(self, sequences: Sequence[ActiveSequence], weights: Sequence[int], segment: int | None = None) -> None:
         """Split the seconds that `busy` has just timed over the sequences, so that their sums equal busy time.
@@ -103,17 +96,18 @@ class Meter:
         spent_s, total = self.busy.last_s, sum(weights)
         for sequence, weight in zip(sequences, weights, strict=True):
             sequence.device_s += spent_s * weight / total
+        if self.probe is not None:
+            self.probe.worked(spent_s)
         if segment is not None:
+            probe_s = self.probe_watch.take()
+            self._probed_s += probe_s
+            spent_s -= probe_s
             self.stats.segment_visits[segment] += 1
             self.stats.segment_rows[segment] += len(sequences)
             self.stats.segment_positions[segment] += total
             self.stats.segment_s[segment] += spent_s
-        if segment == 0 and self.depth_costs is not None and self.stats.full_depth_s is not None:
-            computed_s = self._computed_s() - self._computed_before_s
-            at_full_depth_s = self.depth_costs.full_depth_s(
-                computed_s, total, num_rows=len(sequences), num_together=max(len(sequences), self._num_together)
-            )
-            self.stats.full_depth_s += spent_s - computed_s + at_full_depth_s
+            if segment == 0 and self.probe is not None:
+                self.probe.visited(spent_s, self.decode.total_s + self.gate.total_s - self._model_s, probe_s)
 
     def take(self, kv_cache_bytes: int) -> EngineStats:
         """Close the window and return its counters; a new one begins."""
@@ -121,14 +115,17 @@ class Meter:
         stats.end_s, stats.kv_cache_bytes = self.clock(), kv_cache_bytes
         watches = (self.busy, self.encode, self.decode, self.gate)
         stats.busy_s, stats.encode_s, stats.decode_s, stats.gate_s = (watch.take() for watch in watches)
+        stats.decode_s, self._probed_s = stats.decode_s + self._probed_s, 0.0
+        if self.probe is not None and self.probe.ratio is not None:
+            stats.full_depth_s = stats.segment_s[0] * self.probe.ratio
         stats.host_s = max(0.0, stats.busy_s - stats.encode_s - stats.decode_s - stats.gate_s)
         stats.occupancy /= max(1, stats.num_steps)
-        self.stats = self._begin(stats.end_s)
+        self.stats = EngineStats.begin(stats.end_s, self._num_segments)
         return stats
 
     def restart(self) -> None:
         """Forget what was counted in this window."""
-        self.stats = self._begin(self.stats.start_s)
+        self.stats = EngineStats.begin(self.stats.start_s, self._num_segments)
 
 
 def split_encoding(sequences: Sequence[ActiveSequence], seconds: float) -> None:

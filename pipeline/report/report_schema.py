@@ -101,7 +101,7 @@ class Exits:
 
 @dataclass(frozen=True)
 class FullDepthEstimate:
-    """What the engines saved by their own account: costs measured at their start, times what they did."""
+    """What the engines saved by their own account, from samples of their visits that all layers ran too."""
 
     decoder_time_saved: float  # share of what the decoder would have taken at full depth
     device_time_saved: float  # share of the whole device time; the encoder is not saved

@@ -7,14 +7,11 @@ import pytest
 import torch
 
 from actors.engine.beam.beam_engine import BeamEngine
-from actors.engine.costs import DepthCosts, VisitCost
 from actors.engine.engine import Engine
 from actors.engine.kv_cache import slot_bytes
 from actors.engine.oracles.reference import generate
 from actors.engine.oracles.replay import NOTHING, replay
 from actors.engine.request import FinishReason
-from actors.engine.separate_layers import SeparateLayers
-from actors.model.decoder import MultiExitDecoder
 from conf.engine import EngineConfig, Gate, Schedule
 from conf.errors import UserError
 from conf.resolve import resolve
@@ -186,52 +183,3 @@ def test_a_long_prompt_makes_caches_of_beams_grow(monkeypatch: pytest.MonkeyPatc
     done = run(narrow, work)
     assert {i: c.token_ids for i, c in done.items()} == {i: c.token_ids for i, c in expected.items()}
     assert narrow.runner.capacity_bytes > start
-
-
-@pytest.mark.parametrize("schedule", ["pool", "inplace"])
-@pytest.mark.parametrize("count", [1, 6])
-def test_the_estimate_of_full_depth_is_what_full_depth_takes(
-    monkeypatch: pytest.MonkeyPatch, schedule: str, count: int
-) -> None:
-    """By a clock that goes on with every layer and every exit, so that what is measured is what is done."""
-    now_s = [0.0]
-
-    def costly(owner: type, name: str, seconds: float) -> None:
-        method = getattr(owner, name)
-
-        def run(*args: object) -> object:
-            now_s[0] += seconds
-            return method(*args)
-
-        monkeypatch.setattr(owner, name, run)
-
-    costly(SeparateLayers, "run", 1.0)
-    costly(SeparateLayers, "run_current", 1.0)
-    costly(MultiExitDecoder, "exit_logits", 0.5)
-    work = requests(count, 1)
-    seconds = {}
-    for name, values in (("early", {"schedule": schedule, "exits": (1, 3, 5)}), ("full", {"schedule": "full"})):
-        settings = config(thresholds=(0.3, 0.4), num_slots=8, calibration_s=1e9, **{"exits": (1, 3, 5), **values})
-        engine = Engine(MODEL, settings, clock=lambda: now_s[0])
-        run(engine, work)
-        stats = engine.take_stats()
-        seconds[name] = sum(stats.segment_s), stats.full_depth_s
-    assert seconds["full"][1] is None
-    assert seconds["early"][1] == pytest.approx(seconds["full"][0], rel=1e-9 if count == 1 else 0.15)
-    assert seconds["early"][0] < seconds["early"][1]
-
-
-def test_costs_that_were_not_measured_give_no_estimate() -> None:
-    ticks = itertools.count()
-    for calibration_s in (0, 0.5):
-        settings = config(exits=(1, 5), thresholds=(0.3,), calibration_s=calibration_s)
-        engine = Engine(MODEL, settings, clock=lambda: float(next(ticks)))
-        run(engine, requests(2))
-        assert engine.take_stats().full_depth_s is None
-
-
-def test_a_visit_to_the_first_segment_says_what_full_depth_would_have_cost() -> None:
-    costs = DepthCosts(first=VisitCost(1.0, 0.5), full=VisitCost(4.0, 3.0))
-    assert costs.full_depth_s(6.0, 4, num_rows=4, num_together=4) == 2 * (4 + 3 * 4)  # twice as slow as measured
-    # Half as many visits of twice the size: the floor is paid half as often.
-    assert costs.full_depth_s(3.0, 4, num_rows=4, num_together=8) == 0.5 * (4 + 3 * 8)
