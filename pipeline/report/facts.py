@@ -178,7 +178,7 @@ def _latency(run: RunNumbers) -> Iterator[Fact]:
 def _exits(run: RunNumbers) -> Iterator[Fact]:
     exits, full = run.exits, run.against_full_depth
     saved = time_saved(run)
-    for label, saving in (("time saved against full depth", saved.device), ("of the decoder alone", saved.decoder)):
+    for label, saving in (("time saved against full depth", saved.device), ("decoder time saved", saved.decoder)):
         yield Fact(label, saving.text, saving.note, saving.value, Better.HIGHER, is_share=True)
     left, computed = (_of_layers(depth, exits.num_layers) for depth in (exits.mean_depth, exits.computed_depth))
     yield _better("mean depth", left, exits.mean_depth, Better.LOWER, f"layer a token leaves at; computed: {computed}")

@@ -99,6 +99,11 @@ def test_the_same_rows_at_full_depth(finished: Path) -> None:
     assert full.equal_low <= full.equal_texts <= full.equal_high
     assert full.layers_saved == pytest.approx(1 - sample["layers_computed"] / sample["layers_computed_full"])
     assert full.device_time_saved == pytest.approx(1 - sample["device_s"] / sample["device_s_full"])
+    early_s, full_s = (sum(one[name] for one in sample["passes"]) for name in ("decoder_s", "decoder_s_full"))
+    assert 0 < early_s < 2 * sample["device_s"]
+    assert full.decoder_time_saved == pytest.approx(1 - early_s / full_s)
+    assert full.decoder_time_estimated is not None
+    assert run.full_depth_estimate is not None  # the run itself was long enough for a sample
 
 
 def test_a_run_whose_weights_have_changed_is_not_compared(finished: Path) -> None:
