@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from actors.training.pretrained.card_facts import facts_of, link_from
+from actors.training.pretrained.card_facts import code, facts_of, link_from
 from actors.training.pretrained.record import RECORD_FILE, TrainingRecord
 from conf.licence import CARD_FILE, OTHER
 from conf.resolve import NEVER
@@ -74,7 +74,7 @@ def _front_matter(record: TrainingRecord, plain: bool) -> str:
 
 def _summary(record: TrainingRecord, plain: bool) -> str:
     training, exits = record.training, record.model.exits
-    base = markdown(record.source.base_model) if record.source.base_model else "A pretrained model"
+    base = code(record.source.base_model, in_table=False) if record.source.base_model else "A pretrained model"
     if plain:
         return (
             f"{base}, trained to say early what it says in the end ({_PAPER}); the exits themselves are not part of "

@@ -34,7 +34,7 @@ def facts_of(record: TrainingRecord, plain: bool) -> Iterator[tuple[str, str]]:
         "" if model.trained_parameters is None else f", of which {_millions(model.trained_parameters)} were trained"
     )
     yield "parameters", _millions(model.parameters) + trained
-    yield "made from", f"`{code(source.checkpoint)}`, weights with the SHA-256 `{code(source.weights_sha256)}`"
+    yield "made from", f"{code(source.checkpoint)}, weights with the SHA-256 {code(source.weights_sha256)}"
     if source.licence is not None:
         said = markdown(source.licence_name or source.licence)
         yield (
@@ -43,7 +43,7 @@ def facts_of(record: TrainingRecord, plain: bool) -> Iterator[tuple[str, str]]:
             if source.licence_link is None
             else f"[{said}]({quote(link_from(source.licence_link, plain), safe='/:%?=&#;,+~@')})",
         )
-    yield "data", f"{markdown(data.kind)}: {', '.join(f'`{code(path)}`' for path in data.paths)}"
+    yield "data", f"{markdown(data.kind)}: {', '.join(map(code, data.paths))}"
     yield "images", _images(data)
     if data.left_out:
         yield "left out", "; ".join(markdown(in_words(LeftOut(part.reason, part.count))) for part in data.left_out)
@@ -55,7 +55,7 @@ def facts_of(record: TrainingRecord, plain: bool) -> Iterator[tuple[str, str]]:
     if record.training.rates:
         yield "highest rates", ", ".join(f"{markdown(part)} {rate:g}" for part, rate in record.training.rates.items())
     machine = hardware.device
-    threads = f", {hardware.threads} threads" if hardware.gpu is None else ""
+    threads = f", {hardware.threads} thread{'' if hardware.threads == 1 else 's'}" if hardware.gpu is None else ""
     yield (
         "hardware",
         f"{'' if machine is None else markdown(machine)}{threads}; torch {markdown(hardware.torch)}, "
@@ -78,19 +78,17 @@ def _images(data: DataFacts) -> str:
 
 
 def _target(target: TargetFacts) -> str:
-    asked = f", asked each of `{code(target.prompt_field)}`" if target.prompt_field is not None else ""
+    asked = f", asked each of {code(target.prompt_field)}" if target.prompt_field is not None else ""
     if target.prompt_field is None and target.prompt is not None:
-        asked = f", asked `{code(target.prompt)}`"
+        asked = f", asked {code(target.prompt)}"
     if target.field is not None:
         usual = target.field == USUAL_FIELDS
-        return (
-            f"labels, under the names that data sets use{asked}" if usual else f"labels, `{code(target.field)}`{asked}"
-        )
+        return f"labels, under the names that data sets use{asked}" if usual else f"labels, {code(target.field)}{asked}"
     if target.template is not None:
-        return f"labels, `{code(target.template)}`{asked}"
+        return f"labels, {code(target.template)}{asked}"
     whose = {True: "the model's own texts", False: "another model's texts", None: "texts of a run"}[target.own_texts]
     depth = " at full depth" if target.full_depth else ""
-    run = "" if target.run is None else f" (`{code(target.run)}`)"
+    run = "" if target.run is None else f" ({code(target.run)})"
     return f"{whose}{depth}{run}{asked}"
 
 
@@ -133,6 +131,9 @@ def _millions(value: int) -> str:
     return f"{number(value / 1e6)} M" if value >= 1e6 else f"{number(value / 1e3)} k"
 
 
-def code(text: str) -> str:
-    """Return a text as it may stand between backticks in a table."""
-    return visible(text).replace("`", "'").replace("|", "\\|")
+def code(text: str, *, in_table: bool = True) -> str:
+    """Return a text as code, which shows it as it is."""
+    shown = visible(text).replace("`", "'")
+    if in_table:
+        shown = shown.replace("|", "\\|")
+    return f"`{shown}`"

@@ -82,6 +82,8 @@ def test_every_fact_is_on_the_page() -> None:
     ]
     assert rows["highest rates"] == ["decoder 0.0003, head 0.0001, exits 0.001"]
     assert rows["hardware"] == ["A CPU, 2 threads; torch 2.9.0, bfloat16"]
+    assert rows_of(render_card(record(hardware={"threads": 1})))["hardware"][0].startswith("A CPU, 1 thread; ")
+    assert rows_of(render_card(record(hardware={"gpu": "A GPU"})))["hardware"][0].startswith("A GPU; torch ")
     assert rows["time"] == ["1:20:30 h of training, one worker"]
     assert rows["4"] == ["95.8 %", "97.4 %", "0.211"]
     assert rows["thresholds"] == ["", "layer 2: 0.981, layer 4: never"]
