@@ -11,6 +11,7 @@ BENCHES = {
     "engine":   ("jobs.bench.engine",   "the same images through every schedule, against full depth"),
     "pipeline": ("jobs.bench.pipeline", "the data plane alone, with an engine that answers at once"),
     "decoders": ("jobs.bench.decoders", "JPEG decoder libraries against what preprocessing does"),
+    "exits":    ("jobs.bench.early_exit", "trained checkpoints with early exit against full depth and the library"),
     "plans":    ("jobs.bench.image_plans", "a checkpoint's own image processing against one bilinear square"),
     "chaos":    ("jobs.bench.chaos",    "a run whose processes are killed and whose storage fails, rerun to its end"),
 }  # fmt: skip

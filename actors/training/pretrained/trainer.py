@@ -68,6 +68,7 @@ class PretrainedTrainer:
         self.finish = Finish(self.checkpoint, config, self.targets, self.validation, self.test, report)
         self.stages = self._stages()
         self.parameters = {name: p for parts in self.stages.values() for q in parts for name, p in q.parameters.items()}
+        self.names = {id(parameter): name for name, parameter in self.parameters.items()}
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         self.optimizers = {
@@ -257,9 +258,6 @@ class PretrainedTrainer:
             hardware=hardware_facts(self.device, self.workers.count, self.spent_s),
         )  # fmt: skip
 
-    def _names(self) -> dict[int, str]:
-        return {id(p): name for name, p in self.parameters.items()}
-
     def save_state(self) -> None:
         """Write everything a resumed run needs."""
         places = self.workers.gather((self.position.epoch, self.position.taken), self.device)
@@ -272,7 +270,7 @@ class PretrainedTrainer:
             "done": self.done,
             "window": self.window, "run": run_identity(self.config, self.checkpoint, self.source),
         }  # fmt: skip
-        state.save(self.output / "state", tensors, list(self.optimizers.values()), self._names(), position)
+        state.save(self.output / "state", tensors, list(self.optimizers.values()), self.names, position)
 
     def _resume(self) -> None:
         saved = state.read_position(self.output / "state")
@@ -289,7 +287,7 @@ class PretrainedTrainer:
                 f"output {str(self.output)!r} holds a run of {len(saved['places'])} workers, this one has "
                 f"{self.workers.count}; go on with as many, or name another output"
             )
-        loaded = state.load(self.output / "state", list(self.optimizers.values()), self._names(), self.device)
+        loaded = state.load(self.output / "state", list(self.optimizers.values()), self.names, self.device)
         assert loaded is not None
         position, tensors = loaded
         with torch.no_grad():
