@@ -1,6 +1,6 @@
 """Rows with what is right for them: what training, calibration and evaluation read. Nothing here imports torch."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -78,12 +78,26 @@ class RowsConfig(Section):
     )
     max_images: Count = Field(
         100_000,
-        description="Most images that are used: shards are taken in random order until there are enough. Texts that "
-        "deed train has a model write are written for those shards whole, once, and new images do not join them.",
+        description="Most images that are used: shards are taken until there are enough. Texts that deed train has a "
+        "model write are written for those shards whole, once, and new images do not join them.",
+    )
+    shard_order: Literal["random", "listed"] = Field(
+        "random", description="How shards are taken: in an order that depends on `seed`, or as they are listed."
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Of the choice and the order of images.")
 
     @property
     def all_tasks(self) -> tuple[TaskConfig, ...]:
-        """Return everything that is asked of an image, the source's own prompt first."""
-        return TaskConfig(prompt=self.source.prompt, target=self.target), *self.tasks
+        """Return everything that is asked of an image, the source's own prompt first.
+
+        Tasks that do not say where the words in an image are find them where that prompt does.
+        """
+        words = {"words_field": self.source.prompt.words_field}
+        prompts = (t.prompt if t.prompt.words_field else t.prompt.model_copy(update=words) for t in self.tasks)
+        further = (t.model_copy(update={"prompt": prompt}) for t, prompt in zip(self.tasks, prompts, strict=True))
+        return TaskConfig(prompt=self.source.prompt, target=self.target), *further
+
+    @property
+    def kept_fields(self) -> tuple[str, ...]:
+        """Return the fields of a sample, or of one of its prompts, that its rows keep."""
+        return self.source.passthrough

@@ -1,38 +1,43 @@
-"""`deed calibrate`: choose the exit thresholds of a checkpoint on validation shards and write them into it.
+"""`deed calibrate`: choose the exit thresholds of a checkpoint on rows of a source that says what is right, and write
+them into it.
 
 For every candidate risk the thresholds are read off teacher-forced confidences, then checked by really decoding; the
 candidate that has the fewest layers computed and loses no more than the allowed points is kept.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.shared.job_arguments import add_config_arguments
+from conf.errors import UserError
+from jobs.shared.row_arguments import add_row_arguments, row_config, say_what_is_left_out
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="deed calibrate", description=__doc__)
-    add_config_arguments(parser, "CalibrateConfig")
+    add_row_arguments(parser, "conf/calibrate.yaml")
     options = parser.parse_args(arguments)
 
     from conf.evaluation import CalibrateConfig
-    from conf.load import load_config
 
-    config = load_config(options.config, options.set, CalibrateConfig)
+    config = row_config(options, CalibrateConfig)
 
     from actors.training.evaluation import read_labelled
     from actors.training.thresholds import choose_thresholds, record_labelled, write_thresholds
     from jobs.evaluate import HEADER, print_row
-    from pipeline.source.left_out import sentence
 
     labelled = read_labelled(config)
-    if labelled.left_out:
-        print(sentence(labelled.left_out, "not scored"), file=sys.stderr)
-    exits = config.exits or labelled.checkpoint.config.exits
+    say_what_is_left_out(labelled.left_out, "not scored")
+    trained = labelled.checkpoint.config.exits
+    exits = config.exits or trained
+    if not set(exits) <= set(trained) or list(exits) != sorted(set(exits)) or exits[-1] != trained[-1]:
+        raise UserError(
+            f"exits={list(exits)} must increase and end with {trained[-1]}; {config.checkpoint} has {list(trained)}"
+        )
+    if len(exits) == 1:
+        raise UserError(f"{config.checkpoint} has no exit to choose a threshold for; deed train gives it some")
     recording = record_labelled(labelled, config.decoder_prefix)
-    print(f"{len(recording.confidence_NE)} tokens of {len(labelled.samples)} images recorded at exits {list(exits)}")
+    print(f"{len(recording.confidence_NE)} tokens of {len(labelled.images)} images recorded at exits {list(exits)}")
     print(HEADER)
     chosen = choose_thresholds(labelled, recording, exits, config, print_row)
     if chosen is None:

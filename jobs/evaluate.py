@@ -1,59 +1,64 @@
-"""`deed evaluate`: score a checkpoint on labelled shards, every exit alone and with early exit."""
+"""`deed evaluate`: score a checkpoint on a source that says what is right: every exit alone, and early exit.
+
+For example: deed evaluate data.parquet --checkpoint runs/converted --target answer --prompt "{question}"
+"""
 
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.shared.job_arguments import add_config_arguments
+from jobs.shared.row_arguments import add_row_arguments, row_config, say_what_is_left_out
+from pipeline.report.safe_text import visible
 
 if TYPE_CHECKING:
     from actors.training.scoring import Scores
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="deed evaluate", description=__doc__)
-    add_config_arguments(parser, "EvaluateConfig")
+    parser = argparse.ArgumentParser(
+        prog="deed evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_row_arguments(parser, "conf/evaluate.yaml", "JSON file for the numbers")
     options = parser.parse_args(arguments)
 
     from conf.evaluation import EvaluateConfig
-    from conf.load import load_config
 
-    config = load_config(options.config, options.set, EvaluateConfig)
+    config = row_config(options, EvaluateConfig)
 
     from actors.training.evaluation import read_labelled
     from actors.training.scoring import dynamic_exits, static_exit, sweep
-    from pipeline.source.left_out import as_dicts, sentence
+    from jobs.shared.converted_checkpoint import with_room_for_outputs
+    from pipeline.source.left_out import as_dicts
 
     labelled = read_labelled(config)
-    if labelled.left_out:
-        print(sentence(labelled.left_out, "not scored"), file=sys.stderr)
-    checkpoint, samples, items = labelled.checkpoint, labelled.samples, labelled.items()
-    generation, most = config.engine.generation, checkpoint.config.decoder.max_positions
-    if "max_new_tokens" not in generation.model_fields_set and generation.max_new_tokens > most:
-        generation = generation.model_copy(update={"max_new_tokens": most})
-    engine = config.engine.model_copy(update={"generation": generation})
+    say_what_is_left_out(labelled.left_out, "not scored")
+    checkpoint, rows = labelled.checkpoint, labelled.images.rows
+    engine = with_room_for_outputs(config.engine, checkpoint.config, config.checkpoint)
     exits = checkpoint.config.exits
     engines = []
     if config.static_exits:
         engines = [(f"exit {layer} alone", static_exit(engine, layer, exits[-1])) for layer in exits[:-1]]
     engines += dynamic_exits(engine, checkpoint.config, config.thresholds)
-    print(f"{len(samples)} images, {len(items)} prompts, checkpoint {checkpoint.config.name} {checkpoint.sha256[:12]}")
+    name = checkpoint.config.name
+    print(f"{len(labelled.images)} images, {len(rows)} prompts, checkpoint {name} {checkpoint.sha256[:12]}")
     print(HEADER)
-    rows = sweep(checkpoint, samples, items, engine, engines, print_row, config.words_field)
+    scores = sweep(labelled, engine, engines, print_row)
+    for name in config.group_by:
+        print_groups(name, scores)
     if config.output:
         document = {
-            "schema_version": 1,
+            "schema_version": 2,
             "weights_sha256": checkpoint.sha256,
-            "num_images": len(samples),
-            "num_prompts": len(items),
+            "num_images": len(labelled.images),
+            "num_prompts": len(rows),
             "left_out": as_dicts(labelled.left_out),
-            "caption_prompt": config.caption_prompt,
+            "source": list(config.source.paths),
+            "tasks": [task.model_dump(mode="json") for task in config.all_tasks],
             "thresholds": config.engine.thresholds or checkpoint.config.thresholds,
-            "rows": [row.as_dict() for row in rows],
+            "rows": [row.as_dict() for row in scores],
         }
         path = Path(config.output)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
 
 HEADER = (
     f"{'':<14} {'depth':>6} {'computed':>8} {'name F1':>8} {'CIDEr-D':>8} {'BLEU-4':>7} {'ROUGE-L':>8} {'exact':>7} "
-    f"{'answers':>8} {'ANLS':>7} {'easy':>7} {'hard':>7} {'= full':>7} {'tokens =':>9}"
+    f"{'answers':>8} {'ANLS':>7} {'VQA':>7} {'= full':>7} {'tokens =':>9}"
 )
 
 
@@ -74,10 +79,21 @@ def print_row(row: "Scores") -> None:
         (f"{row.mean_depth:.2f}", 6), (f"{row.computed_depth:.2f}", 8), (_percent(row.caption_f1), 8),
         ("-" if math.isnan(row.caption_cider_d) else f"{row.caption_cider_d:.2f}", 8),
         (_percent(row.caption_bleu_4), 7), (_percent(row.caption_rouge_l), 8), (_percent(row.caption_exact), 7),
-        (_percent(row.vqa_accuracy), 8), (_percent(row.vqa_anls), 7), (_percent(row.vqa_easy), 7),
-        (_percent(row.vqa_hard), 7), (_percent(row.equal_outputs), 7), (_percent(row.equal_tokens), 9),
+        (_percent(row.answer_exact), 8), (_percent(row.answer_anls), 7), (_percent(row.answer_vqa), 7),
+        (_percent(row.equal_outputs), 7), (_percent(row.equal_tokens), 9),
     ]  # fmt: skip
     print(f"{row.label:<14} " + " ".join(f"{text:>{width}}" for text, width in columns), flush=True)
+
+
+def print_groups(name: str, scores: "Sequence[Scores]") -> None:
+    """Print, for each value of a field, the share of its answers that are one of their references, engine by engine."""
+    widths = [max(7, len(row.label)) for row in scores]
+    labels = "  ".join(f"{row.label:>{width}}" for row, width in zip(scores, widths, strict=True))
+    print(f"\n{visible(f'answers by {name}', 24):<24} {'count':>6}  {labels}")
+    for value, group in scores[0].groups[name].items():
+        shares = [_percent(row.groups[name][value].exact) for row in scores]
+        shown = "  ".join(f"{share:>{width}}" for share, width in zip(shares, widths, strict=True))
+        print(f"{visible(value, 24):<24} {group.count:>6}  {shown}")
 
 
 def _percent(share: float | None) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.errors import UserError
+from conf.rows import USUAL_FIELDS, TaskConfig
 from conf.source import PromptConfig, SourceConfig, SourceKind
 from conf.templates import BRACES, field_place, parse_template
 from pipeline.source.plan import Shard
@@ -52,15 +53,32 @@ class _Found:
 
 def check_fields(reader: Reader, source: SourceConfig, shards: Sequence[Shard]) -> None:
     """Raise UserError for a field that no row of the source has; one sentence, with the names that are like it."""
-    prompt = source.prompt
-    uses = [*_uses_beside_prompts(source), *_uses_of_template("source.prompt.template", prompt.template)]
+    uses = _uses_beside_prompts(source)
     if source.kind is SourceKind.MANIFEST:
         uses.insert(0, _Use(source.uri_column, "source.uri_column", in_items=False))
-    for setting, name in (("limit_field", prompt.limit_field), ("words_field", prompt.words_field)):
-        if name is not None:
-            top = name.partition(".")[0] if setting == "words_field" else name
-            uses.append(_Use(top, f"source.prompt.{setting}", in_items=setting == "limit_field"))
-    _check(reader, source, shards, uses, prompt.list_field, "source.prompt.list_field", prompt.template, None)
+    _check_prompt(reader, source, shards, source.prompt, "source.prompt", uses)
+
+
+def check_task_fields(reader: Reader, source: SourceConfig, task: TaskConfig, at: str, shards: Sequence[Shard]) -> None:
+    """The same for one of the tasks of conf/rows.py. `at`: where in the configuration it is; none: its beginning."""
+    target, uses = task.target, []
+    if target.template is not None:
+        uses += _uses_of_template(f"{at}target.template", target.template)
+    elif target.field not in (None, USUAL_FIELDS):
+        uses.append(_Use(target.field.partition(".")[0], f"{at}target.field"))
+    _check_prompt(reader, source, shards, task.prompt, f"{at or 'source.'}prompt", uses)
+
+
+def _check_prompt(
+    reader: Reader, source: SourceConfig, shards: Sequence[Shard], prompt: PromptConfig, setting: str,
+    uses: Sequence[_Use],
+) -> None:  # fmt: skip
+    own = _uses_of_template(f"{setting}.template", prompt.template)
+    if prompt.limit_field is not None:
+        own.append(_Use(prompt.limit_field, f"{setting}.limit_field"))
+    if prompt.words_field is not None:
+        own.append(_Use(prompt.words_field.partition(".")[0], f"{setting}.words_field", in_items=False))
+    _check(reader, source, shards, [*uses, *own], prompt.list_field, f"{setting}.list_field", prompt.template, None)
 
 
 def check_question_fields(

@@ -14,20 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actors.generation_texts import prefix_ids_of
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import MultiExitModel, PackedBatch
 from actors.training.evaluation import Labelled
 from actors.training.scoring import Scores, points_lost, sweep
-from actors.training.scratch.data import Packer
 from conf.checkpoint_files import write_model_config
 from conf.engine import EngineConfig, GenerationConfig
 from conf.evaluation import CalibrateConfig
-from conf.training import DataConfig
 
 _CLOSED = 1.01  # a threshold that no confidence reaches
 _LONGEST = 64  # tokens of an output that is checked
-_BATCH_IMAGES = 32
+_BATCH_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -78,15 +75,10 @@ def thresholds_at_risk(recording: Recording, risk: float, exits: tuple[int, ...]
 
 
 def record_labelled(labelled: Labelled, decoder_prefix: str = "") -> Recording:
-    """Record what every exit says of the labels of all samples, which begin with the prefix."""
-    checkpoint, config, samples = labelled.checkpoint, labelled.config, labelled.samples
-    data = DataConfig(
-        train=config.shards, validation=config.shards, words_field=config.words_field,
-        decoder_prefix=decoder_prefix,
-    )  # fmt: skip
-    packer, device = Packer(checkpoint.codec, checkpoint.config, data, 0), torch.device("cpu")
-    groups = [samples[i : i + _BATCH_IMAGES] for i in range(0, len(samples), _BATCH_IMAGES)]
-    return record(checkpoint.model, (packer.pack(group, packer.choose(group, 0), device) for group in groups))
+    """Record what every exit says of what is right for all rows, whose outputs begin with the prefix."""
+    images, targets = labelled.with_targets(GenerationConfig(decoder_prefix=decoder_prefix))
+    checkpoint = labelled.checkpoint
+    return record(checkpoint.model, images.batches(checkpoint, targets, _BATCH_IMAGES, torch.device("cpu")))
 
 
 def choose_thresholds(
@@ -102,17 +94,17 @@ def choose_thresholds(
     all_exits = checkpoint.config.exits
     columns = tuple(all_exits.index(layer) for layer in exits)
     candidates = {f"risk {risk:g}": thresholds_at_risk(recording, risk, columns) for risk in config.risks}
-    samples = labelled.samples[: config.check_images]
-    items = labelled.items(samples)
+    images = labelled.images.first(config.check_images)
     prefix = GenerationConfig(decoder_prefix=config.decoder_prefix)
-    room = max((len(prefix_ids_of(item.prompt, prefix, checkpoint.codec)) for item in items), default=0)
-    longest = min(_LONGEST, checkpoint.config.decoder.max_positions - room)
-    generation = prefix.model_copy(update={"max_prefix_tokens": room, "max_new_tokens": longest})
+    targets = labelled.targets(prefix)
+    room = max(len(targets.prefix_ids(row)) for row in images.rows)
+    longest = max(1, min(_LONGEST, checkpoint.config.decoder.max_positions - room))
+    generation = prefix.model_copy(update={"max_new_tokens": longest})
     engines = [
         (label, EngineConfig(exits=exits, thresholds=thresholds, num_slots=config.num_slots, generation=generation))
         for label, thresholds in candidates.items()
     ]
-    full, *rows = sweep(checkpoint, samples, items, engines[0][1], engines, on_row, config.words_field)
+    full, *rows = sweep(labelled, engines[0][1], engines, on_row, images)
     kept = [row for row in rows if points_lost(full, row) <= config.max_points_lost]
     if not kept:
         return None

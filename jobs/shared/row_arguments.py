@@ -4,6 +4,8 @@ They are short forms of --set, applied over the configuration file and under --s
 """
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from conf.errors import UserError
@@ -12,6 +14,7 @@ from jobs.shared.job_arguments import add_set_argument, is_set, quoted, source_s
 if TYPE_CHECKING:
     from conf.evaluation import LabelledConfig
     from conf.pretrained import PretrainedConfig
+    from pipeline.source.plan import LeftOut
 
 Rows = TypeVar("Rows", bound="PretrainedConfig | LabelledConfig")
 
@@ -67,3 +70,11 @@ def row_config(options: argparse.Namespace, schema: type[Rows]) -> Rows:
     config = load_config(options.config, [*source_settings(options), *short, *options.set], schema)
     prompt = asked_a_caption(config.source.prompt, read_model_config(config.checkpoint))
     return config.model_copy(update={"source": config.source.model_copy(update={"prompt": prompt})})
+
+
+def say_what_is_left_out(left_out: Sequence["LeftOut"], what: str) -> None:
+    """Say on stderr, by reason, which rows could not be used."""
+    from pipeline.source.left_out import sentence
+
+    if left_out:
+        print(sentence(left_out, what), file=sys.stderr)

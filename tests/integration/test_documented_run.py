@@ -64,8 +64,8 @@ CHEAPER = {
         "--set tokenizer.vocab_size=300 --set optimizer.total_steps=2 --set optimizer.batch_images=2 "
         "--set validation_images=2",
     "deed scenes": "--set num_images=12 --set images_per_shard=6",
-    "deed calibrate": "--set num_images=6 --set check_images=2 --set questions_per_image=1",
-    "deed evaluate": "--set num_images=2 --set questions_per_image=1 --set static_exits=false",
+    "deed calibrate": "--set max_images=6 --set check_images=2 --set prompts_per_image=1",
+    "deed evaluate": "--set max_images=2 --set prompts_per_image=1 --set static_exits=false",
     "deed bench pipeline": "--rows 300 --rows-per-shard 150",
     "deed bench decoders": "--images 1 --rounds 1 --sizes 256",
 }

@@ -40,11 +40,12 @@ def test_trained_calibrated_and_run_by_configuration_alone(kind: str, tmp_path: 
     losses = [line.split(",") for line in (run / "log.csv").read_text().splitlines() if ",losses,loss," in line]
     assert float(losses[-1][-1]) < 0.7 * float(losses[0][-1])
 
-    deed(
-        "calibrate", "calibrate.yaml", f"checkpoint={checkpoint}", f"shards=[{shards}]", "exits=null", "num_threads=1",
-        "caption_prompt=describe", "questions_per_image=1", "max_points_lost=100", "check_images=4",
-    )  # fmt: skip
     words = ("source.prompt.words_field=sign.plates",) if kind == "latr" else ()
+    deed(
+        "calibrate", "calibrate.yaml", f"checkpoint={checkpoint}", f"source.paths=[{shards}]", "exits=null",
+        "source.prompt.template=describe", "prompts_per_image=1", "max_points_lost=100", "check_images=4",
+        "num_threads=1", *words,
+    )  # fmt: skip
     deed(
         "caption", "caption.yaml", f"source.paths=[{shards}]", "source.prompt.template=describe", "model.device=cpu",
         f"model.checkpoint={checkpoint}", f"output.path={run}/captions", "engine.generation.max_new_tokens=12",

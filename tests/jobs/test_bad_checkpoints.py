@@ -101,7 +101,7 @@ def test_one_sentence_and_nothing_runs(
     path = write_tiny_checkpoint(tmp_path / "checkpoint")
     spoil(path)
     shards = write_corpus(tmp_path / "corpus", 4)
-    settings: dict[str, Any] = {"checkpoint": str(path), "shards": [shards], "num_threads": 1}
+    settings: dict[str, Any] = {"checkpoint": str(path), "source": {"paths": [shards]}, "num_threads": 1}
     if command == "caption":
         settings = {
             "source": {"paths": [shards]}, "model": {"checkpoint": str(path)},
@@ -123,8 +123,8 @@ def test_a_pickle_beside_good_weights_is_not_opened(tmp_path: Path) -> None:
     path = write_tiny_checkpoint(tmp_path / "checkpoint")
     (path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(path / "exploded")))
     settings = {
-        "checkpoint": str(path), "shards": [write_corpus(tmp_path / "corpus", 2)], "num_threads": 1,
-        "questions_per_image": 0, "caption_prompt": "is it", "static_exits": False, "thresholds": [],
+        "checkpoint": str(path), "source": {"paths": [write_corpus(tmp_path / "corpus", 2)]}, "num_threads": 1,
+        "static_exits": False, "thresholds": [],
         "engine": {"generation": {"max_new_tokens": 4}},
     }  # fmt: skip
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(settings))

@@ -7,14 +7,19 @@ from typing import Any
 import pytest
 import yaml
 
-from actors.training.corpus import LabelledCorpus
-from actors.training.evaluation import first_samples
+from actors.training.evaluation import read_labelled
 from conf.checkpoint_files import read_model_config
-from conf.image_plan import ImagePlan
+from conf.evaluation import EvaluateConfig
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
 from tests.integration.test_model import write_tiny_checkpoint
 from tests.shards import image_bytes, write_tar
+
+SCORED = {
+    "target": {"field": "captions"},
+    "tasks": [{"prompt": {"list_field": "qa", "template": "{question}"}}],
+    "group_by": ["hard"],
+}
 
 
 def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,12 +37,11 @@ def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.Captu
         yaml.safe_dump(
             {
                 "checkpoint": str(checkpoint),
-                "shards": [shards],
-                "num_images": 16,
+                **SCORED,
+                "source": {"paths": [shards], "prompt": {"template": "describe"}},
+                "max_images": 16,
                 "check_images": 8,
                 "num_threads": 1,
-                "questions_per_image": 2,
-                "caption_prompt": "describe",
                 "risks": [0.0, 0.05],
                 "max_points_lost": 100,
                 "num_slots": 4,
@@ -54,10 +58,9 @@ def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.Captu
         yaml.safe_dump(
             {
                 "checkpoint": str(checkpoint),
-                "shards": [shards],
-                "num_images": 8,
-                "questions_per_image": 2,
-                "caption_prompt": "describe",
+                **SCORED,
+                "source": {"paths": [shards], "prompt": {"template": "describe"}},
+                "max_images": 8,
                 "output": str(numbers),
                 "thresholds": [0.0, 0.9, 1.0],
                 "num_threads": 1,
@@ -72,10 +75,14 @@ def test_train_then_calibrate_then_evaluate(tmp_path: Path, capsys: pytest.Captu
     depths = [rows[label]["mean_depth"] for label in swept]
     assert depths == sorted(depths)
     assert depths[0] == 1.0  # every token leaves at the first exit
-    assert rows["full depth"]["vqa_anls"] >= rows["full depth"]["vqa_accuracy"]
+    assert rows["full depth"]["answer_anls"] >= rows["full depth"]["answer_exact"]
     assert [rows[label]["mean_depth"] for label in list(rows)[:3]] == [3.0, 1.0, 2.0]
     assert rows["full depth"]["equal_outputs"] == 1.0
-    assert 0.4 < rows["full depth"]["vqa_accuracy"] <= 1.0  # it has seen every colour
+    assert 0.4 < rows["full depth"]["answer_exact"] <= 1.0  # it has seen every colour
+    for row in rows.values():
+        assert [group["count"] for group in row["groups"]["hard"].values()] == [8, 8]
+        by_hard = [group["exact"] for group in row["groups"]["hard"].values()]
+        assert sum(by_hard) / 2 == pytest.approx(row["answer_exact"])
     assert "early exit" in capsys.readouterr().out
 
 
@@ -94,57 +101,85 @@ def _own_shard(path: Path, *records: object) -> None:
     write_tar(path, members)
 
 
-def _evaluate(folder: Path, **changes: object) -> tuple[int, list[dict[str, Any]]]:
+def _evaluate(folder: Path, *arguments: str, **changes: object) -> tuple[int, dict[str, Any]]:
+    """Score a tiny checkpoint on the source in `changes`, or on the tars of the folder."""
     if not (folder / "checkpoint").is_dir():
         write_tiny_checkpoint(folder / "checkpoint")
     settings = {
-        "checkpoint": str(folder / "checkpoint"), "shards": [str(folder / "*.tar")], "num_threads": 1,
-        "caption_prompt": "is it", "output": str(folder / "numbers.json"), "thresholds": [],
+        "checkpoint": str(folder / "checkpoint"), "source": {"paths": [str(folder / "*.tar")]}, "num_threads": 1,
+        "output": str(folder / "numbers.json"), "thresholds": [], "engine": {"generation": {"max_new_tokens": 4}},
     }  # fmt: skip
     (folder / "evaluate.yaml").write_text(yaml.safe_dump({**settings, **changes}))
-    code = main(["evaluate", "--config", str(folder / "evaluate.yaml")])
-    return code, json.loads((folder / "numbers.json").read_text())["rows"] if code == 0 else []
+    code = main(["evaluate", "--config", str(folder / "evaluate.yaml"), *arguments])
+    return code, json.loads((folder / "numbers.json").read_text()) if code == 0 else {}
 
 
 def test_full_depth_alone_is_one_row(tmp_path: Path) -> None:
     _own_shard(tmp_path / "own.tar", {"captions": ["a cat"]})
     write_tiny_checkpoint(tmp_path / "checkpoint", thresholds=None)
-    code, rows = _evaluate(tmp_path, static_exits=False)
-    assert (code, [row["label"] for row in rows]) == (0, ["full depth"])
+    code, numbers = _evaluate(tmp_path, static_exits=False)
+    assert (code, [row["label"] for row in numbers["rows"]]) == (0, ["full depth"])
 
 
 def test_labels_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _own_shard(tmp_path / "own.tar", {"captions": ["a cat", "one cat"]}, {"qa": [{"question": "what?", "answer": "x"}]},
                {"qa": [{"question": "who?", "answers": ["a", "b"]}]}, {"title": "nothing to score"})  # fmt: skip
-    code, rows = _evaluate(tmp_path)
+    code, numbers = _evaluate(tmp_path, tasks=SCORED["tasks"], static_exits=False)
+    row = numbers["rows"][0]
     assert code == 0
     assert "3 images, 3 prompts" in capsys.readouterr().out
-    assert rows[0]["caption_f1"] is None  # nobody said which objects are there
-    assert rows[0]["vqa_anls"] is not None
-    assert rows[0]["vqa_hard"] is None
+    assert row["caption_f1"] is None  # nobody said which objects are there
+    assert row["answer_anls"] is not None
+    reasons = {part["reason"]: part["count"] for part in numbers["left_out"]}
+    assert reasons == {"no_label": 4, "no_prompt": 3}  # captions of four images, questions of three
 
 
-def test_keys_that_shards_share_are_other_samples(tmp_path: Path) -> None:
-    for shard in range(2):
-        _own_shard(tmp_path / f"{shard}.tar", *({"captions": [f"text {shard}{n}"]} for n in range(2)))
-    samples = first_samples(LabelledCorpus([str(tmp_path / "*.tar")]), 3, ImagePlan.squeeze(32))
-    assert [(s.key, s.record["captions"][0]["text"]) for s in samples] == [
-        ("0", "text 00"), ("1", "text 01"), ("0~2", "text 10"),
+def test_the_first_images_in_the_order_of_the_source_are_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for shard in range(3):
+        records = [{"captions": [f"text {shard}{n}"], "shard": shard} for n in range(2)]
+        write_tar(
+            tmp_path / f"{shard}.tar",
+            [
+                member
+                for n, record in enumerate(records)
+                for member in ((f"{n}.png", image_bytes((n, 9, 9))), (f"{n}.json", json.dumps(record).encode()))
+            ],
+        )
+    config = EvaluateConfig.model_validate(
+        {"checkpoint": str(write_tiny_checkpoint(tmp_path / "checkpoint")), "max_images": 3,
+         "source": {"paths": [str(tmp_path / "*.tar")]}}
+    )  # fmt: skip
+    texts = [row.reference.texts for row in read_labelled(config).images.rows if row.reference]
+    assert texts == [("text 00",), ("text 01",), ("text 10",)]
+    other = config.model_copy(update={"shard_order": "random", "seed": 3})
+    texts = [row.reference.texts for row in read_labelled(other).images.rows if row.reference]
+    assert texts != [("text 00",), ("text 01",), ("text 10",)]
+
+
+def test_the_first_prompts_of_each_task_are_asked(tmp_path: Path) -> None:
+    questions = [{"question": f"what is {n}?", "answer": str(n)} for n in range(5)]
+    _own_shard(tmp_path / "own.tar", {"captions": ["a cat"], "qa": questions})
+    config = EvaluateConfig.model_validate(
+        {"checkpoint": str(write_tiny_checkpoint(tmp_path / "checkpoint")), "prompts_per_image": 2,
+         "source": {"paths": [str(tmp_path / "*.tar")]}, "tasks": SCORED["tasks"]}
+    )  # fmt: skip
+    rows = read_labelled(config).images.rows
+    assert [(row.prompt, row.reference.texts) for row in rows if row.reference] == [
+        ("describe the image", ("a cat",)), ("what is 0?", ("0",)), ("what is 1?", ("1",)),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("record", [{"captions": [3]}, {"qa": ["what?"]}, {"qa": [{"question": "what?"}]}, [1]])
-def test_labels_of_another_form_are_one_sentence(
+@pytest.mark.parametrize(
+    "record", [{"captions": [3]}, {"qa": [{"question": "what?"}]}, [1], {"title": "x"}]
+)
+def test_a_source_without_labels_is_one_sentence(
     record: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _own_shard(tmp_path / "own.tar", record)
-    assert _evaluate(tmp_path) == (2, [])
+    assert _evaluate(tmp_path) == (2, {})
     said = capsys.readouterr().err
-    assert "own/0.json must hold `captions`" in said
+    assert "no labelled images in" in said
+    assert "2 no label" in said
     assert said.count("\n") == 1
-
-
-def test_shards_without_labels_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _own_shard(tmp_path / "own.tar")
-    assert _evaluate(tmp_path) == (2, [])
-    assert "no labelled images in" in capsys.readouterr().err

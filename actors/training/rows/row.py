@@ -1,6 +1,8 @@
 """What a row is to training, calibration and evaluation."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,7 @@ class Row:
     prompt: str
     reference: Reference | None = None
     targets: tuple[tuple[int, ...], ...] = ()  # what may be learned, end tokens included; one of them each epoch
+    fields: Mapping[str, Any] = field(default_factory=dict)  # the configuration's `kept_fields`, those that it has
 
     @property
     def row_id(self) -> RowId:

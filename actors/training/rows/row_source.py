@@ -19,6 +19,7 @@ from conf.rows import USUAL_FIELDS, RowsConfig, TaskConfig
 from conf.source import SourceConfig
 from conf.templates import parse_template
 from pipeline.images.decode import ImageProblem
+from pipeline.preflight import check_task_fields
 from pipeline.source.left_out import in_words
 from pipeline.source.plan import LeftOut, Sample, Shard, given_id, sample_id, sum_left_out
 from pipeline.source.prompts import USUAL_LIMITS, NoPrompts, fill, make_prompts
@@ -62,6 +63,10 @@ class RowSource:
         self.config, self.plan = config, plan
         self.reader: Reader = make_reader(_with_target_fields(config))
         listing = self.reader.shards(known)
+        for number, task in enumerate(config.all_tasks):
+            check_task_fields(
+                self.reader, config.source, task, "" if number == 0 else f"tasks[{number - 1}].", listing.shards
+            )
         self._ignored: list[LeftOut] = list(listing.left_out)
         self._lost: dict[RowId, LeftOut] = {}  # counted once, however often it is read
         self.shards: list[Shard] = []
@@ -84,12 +89,14 @@ class RowSource:
             raise self.nothing("images")
 
     def _order(self, shards: Sequence[Shard], first: Collection[str]) -> Iterator[Shard]:
-        """Yield the shards of these names in random order, then the others: what a source has got since does not
-        change which of the former come when."""
+        """Yield the shards of these names, then the others: what a source has got since does not change which of the
+        former come when."""
         rng = np.random.default_rng(self.config.seed)
         for is_first in (True, False):
             group = [shard for shard in shards if (shard.name in first) == is_first]
-            yield from (group[number] for number in rng.permutation(len(group)).tolist())
+            random = self.config.shard_order == "random"
+            order = rng.permutation(len(group)).tolist() if random else range(len(group))
+            yield from (group[number] for number in order)
 
     def _leave_out(self, shard: Shard) -> int:
         """Count the images of a shard of which no run has said anything; return how many they are."""
@@ -197,11 +204,13 @@ class RowSource:
             if prompt.error_type is not None:
                 self.lose(row, prompt.error_type, f"{row.sample_id}: {prompt.message}")
                 continue
-            reference = _reference(config, {**raw.fields, **prompt.own}, row.prompt)
+            fields = {**raw.fields, **prompt.own}
+            reference = _reference(config, fields, row.prompt)
             if reference is None and config.target.has_labels:
                 self.lose(row, "no_label", f"{row.sample_id}: nothing says what is right for {row.prompt!r}")
                 continue
-            yield replace(row, reference=reference)
+            kept = {name: fields[name] for name in self.config.kept_fields if name in fields}
+            yield replace(row, reference=reference, fields=kept)
 
     def decode(self, image: ImageRows) -> DecodedRows | None:
         """Return what the model reads of an image; None: it cannot be decoded and is left out."""
@@ -229,7 +238,7 @@ def _reference(config: TaskConfig, fields: Mapping[str, Any], prompt: str) -> Re
 
 def _with_target_fields(config: RowsConfig) -> SourceConfig:
     """Return the source with all fields that prompts and targets need."""
-    names: list[str] = list(config.source.passthrough)
+    names: list[str] = list(config.kept_fields)
     for task in config.all_tasks:
         names += field_names(config.source.model_copy(update={"prompt": task.prompt}))
         if task.target.template is not None:

@@ -13,10 +13,10 @@ from actors.engine.engine import Engine
 from actors.engine.oracles.reference import generate
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
-from actors.training.corpus import LabelledCorpus
-from actors.training.evaluation import caption_and_question_items, predict
+from actors.training.evaluation import predict, read_labelled
 from actors.training.scratch.trainer import Trainer
 from conf.engine import EngineConfig, Gate
+from conf.evaluation import EvaluateConfig
 from conf.training import TrainConfig
 from tests.actors.engine.tiny import run
 from tests.actors.training.corpus import tiny_config, write_corpus
@@ -105,18 +105,26 @@ def checkpoint_vocab(trained: dict[str, tuple[Checkpoint, list[float]]]) -> int:
 def test_evaluation_gives_the_words_too(
     trained: dict[str, tuple[Checkpoint, list[float]]], shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus = LabelledCorpus([shards])
-    samples = corpus.samples(corpus.shards[0])[:2]
-    items = [item for sample in samples for item in caption_and_question_items(sample, "describe", 1)]
-    settings = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": 4}})
     checkpoint, seen = trained["latr"][0], []
+    settings = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": 4}})
     codec = SimpleNamespace(encode_prompt=lambda text, most: seen.append(text) or checkpoint.codec.encode_prompt(text),
                             rules=checkpoint.codec.rules, decode=checkpoint.codec.decode)  # fmt: skip
     watched = replace(checkpoint, codec=codec)
-    monkeypatch.setattr("actors.training.evaluation.make_engine", lambda _, engine: Engine(checkpoint.model, engine))
-    for field, has_words in (("sign.plates", True), ("nowhere", False)):
+    monkeypatch.setattr("actors.training.evaluation.load_checkpoint", lambda _: watched)
+    made_for = "actors.training.pretrained.held_out.make_engine"
+    monkeypatch.setattr(made_for, lambda _, engine: Engine(checkpoint.model, engine))
+    for prompt, has_words in ({"template": "describe", "words_field": "sign.plates"}, True), ({}, False):
+        config = EvaluateConfig.model_validate(
+            {"checkpoint": "", "source": {"paths": [shards], "prompt": prompt}, "max_images": 2, "prompts_per_image": 1,
+             "tasks": [{"prompt": {"list_field": "qa", "template": "{question}"}}]}
+        )  # fmt: skip
         seen.clear()
-        assert len(predict(watched, settings, samples, items, field)) == 4
+        labelled = read_labelled(config)
+        assert len(predict(labelled, settings, labelled.images)) == 4
+        assert {text.split("\n")[0] for text in seen} == {
+            prompt.get("template", "describe the image"),
+            "what color is it?",
+        }
         assert all(("\t" in text) == has_words for text in seen)
 
 

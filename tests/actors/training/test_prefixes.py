@@ -104,8 +104,9 @@ def test_supervised_training_and_calibration_put_targets_after_the_prefix(shards
     assert load_checkpoint(path).config.text.decoder_prefix == "{prompt}: "
     engine = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": 4}})
     assert load_backend(ModelSection(checkpoint=path), engine, 1).encode_prefix(pairs[0].prompt_text) == pairs[0].prefix
-    settings: dict[str, Any] = {"checkpoint": path, "shards": [shards], "check_images": 2, "risks": [0.5]}
-    calibration = CalibrateConfig(max_points_lost=100.0, **settings)
+    calibration = CalibrateConfig.model_validate(
+        {"checkpoint": path, "source": {"paths": [shards]}, "check_images": 2, "risks": [0.5], "max_points_lost": 100}
+    )
     labelled = read_labelled(calibration)
     own, other = record_labelled(labelled), record_labelled(labelled, "a")
     assert own.confidence_NE.shape == other.confidence_NE.shape
