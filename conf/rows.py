@@ -21,6 +21,12 @@ class TargetConfig(Section):
         "if they have one, the prompt they answer. auto: the names that published data sets use "
         "(pipeline/source/references.py).",
     )
+    references: tuple[str, ...] = Field(
+        (),
+        description="Files that say what is right, as data sets publish them (pipeline/source/reference_files.py), one "
+        "or two that belong together; images are found by their names or ids, and `field` is a field of their records. "
+        "Where the prompt has {question} and samples do not, each of an image's questions in them is asked.",
+    )
     template: str | None = Field(
         None, description="What is right as a text made of fields, written as source.prompt.template is."
     )
@@ -34,7 +40,7 @@ class TargetConfig(Section):
     @property
     def has_labels(self) -> bool:
         """Whether the source says what is right."""
-        return self.field is not None or self.template is not None
+        return self.field is not None or self.template is not None or bool(self.references)
 
     @field_validator("template")
     @classmethod
@@ -45,8 +51,8 @@ class TargetConfig(Section):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "TargetConfig":
-        if sum(value is not None for value in (self.field, self.template, self.run)) > 1:
-            raise ValueError("give one of field, template and run")
+        if sum(map(bool, (self.field or self.references, self.template, self.run))) > 1:
+            raise ValueError("give one of field, template and run; references go with field alone")
         return self
 
 

@@ -7,7 +7,7 @@ What cannot be read says nothing: that is for the run. Fields that only some row
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,16 +64,18 @@ def check_task_fields(reader: Reader, source: SourceConfig, task: TaskConfig, at
     target, uses = task.target, []
     if target.template is not None:
         uses += _uses_of_template(f"{at}target.template", target.template)
-    elif target.field not in (None, USUAL_FIELDS):
+    elif target.field not in (None, USUAL_FIELDS) and not target.references:
         uses.append(_Use(target.field.partition(".")[0], f"{at}target.field"))
-    _check_prompt(reader, source, shards, task.prompt, f"{at or 'source.'}prompt", uses)
+    in_references = (QUESTION,) if target.references else ()
+    _check_prompt(reader, source, shards, task.prompt, f"{at or 'source.'}prompt", uses, in_references)
 
 
 def _check_prompt(
     reader: Reader, source: SourceConfig, shards: Sequence[Shard], prompt: PromptConfig, setting: str,
-    uses: Sequence[_Use],
+    uses: Sequence[_Use], known: Collection[str] = (),
 ) -> None:  # fmt: skip
-    own = _uses_of_template(f"{setting}.template", prompt.template)
+    """`known`: what the template may name although no row has it."""
+    own = [use for use in _uses_of_template(f"{setting}.template", prompt.template) if use.name not in known]
     if prompt.limit_field is not None:
         own.append(_Use(prompt.limit_field, f"{setting}.limit_field"))
     if prompt.words_field is not None:

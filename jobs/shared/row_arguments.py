@@ -36,6 +36,13 @@ def add_row_arguments(parser: argparse.ArgumentParser, example: str, out: str = 
         help="the field of a sample that says what is right; auto: the names that published data sets use",
     )
     parser.add_argument(
+        "--references",
+        nargs="+",
+        metavar="FILE",
+        help="a file that says what is right, as COCO, VQA v2, DocVQA and others publish it, or two that belong "
+        "together; with --target, by a field of its records",
+    )
+    parser.add_argument(
         "--prompt",
         help="what to ask of every image; {field} is replaced by a field of the sample, {{ and }} are braces",
     )
@@ -62,9 +69,11 @@ def row_config(options: argparse.Namespace, schema: type[Rows]) -> Rows:
         needs_output = "output" in schema.model_fields and schema.model_fields["output"].is_required()
         if needs_output and out is None and not is_set(options.set, "output"):
             raise UserError("say where the results go, for example --out runs/mine")
-    target = None if options.target is None else {"field": options.target}  # in place of all that the file says of it
+    right = {"field": options.target, "references": options.references}
+    right = {key: value for key, value in right.items() if value is not None}  # in place of all that the file says
     given = {
-        "checkpoint": options.checkpoint, "output": out, "target": target, "source.prompt.template": options.prompt,
+        "checkpoint": options.checkpoint, "output": out, "target": right or None,
+        "source.prompt.template": options.prompt,
     }  # fmt: skip
     short = [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
     config = load_config(options.config, [*source_settings(options), *short, *options.set], schema)

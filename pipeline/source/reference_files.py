@@ -37,6 +37,7 @@ _NAMES = (
     "image_path", "img_path", "path", "uri", "url",
 )  # fmt: skip
 _IDS = ("image_id", "imageId", "img_id", "cocoid", "imgid")
+identity_fields = (*_NAMES, *_IDS, "id")  # that `image_names` may read
 _TABLES = re.compile(r"\.(csv|tsv|txt|jsonl|ndjson|parquet)(\.(gz|bz2|xz|zst))?$", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 _COCO_ID = re.compile(r"(?:^|_)(\d{12})$")  # COCO_val2014_000000391895, and 000000391895 since 2017

@@ -69,11 +69,39 @@ def _docvqa(folder: Path) -> tuple[str, ...]:
     return _parquet(folder, **columns), "--prompt", "{question}", "--target", "answers"
 
 
+def _coco_file(folder: Path) -> tuple[str, ...]:
+    """A folder of images, and captions in a file as COCO publishes them."""
+    name = "COCO_val2014_{:012d}.png"
+    (folder / "val2014").mkdir()
+    for i, image in enumerate(IMAGES):
+        (folder / "val2014" / name.format(i)).write_bytes(image)
+    document = {
+        "images": [{"id": i, "file_name": name.format(i)} for i in range(4)],
+        "annotations": [
+            {"image_id": i, "id": 9 * i + n, "caption": f"picture {i}"} for i in range(4) for n in range(2)
+        ],
+    }
+    (folder / "captions.json").write_text(json.dumps(document))
+    return str(folder / "val2014"), "--references", str(folder / "captions.json")
+
+
+def _vqa_files(folder: Path) -> tuple[str, ...]:
+    """Tars of images, and questions and what ten people answered in two files, as VQA v2 publishes them."""
+    write_tar(folder / "v.tar", [(f"COCO_val2014_{i:012d}.png", image) for i, image in enumerate(IMAGES)])
+    questions = [{"image_id": i, "question_id": 10 * i, "question": f"is it {i}?"} for i in range(4)]
+    answers = [{"image_id": i, "question_id": 10 * i, "answers": PEOPLE} for i in range(4)]
+    (folder / "questions.json").write_text(json.dumps({"questions": questions}))
+    (folder / "annotations.json").write_text(json.dumps({"annotations": answers}))
+    files = (str(folder / "questions.json"), str(folder / "annotations.json"))
+    return str(folder / "v.tar"), "--references", *files, "--prompt", "{question}"
+
+
 CAPTIONS = ("caption_cider_d", "caption_rouge_l", "caption_exact")
 ANSWERS = ("answer_exact", "answer_anls", "answer_vqa")
 SOURCES = {
     _captions_in_parquet: (CAPTIONS, ANSWERS), _sidecars: (CAPTIONS, ANSWERS), _coco: (CAPTIONS, ANSWERS),
-    _vqa: (ANSWERS, CAPTIONS), _docvqa: (ANSWERS, CAPTIONS),
+    _vqa: (ANSWERS, CAPTIONS), _docvqa: (ANSWERS, CAPTIONS), _coco_file: (CAPTIONS, ANSWERS),
+    _vqa_files: (ANSWERS, CAPTIONS),
 }  # fmt: skip
 
 
@@ -143,11 +171,46 @@ def test_what_cannot_be_scored_is_counted(tmp_path: Path, capsys: pytest.Capture
     assert "not scored" in capsys.readouterr().err
 
 
+def test_every_question_of_a_file_is_asked_of_its_image(tmp_path: Path) -> None:
+    from actors.training.evaluation import read_labelled
+    from conf.evaluation import EvaluateConfig
+
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "photos" / f"{name}.png").write_bytes(IMAGES[0])
+    answers = [("what is it?", ["a dog"]), ("who?", ["Ann", "Ann Lee"])]
+    data = [{"image": "a.png", "question": question, "answers": own} for question, own in answers]
+    (tmp_path / "qa.json").write_text(json.dumps({"data": [*data, {**data[0], "image": "b.png"}]}))
+    config = EvaluateConfig.model_validate({
+        "checkpoint": str(write_tiny_checkpoint(tmp_path / "checkpoint")),
+        "source": {"kind": "images", "paths": [str(tmp_path / "photos")], "prompt": {"template": "Q: {question}"}},
+        "target": {"references": [str(tmp_path / "qa.json")]},
+    })  # fmt: skip
+    labelled = read_labelled(config)
+    said = [(row.key, row.prompt, row.reference.texts) for row in labelled.images.rows if row.reference]
+    assert said == [
+        ("a.png", "Q: what is it?", ("a dog",)), ("a.png", "Q: who?", ("Ann", "Ann Lee")),
+        ("b.png", "Q: what is it?", ("a dog",)),
+    ]  # fmt: skip
+    assert [(part.reason, part.count) for part in labelled.left_out] == [("no_prompt", 1)]
+
+
+def test_a_file_that_knows_no_image_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, *arguments = _coco_file(tmp_path)
+    (tmp_path / "captions.json").write_text(json.dumps([{"image": "elsewhere.png", "caption": "a"}]))
+    checkpoint = str(write_tiny_checkpoint(tmp_path / "checkpoint"))
+    assert main(["evaluate", source, "--checkpoint", checkpoint, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "knows no image of the source: its images are elsewhere.png" in said
+    assert said.count("\n") == 1
+
+
 MISTAKES = [
     (("--target", "captoin"), "target.field names 'captoin', which is no column of"),
     (("--prompt", "{quesiton}"), "source.prompt.template names 'quesiton', which is no column of"),
     (("--target", "empty"), "no labelled images in"),
     (("--set", "group_by=[hrad]"), "group_by names 'hrad', which no sample has"),
+    (("--references", "nowhere.json"), "nowhere.json"),
     (("--set", "target.run=runs/x"), "scores need what is right"),
     (("--set", "tasks=[{prompt: {template: '{qustion}'}}]"), "tasks[0].prompt.template names 'qustion'"),
 ]

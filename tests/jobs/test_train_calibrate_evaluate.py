@@ -171,9 +171,7 @@ def test_the_first_prompts_of_each_task_are_asked(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "record", [{"captions": [3]}, {"qa": [{"question": "what?"}]}, [1], {"title": "x"}]
-)
+@pytest.mark.parametrize("record", [{"captions": [3]}, {"qa": [{"question": "what?"}]}, [1], {"title": "x"}])
 def test_a_source_without_labels_is_one_sentence(
     record: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,25 +6,22 @@ sample that cannot be used is left out, counted by its reason, and costs no othe
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from actors.training.rows.labels import Labels, source_with_fields
 from actors.training.rows.row import DecodedRows, ImageRows, Row, RowId, decode
 from conf.errors import UserError
 from conf.image_plan import ImagePlan
-from conf.rows import USUAL_FIELDS, RowsConfig, TaskConfig
-from conf.source import SourceConfig
-from conf.templates import parse_template
+from conf.rows import RowsConfig
 from pipeline.images.decode import ImageProblem
 from pipeline.preflight import check_task_fields
 from pipeline.source.left_out import in_words
 from pipeline.source.plan import LeftOut, Sample, Shard, given_id, sample_id, sum_left_out
-from pipeline.source.prompts import USUAL_LIMITS, NoPrompts, fill, make_prompts
-from pipeline.source.readers import RawSample, Reader, ReadFailure, field_names, make_reader, read_patiently
-from pipeline.source.references import Kind, Reference, reference_fields, reference_of
+from pipeline.source.prompts import NoPrompts, make_prompts
+from pipeline.source.readers import RawSample, Reader, ReadFailure, make_reader, read_patiently
 from pipeline.source.shard_index import ShardIndex
 from pipeline.text import storable
 
@@ -61,13 +58,14 @@ class RowSource:
         Where all that is learned are texts of those runs, others are left out.
         """
         self.config, self.plan = config, plan
-        self.reader: Reader = make_reader(_with_target_fields(config))
+        self.labels = Labels(config)
+        self.reader: Reader = make_reader(source_with_fields(config))
         listing = self.reader.shards(known)
-        for number, task in enumerate(config.all_tasks):
+        for number, task in enumerate(self.labels.tasks):
             check_task_fields(
                 self.reader, config.source, task, "" if number == 0 else f"tasks[{number - 1}].", listing.shards
             )
-        self._ignored: list[LeftOut] = list(listing.left_out)
+        self._ignored: list[LeftOut] = [*listing.left_out, *self.labels.left_out]
         self._lost: dict[RowId, LeftOut] = {}  # counted once, however often it is read
         self.shards: list[Shard] = []
         self._spans: list[list[list[int]]] = []  # by shard: chunks that are read together
@@ -127,6 +125,7 @@ class RowSource:
 
     def nothing(self, what: str) -> UserError:
         """Return what to say where no row could be used."""
+        self.labels.raise_if_unknown()
         why = "; ".join(in_words(part) for part in self.left_out)
         return UserError(f"no {what} in {', '.join(self.config.source.paths)}" + (f": {why}" if why else ""))
 
@@ -179,7 +178,7 @@ class RowSource:
             self.lose(image, raw.error_type or "no_image", raw.message or "")
             return None
         rows: list[Row] = []
-        for row in (row for task in range(len(self.config.all_tasks)) for row in self._rows_of_task(image, raw, task)):
+        for row in (row for task in range(len(self.labels.tasks)) for row in self._rows_of_task(image, raw, task)):
             labelled = row if label is None else label(row)
             if isinstance(labelled, Row):
                 rows.append(labelled)
@@ -193,9 +192,10 @@ class RowSource:
         return sample_id(shard.name, raw.sample.key) if given is None else storable(given_id(given, raw.sample))
 
     def _rows_of_task(self, image: Row, raw: RawSample, task: int) -> Iterator[Row]:
-        config = self.config.all_tasks[task]
+        known = self.labels.in_file(task, raw)
+        asked, fields_of_sample = self.labels.asked(task, raw.fields, known)
         try:
-            prompts = make_prompts(config.prompt, raw.fields)
+            prompts = make_prompts(asked, fields_of_sample)
         except NoPrompts as error:
             self.lose(replace(image, task=task, prompt_index=-1), error.error_type, f"{image.sample_id}: {error}")
             return
@@ -205,8 +205,8 @@ class RowSource:
                 self.lose(row, prompt.error_type, f"{row.sample_id}: {prompt.message}")
                 continue
             fields = {**raw.fields, **prompt.own}
-            reference = _reference(config, fields, row.prompt)
-            if reference is None and config.target.has_labels:
+            reference = self.labels.reference(task, fields, row.prompt, known)
+            if reference is None and self.labels.tasks[task].target.has_labels:
                 self.lose(row, "no_label", f"{row.sample_id}: nothing says what is right for {row.prompt!r}")
                 continue
             kept = {name: fields[name] for name in self.config.kept_fields if name in fields}
@@ -225,26 +225,3 @@ class RowSource:
         """Return the rows of those places whose images can be decoded, as files."""
         images = (image for image in self.read(list(places), label) if image is not None)
         return [image for image in images if self.decode(image) is not None]
-
-
-def _reference(config: TaskConfig, fields: Mapping[str, Any], prompt: str) -> Reference | None:
-    """Return what is right for a prompt by the task's target, or by the usual names where it has none."""
-    target = config.target
-    if target.template is not None:
-        filled = fill(target.template, fields, USUAL_LIMITS)
-        return None if filled.error_type is not None else Reference(Kind.CAPTION, (storable(filled.text),))
-    return reference_of(fields, prompt, None if target.field in (None, USUAL_FIELDS) else target.field)
-
-
-def _with_target_fields(config: RowsConfig) -> SourceConfig:
-    """Return the source with all fields that prompts and targets need."""
-    names: list[str] = list(config.kept_fields)
-    for task in config.all_tasks:
-        names += field_names(config.source.model_copy(update={"prompt": task.prompt}))
-        if task.target.template is not None:
-            names += parse_template(task.target.template).names
-        elif task.target.field in (None, USUAL_FIELDS):
-            names += reference_fields
-        else:
-            names.append(task.target.field.partition(".")[0])
-    return config.source.model_copy(update={"passthrough": tuple(dict.fromkeys(names))})
