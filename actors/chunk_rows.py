@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.ops.duplicates import Answer, Key, answers_of, as_copy, repeats_of
 from pipeline.packing import Blocks, pack
+from pipeline.report.work import caught_up
 from pipeline.tables import staging_schema
 
 BLOCK_ROWS = 256
@@ -29,7 +31,7 @@ class ChunkRows:
         self._columns: dict[int, Mapping[str, Any]] = {}  # of the originals
         self._finished = Blocks(self._packed, BLOCK_ROWS)
         self._errors: Counter[str] = Counter()
-        self._num_layers = self._num_steps = 0
+        self._num_layers = self._num_caught_up = self._num_steps = 0
 
     def prepared(self, positions: Sequence[int]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self._prepared.take(pa.array(positions, pa.int64())).to_pylist()
@@ -57,6 +59,7 @@ class ChunkRows:
             "num_rows": self._prepared.num_rows,
             "num_errors": self._errors.total(),
             "num_layers_run": self._num_layers,
+            "num_layers_caught_up": self._num_caught_up,
             "num_steps": self._num_steps,
             "error_types": json.dumps(self._errors),
         }
@@ -80,8 +83,11 @@ class ChunkRows:
             map("/".join, zip(*(bad[name].to_pylist() for name in ("stage", "error_type")), strict=True))
         )
         own = good["exit_layers"].filter(pc.is_null(good["duplicate_of"]))
-        self._num_layers += pc.sum(pc.list_flatten(own).cast(pa.int64())).as_py() or 0
-        self._num_steps += pc.sum(pc.list_value_length(own)).as_py() or 0
+        layers = pc.list_flatten(own).to_numpy().astype(np.int64)
+        lengths = pc.fill_null(pc.list_value_length(own), 0).to_numpy()
+        self._num_layers += int(layers.sum())
+        self._num_caught_up += int(caught_up(layers, lengths).sum())
+        self._num_steps += layers.size
         if self._collapse:
             self.answers |= answers_of(rows)
         return table

@@ -17,6 +17,7 @@ from pipeline.output.publish import Counts, Publication
 from pipeline.output.run_record import TooManyErrors
 from pipeline.output.staging import STAGING
 from pipeline.output.storage import Storage
+from pipeline.report.work import computed_depth, work_of
 from pipeline.source.plan import Shard
 from pipeline.stages import shard_task
 
@@ -65,7 +66,8 @@ class Progress:
 
     num_rows: int
     num_errors: int
-    mean_depth: float | None
+    mean_depth: float | None  # layers that tokens left at
+    computed_depth: float | None  # layers computed for a token
     rows_per_s: float
     fraction: float
     eta_s: float | None
@@ -114,11 +116,13 @@ class Driver:
         publisher: Publisher,
         on_progress: Callable[[Progress], None],
         check_lease: Callable[[], None],
+        num_layers: int | None = None,
     ) -> None:
         self._config, self._storage, self._ledger, self._shards = config, storage, ledger, shards
         self._record, self._publisher = record, publisher
         self._on_progress, self._check_lease = on_progress, check_lease
-        self._num_rows = self._num_errors = self._num_layers_run = self._num_steps = 0
+        self._work, self._num_layers = work_of(config.engine.model_dump(mode="json")), num_layers
+        self._num_rows = self._num_errors = self._num_layers_run = self._num_caught_up = self._num_steps = 0
         self._error_types: Counter[str] = Counter()
         self._num_published = self._num_unreadable = 0  # by this invocation
         self._weights = {shard.name: max(1, shard.weight) for shard in shards}
@@ -162,6 +166,7 @@ class Driver:
         self._num_rows += summary["num_rows"]
         self._num_errors += summary["num_errors"]
         self._num_layers_run += summary["num_layers_run"]
+        self._num_caught_up += summary["num_layers_caught_up"]
         self._num_steps += summary["num_steps"]
         self._error_types.update(json.loads(summary["error_types"]))
         if self._pace is None:
@@ -234,11 +239,15 @@ class Driver:
 
     def _progress(self) -> Progress:
         now_s, fraction = time.monotonic(), self._fraction()
+        computed = computed_depth(
+            self._num_caught_up, self._num_layers_run, self._num_steps, self._work, self._num_layers
+        )
         pace = self._pace or Pace(now_s, fraction, self._num_rows)
         return Progress(
             num_rows=self._num_rows,
             num_errors=self._num_errors,
             mean_depth=self._num_layers_run / self._num_steps if self._num_steps else None,
+            computed_depth=computed,
             rows_per_s=pace.rows_per_s(now_s, self._num_rows),
             fraction=fraction,
             eta_s=pace.left_s(now_s, fraction),

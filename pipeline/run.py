@@ -84,7 +84,8 @@ def run(
                 actor_args = (captioner.make_backend, services)
                 publisher = RayPublisher(storage, passthrough)
                 meter = DriverMeter(storage.url, config.cost, then=on_progress)
-                Driver(config, storage, ledger, shards, record, publisher, meter, lease.check).finish(
+                num_layers = info.model.decoder.num_layers
+                Driver(config, storage, ledger, shards, record, publisher, meter, lease.check, num_layers).finish(
                     lambda tasks: summaries(tasks, index, prepare, captioner.actor_class, actor_args, config, fit)
                 )
             return record.content

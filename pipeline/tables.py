@@ -105,7 +105,8 @@ SUMMARY = pa.schema([                               # what travels to the driver
     ("num_chunks",      pa.int32()),                # of the shard
     ("num_rows",        pa.int64()),
     ("num_errors",      pa.int64()),                # of those rows
-    ("num_layers_run",  pa.int64()),                # decoder layers, summed over steps
+    ("num_layers_run",  pa.int64()),                # decoder layers that steps left at, summed
+    ("num_layers_caught_up", pa.int64()),           # layers computed where deep steps make earlier ones catch up
     ("num_steps",       pa.int64()),
     ("error_types",     pa.string()),               # JSON, "stage/error_type" -> rows
     ("actor",           pa.string()),

@@ -5,9 +5,9 @@
     json       stdout: the events below and nothing else
 
 JSON events all have `event` and `utc`: `started` (output), `progress` (rows, errors, images_per_s, mean_depth,
-fraction, eta_s, shards_published, shards, elapsed_s, cost, currency), `log` (message: one line that would have gone to
-stderr) and `finished` (exit_code, status, message, rows_read, rows_ok, rows_error, wall_s, cost, currency, left_out:
-files of the source that are no input rows, by reason). Unknown is null.
+computed_depth, fraction, eta_s, shards_published, shards, elapsed_s, cost, currency), `log` (message: one line that
+would have gone to stderr) and `finished` (exit_code, status, message, rows_read, rows_ok, rows_error, wall_s, cost,
+currency, left_out: files of the source that are no input rows, by reason). Unknown is null.
 """
 
 import argparse
@@ -132,6 +132,7 @@ def json_lines(
             errors=progress.num_errors,
             images_per_s=progress.rows_per_s or None,
             mean_depth=progress.mean_depth,
+            computed_depth=progress.computed_depth,
             fraction=progress.fraction,
             eta_s=progress.eta_s,
             shards_published=progress.num_shards_published,

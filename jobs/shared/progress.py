@@ -58,16 +58,17 @@ def is_last(progress: "Progress") -> bool:
 
 
 def describe(progress: "Progress", cost: float | None = None, currency: str = "USD") -> str:
-    """`1,200 images, 24.2/s, 1:15 left, depth 1.50, 3 errors, $0.0120, 1 of 4 shards`; what is unknown is left out."""
+    """`1,200 images, 24.2/s, 1:15 left, depth 1.50, 5.03 computed, 3 errors, $0.0120, 1 of 4 shards`, if known."""
     from pipeline.report.number_formats import count, money
 
     speed = f"{progress.rows_per_s:.1f}/s" if progress.rows_per_s else ""
     left = "" if progress.eta_s is None or progress.fraction >= 1 else f"{duration(progress.eta_s)} left"
     depth = "" if progress.mean_depth is None else f"depth {progress.mean_depth:.2f}"
+    computed = "" if progress.computed_depth is None else f"{progress.computed_depth:.2f} computed"
     errors = f"{count(progress.num_errors)} error{'' if progress.num_errors == 1 else 's'}"
     spent = "" if cost is None else money(cost, currency)
     shards = f"{progress.num_shards_published} of {progress.num_shards} shards"
-    parts = (f"{count(progress.num_rows)} images", speed, left, depth, errors, spent, shards)
+    parts = (f"{count(progress.num_rows)} images", speed, left, depth, computed, errors, spent, shards)
     return ", ".join(part for part in parts if part)
 
 

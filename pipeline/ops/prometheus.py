@@ -28,6 +28,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "deed_slots_in_use":      ("gauge",   ("actor",),      "Mean share of an engine's slots in use, last window."),
     "deed_images_per_second": ("gauge",   (),              "Rows per second of this start, once warm."),
     "deed_mean_depth":        ("gauge",   (),              "Decoder layers a token, of this start."),
+    "deed_computed_depth":    ("gauge",   (),              "Decoder layers computed for a token, of this start."),
     "deed_progress":          ("gauge",   (),              "Share of the source that is done, by bytes."),
     "deed_seconds_left":      ("gauge",   (),              "Estimated time to the end."),
     "deed_shards":            ("gauge",   ("state",),      "Shards; state is published or all."),
@@ -106,6 +107,7 @@ class DriverMeter:
     def __call__(self, progress: "Progress") -> None:
         self._series.set("deed_images_per_second", progress.rows_per_s)
         self._series.set("deed_mean_depth", progress.mean_depth)
+        self._series.set("deed_computed_depth", progress.computed_depth)
         self._series.set("deed_progress", progress.fraction)
         self._series.set("deed_seconds_left", progress.eta_s)
         self._series.set("deed_shards", progress.num_shards_published, state="published")

@@ -25,7 +25,7 @@ from pipeline.report.report_schema import (
 )
 from pipeline.report.scan import RunScan
 from pipeline.report.sketch import Sketch
-from pipeline.report.work import Work, work_of
+from pipeline.report.work import computed_depth, work_of
 from pipeline.source.left_out import from_dicts
 
 _MIN_STEPS_AT_POSITION = 5  # fewer say nothing about a position
@@ -195,13 +195,8 @@ def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:
     num_steps = int(results.depth_steps.sum())
     work = work_of(_get(record, "config", "engine") or {})
 
-    def computed(caught_up: float, left: float, steps: int) -> float | None:
-        """Return layers computed for a token."""
-        layers = {Work.CATCHING_UP: caught_up, Work.AS_LEFT: left, Work.FULL: num_layers and num_layers * steps}[work]
-        return _ratio(layers, steps)
-
     left = float((results.depth_steps * np.arange(results.depth_steps.size)).sum())
-    computed_depth = computed(results.caught_up_layers, left, num_steps)
+    computed = computed_depth(results.caught_up_layers, left, num_steps, work, num_layers)
     enough = min(_MIN_STEPS_AT_POSITION, max(1, results.num_rows))
     sums = zip(results.position_caught_up, results.position_layers, results.position_steps, strict=True)
     positions = [(i, float(c), float(d), int(steps)) for i, (c, d, steps) in enumerate(sums) if steps >= enough]
@@ -211,8 +206,8 @@ def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:
         num_layers=num_layers,
         num_steps=num_steps,
         mean_depth=_ratio(left, num_steps),
-        computed_depth=computed_depth,
-        layers_saved=None if computed_depth is None or not num_layers else 1 - computed_depth / num_layers,
+        computed_depth=computed,
+        layers_saved=None if computed is None or not num_layers else 1 - computed / num_layers,
         histogram=tuple(
             Depth(
                 layer=layer,
@@ -223,7 +218,9 @@ def _exits(scan: RunScan, record: Mapping[str, Any]) -> Exits:
             for layer in layers
         ),
         by_position=tuple((i, left / steps, steps) for i, _, left, steps in positions),
-        computed_by_position=tuple(computed(caught_up, left, steps) for _, caught_up, left, steps in positions),
+        computed_by_position=tuple(
+            computed_depth(caught_up, left, steps, work, num_layers) for _, caught_up, left, steps in positions
+        ),
         per_image=quantiles_of(results.sketches["mean_depth"]),
     )
 

@@ -35,6 +35,18 @@ def layers_run(exit_layers: Sequence[int], work: Work, num_layers: int | None) -
     return sum(itertools.accumulate(reversed(exit_layers), max))
 
 
+def computed_depth(
+    num_caught_up: float, num_left: float, num_steps: int, work: Work, num_layers: int | None
+) -> float | None:
+    """Return layers computed for a token, by the sums over `num_steps` of what catches up and of what does not.
+
+    None of no steps, and where full depth is unknown and counts.
+    """
+    full = None if num_layers is None else num_layers * num_steps
+    total = {Work.CATCHING_UP: num_caught_up, Work.AS_LEFT: num_left, Work.FULL: full}[work]
+    return total / num_steps if total is not None and num_steps else None
+
+
 def of_kept_tokens(seconds: float, num_tokens: int, num_rows: int) -> float:
     """Return the part of an estimate for `num_rows` rows of the first segment that is for tokens that were kept.
 

@@ -120,7 +120,9 @@ def test_a_chunk_becomes_one_file_with_results_and_errors(storage: Storage) -> N
     assert last["text"] == decode_tokens(expected_tokens(b"a longer prompt", pixels[1]))
     assert (summary["num_rows"], summary["num_errors"]) == (3, 1)
     assert json.loads(summary["error_types"]) == {"preprocess/empty_image": 1}
-    assert summary["num_layers_run"] == sum(first["exit_layers"]) + sum(last["exit_layers"])
+    texts = (first["exit_layers"], last["exit_layers"])
+    assert summary["num_layers_run"] == sum(map(sum, texts))
+    assert summary["num_layers_caught_up"] == sum(max(text[i:]) for text in texts for i in range(len(text)))
 
 
 def test_what_an_output_says_besides_words_is_read_with_its_prompt_and_the_size_of_its_image(storage: Storage) -> None:

@@ -14,6 +14,7 @@ def progress(fraction: float, eta_s: float | None = None, mean_depth: float | No
         num_rows=120,
         num_errors=3,
         mean_depth=mean_depth,
+        computed_depth=None if mean_depth is None else 2 * mean_depth,
         rows_per_s=24.25,
         fraction=fraction,
         eta_s=eta_s,
@@ -23,7 +24,7 @@ def progress(fraction: float, eta_s: float | None = None, mean_depth: float | No
 
 
 def test_a_line_says_what_matters() -> None:
-    shown = "120 images, 24.2/s, 1:15 left, depth 3.50, 3 errors, 1 of 4 shards"
+    shown = "120 images, 24.2/s, 1:15 left, depth 3.50, 7.00 computed, 3 errors, 1 of 4 shards"
     assert describe(progress(0.25, 75.0)) == shown
     assert describe(progress(0.25, 75.0), 0.25, "EUR") == shown.replace("errors,", "errors, €0.25,")
 

@@ -112,7 +112,13 @@ def _caption(storage: Storage, chunk: pa.Table) -> Iterator[dict[str, Any]]:
             row["text"] = f"{task['shard']}/{row['key']}: {row['prompt']}"
     stage_chunk(storage, task["shard"], task["chunk"], rows_table(rows))
     num_errors = sum(row["stage"] is not None for row in rows)
-    counts = {"num_rows": len(rows), "num_errors": num_errors, "num_layers_run": 0, "num_steps": 0}
+    counts = {
+        "num_rows": len(rows),
+        "num_errors": num_errors,
+        "num_layers_run": 0,
+        "num_layers_caught_up": 0,
+        "num_steps": 0,
+    }
     yield {**{name: task[name] for name in ("shard", "chunk", "num_chunks")}, **counts, "error_types": "{}"}
 
 

@@ -68,6 +68,7 @@ class Source:
             "num_rows": num_rows,
             "num_errors": num_errors,
             "num_layers_run": 6 * num_rows,
+            "num_layers_caught_up": 9 * num_rows,
             "num_steps": 2 * num_rows,
             "error_types": json.dumps({"read/broken": num_errors}),
         }
@@ -95,6 +96,7 @@ def test_one_pass_publishes_everything_and_reports_it(source: Source, monkeypatc
     driver.finish(lambda tasks: (source.commit(*chunk) for chunk in source.todo(tasks)))
     assert {name: counts.num_ok for name, counts in record.published.items()} == SIZES
     assert [progress.fraction for progress in seen] == sorted(progress.fraction for progress in seen)
+    assert seen[-1].computed_depth == 4.5  # earlier tokens catch up
     assert (seen[-1].fraction, seen[-1].num_rows, seen[-1].mean_depth, seen[-1].num_shards_published) == (
         1.0,
         7,

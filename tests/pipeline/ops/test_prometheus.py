@@ -89,7 +89,7 @@ def test_the_driver_says_where_the_run_is(recorder: Recorder) -> None:
     series = Series("out", recorder.metric)
     meter = DriverMeter("out", cost, then=heard.append, series=series, clock=lambda: now_s[0])
     now_s[0] = 50.0
-    progress = Progress(120, 3, None, 24.5, 0.25, None, 1, 4)
+    progress = Progress(120, 3, None, None, 24.5, 0.25, None, 1, 4)
     meter(progress)
     assert heard == [progress]
     assert recorder.values == {  # what is unknown is not there

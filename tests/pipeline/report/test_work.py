@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.work import Work, caught_up, layers_run, work_of
+from pipeline.report.work import Work, caught_up, computed_depth, layers_run, work_of
 
 TEXTS = st.lists(st.lists(st.integers(1, 12), max_size=9), max_size=9)
 
@@ -36,6 +36,15 @@ def test_full_depth_may_be_unknown() -> None:
 )
 def test_the_configuration_says_which(engine: dict[str, object], work: Work) -> None:
     assert work_of(engine) is work
+
+
+@pytest.mark.parametrize(
+    ("work", "num_layers", "depth"),
+    [(Work.CATCHING_UP, None, 4.5), (Work.AS_LEFT, None, 3.0), (Work.FULL, 8, 8.0), (Work.FULL, None, None)],
+)
+def test_layers_computed_for_a_token(work: Work, num_layers: int | None, depth: float | None) -> None:
+    assert computed_depth(9, 6, 2, work, num_layers) == depth
+    assert computed_depth(0, 0, 0, work, num_layers) is None
 
 
 @given(TEXTS)
