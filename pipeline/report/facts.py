@@ -27,6 +27,7 @@ class Fact:
     value: float | None = None  # for comparing runs; None where that makes no sense
     better: Better | None = None
     is_share: bool = False  # changes are told in points, not relative
+    is_estimate: bool = False  # not to be compared with what was measured
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def _exits(run: RunNumbers) -> Iterator[Fact]:
     exits, full = run.exits, run.against_full_depth
     saved = time_saved(run)
     for label, saving in (("time saved against full depth", saved.device), ("decoder time saved", saved.decoder)):
-        yield Fact(label, saving.text, saving.note, saving.value, Better.HIGHER, is_share=True)
+        estimate = saving.is_estimate
+        yield Fact(label, saving.text, saving.note, saving.value, Better.HIGHER, is_share=True, is_estimate=estimate)
     left, computed = (_of_layers(depth, exits.num_layers) for depth in (exits.mean_depth, exits.computed_depth))
     yield _better("mean depth", left, exits.mean_depth, Better.LOWER, f"layer a token leaves at; computed: {computed}")
     note = "a token, earlier ones that catch up with a deep one included"

@@ -34,12 +34,12 @@ def compared_sections(runs: Sequence[RunNumbers]) -> list[tuple[Section, list[Co
 
 
 def _compared(label: str, facts: list[Fact | None]) -> ComparedFact:
-    base = facts[0].value if facts[0] is not None else None
+    first = facts[0]
     changes, improved = [""], list[bool | None]([None])
     for fact in facts[1:]:
         change, better = "", None
-        if fact is not None and fact.value is not None and base is not None and fact.better is not None:
-            change, difference = _change(base, fact)
+        if first is not None and fact is not None and _comparable(first, fact):
+            change, difference = _change(first, fact)
             better = None if not difference else (difference > 0) is (fact.better is Better.HIGHER)
         changes.append(change)
         improved.append(better)
@@ -47,9 +47,16 @@ def _compared(label: str, facts: list[Fact | None]) -> ComparedFact:
     return ComparedFact(label, texts, tuple(changes), tuple(improved))
 
 
-def _change(base: float, fact: Fact) -> tuple[str, float]:
+def _comparable(first: Fact, fact: Fact) -> bool:
+    known = first.value is not None and fact.value is not None
+    return known and fact.better is not None and first.is_estimate is fact.is_estimate
+
+
+def _change(first: Fact, fact: Fact) -> tuple[str, float]:
     """Return the change as text, and its sign; "=" where there is none worth telling."""
+    assert first.value is not None
     assert fact.value is not None
+    base = first.value
     difference = fact.value - base
     if abs(difference) <= (_SAME if fact.is_share else _SAME * abs(base)):
         return "=", 0.0

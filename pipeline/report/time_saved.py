@@ -22,6 +22,7 @@ class Saving:
     text: str
     basis: str  # in a few words, or the whole reason where there is no value
     detail: str = ""
+    is_estimate: bool = False
 
     @property
     def note(self) -> str:
@@ -63,7 +64,7 @@ def _measured(full: Comparison, value: float | None, spread: tuple[float, float]
 
 def _estimated(estimate: FullDepthEstimate) -> TimeSaved:
     device, decoder = (
-        Saving(value, f"about {100 * value:.0f} %", "estimated", detail)
+        Saving(value, f"about {100 * value:.0f} %", "estimated", detail, is_estimate=True)
         for value, detail in (
             (estimate.device_time_saved, _ESTIMATED),
             (estimate.decoder_time_saved, f"the encoder left out; {MEASURE}"),

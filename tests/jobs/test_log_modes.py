@@ -71,6 +71,7 @@ def test_json_events_have_the_numbers(capsys: pytest.CaptureFixture[str]) -> Non
     assert {event.pop("event") for event in (started, end)} == {"started", "finished"}
     assert (first["rows"], first["errors"], first["eta_s"], first["images_per_s"]) == (120, 3, 50.0, 24.25)
     assert (first["elapsed_s"], first["cost"], first["currency"]) == (50.0, pytest.approx(0.5), "EUR")
+    assert (first["mean_depth"], first["computed_depth"]) == (3.5, 7.0)
     assert (last["fraction"], last["eta_s"]) == (1.0, None)
     assert {name: end[name] for name in ("exit_code", "status", "rows_ok", "rows_error", "cost", "wall_s")} == {
         "exit_code": 0, "status": "complete", "rows_ok": 3, "rows_error": 1, "cost": 0.5, "wall_s": 2.5,

@@ -16,6 +16,7 @@ from pipeline.report.folder import FULL_DEPTH_SAMPLE
 from pipeline.report.json_form import render_json
 from pipeline.report.page import render_html
 from pipeline.report.report_schema import RunNumbers
+from pipeline.report.side_by_side import compared_sections
 from pipeline.report.time_saved import time_saved
 from pipeline.report.work import layers_run, work_of
 from pipeline.tables import ENGINE_STATS
@@ -160,3 +161,15 @@ def test_a_saving_may_be_a_loss(run: FakeRun) -> None:
     one = numbers(run)
     estimate = replace(one.full_depth_estimate, decoder_time_saved=-0.04, device_time_saved=-0.021)
     assert time_saved(replace(one, full_depth_estimate=estimate)).device.text == "about -2 %"
+
+
+def test_an_estimate_is_not_compared_with_a_measurement(run: FakeRun, tmp_path: Path) -> None:
+    other = FakeRun(tmp_path / "other", num_rows=40).write()
+    label = "time saved against full depth"
+    for measured, change in ((False, "="), (True, "")):
+        if measured:
+            (other.path / FULL_DEPTH_SAMPLE).write_text(json.dumps(SAMPLE))
+        runs = build_report([str(one.path) for one in (run, other)], num_items=0).runs
+        rows = {row.label: row for _, facts in compared_sections(runs) for row in facts}
+        assert rows[label].texts == ("about 31 %", "45.0 %" if measured else "about 31 %")
+        assert rows[label].changes == ("", change)
