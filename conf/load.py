@@ -30,12 +30,12 @@ def load_config(path: str | Path | None, overrides: Sequence[str], schema: type[
         raise UserError(f"{place}the configuration is nested too deeply") from None
 
 
-def read_mode(path: str | Path, overrides: Sequence[str]) -> object:
-    """Return the `mode` a file asks for, which says by which schema the rest is read; None without one."""
+def read_values(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what a file says with the overrides applied, unchecked: for those that say by which schema to read it."""
     values = _read_yaml(Path(path))
     for override in overrides:
         _apply(values, override)
-    return values.get("mode")
+    return values
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

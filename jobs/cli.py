@@ -15,7 +15,7 @@ COMMANDS = {
     "demo":      ("jobs.demo:main",      "caption the demo shards with the shipped checkpoint and show a summary"),
     "caption":   ("jobs.caption:main",   "caption or question every image of a source, on Ray"),
     "vqa":       ("jobs.vqa:main",       "answer questions about images: each run answers only what is new"),
-    "train":     ("jobs.train:main",     "train a multi-exit model"),
+    "train":     ("jobs.train:main",     "give a model exits, by labels or by its own texts; or train one anew"),
     "convert":   ("jobs.convert:main",   "turn a transformers model directory into a multi-exit checkpoint, or back"),
     "parity":    ("jobs.parity:main",    "compare a conversion with the library's own model on a few of your pictures"),
     "calibrate": ("jobs.calibrate:main", "choose the exit thresholds of a checkpoint"),
@@ -32,7 +32,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 success, 1 crash, 2 a user's mistake, 3 too many errors, 4 another run holds the output, 5 the
-    output takes no more, 6 another run has taken it over, 7 deed parity has found a difference."""
+    output takes no more, 6 another run has taken it over, 7 deed parity has found a difference, 8 deed train has made a
+    model worse than it may."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that no terminal can show is no reason to stop
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -15,8 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 from conf.evaluation import CalibrateConfig, EvaluateConfig
-from conf.frozen import FrozenConfig
-from conf.load import load_config, read_mode
+from conf.load import load_config, read_values
+from conf.pretrained import PretrainedConfig
 from conf.schema import JobConfig
 from conf.training import TrainConfig
 from conf.vqa import VqaConfig
@@ -68,8 +68,8 @@ def test_a_documented_command_is_one(page: str, command: str, monkeypatch: pytes
 def schema_of(name: str, arguments: list[str]) -> type[BaseModel] | None:
     """What the command's configuration is checked against, for the commands that need no more than that."""
     if name == "train":
-        frozen = read_mode(arguments[arguments.index("--config") + 1], []) == "frozen"
-        return FrozenConfig if frozen else TrainConfig
+        values = read_values(arguments[arguments.index("--config") + 1], [])
+        return PretrainedConfig if "checkpoint" in values else TrainConfig
     return _SCHEMAS.get(name)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from actors.training.rows.target_runs import finished_record, known_shards
 from conf.errors import OtherOutput, UserError
 from conf.pretrained import PretrainedConfig
-from conf.rows import TaskConfig
 from conf.source import PromptConfig
 
 if TYPE_CHECKING:
@@ -48,17 +47,6 @@ def own_runs(config: PretrainedConfig) -> tuple[str | None, ...]:
         for number in missing:
             _make(_texts_job(config, number, str(runs[number])), shards)
     return tuple(runs)
-
-
-def with_runs(config: PretrainedConfig, runs: Sequence[str | None]) -> PretrainedConfig:
-    """Return the configuration with the run of each task as its `target.run`."""
-
-    def learning(task: TaskConfig, run: str | None) -> TaskConfig:
-        target = task.target if run is None else task.target.model_copy(update={"run": run})
-        return task.model_copy(update={"target": target})
-
-    first, *others = (learning(task, run) for task, run in zip(config.all_tasks, runs, strict=True))
-    return config.model_copy(update={"target": first.target, "tasks": tuple(others)})
 
 
 def _check_named(config: PretrainedConfig, runs: Sequence[str | None]) -> None:

@@ -13,9 +13,10 @@ from actors.training.rows.target_runs import known_shards
 from conf.checkpoint_files import read_model_config
 from conf.errors import UserError
 from conf.pretrained import PretrainedConfig
+from conf.rows import TargetConfig
 from jobs.caption import ROWS_FAILED
 from jobs.shared.job_arguments import SHIPPED_CHECKPOINT
-from jobs.shared.own_texts import TextsStopped, own_runs, with_runs
+from jobs.shared.own_texts import TextsStopped, own_runs
 from tests.jobs.text_runs import FakeRuns, Killed, runs
 from tests.pipeline.small_run import done_rows
 from tests.shards import image_bytes, write_shards
@@ -40,6 +41,15 @@ def folder_of(root: Path, *names: str) -> dict[str, Any]:
     for name in names:
         (root / "photos" / name).write_bytes(image_bytes((len(name), 2, 3)))
     return {"source": {"kind": "images", "paths": [str(root / "photos")]}}
+
+
+def naming(config: PretrainedConfig, *runs: object) -> PretrainedConfig:
+    """Return the configuration with a run named as the target of each task; None leaves a task as it is."""
+    first, *others = (
+        task if run is None else task.model_copy(update={"target": TargetConfig(run=str(run))})
+        for task, run in zip(config.all_tasks, runs, strict=True)
+    )
+    return config.model_copy(update={"target": first.target, "tasks": tuple(others)})
 
 
 def shards_of(run: str | None) -> set[str]:
@@ -84,10 +94,7 @@ def test_every_task_without_labels_has_a_run_over_the_same_shards(tmp_path: Path
     assert {text.rpartition(": ")[2] for text in done_rows(str(second)).values()} <= {
         f"how many in {n}?" for n in range(12)
     }
-    learned = with_runs(config, (first, labelled, second))
-    assert [task.target.run for task in learned.all_tasks] == [first, None, second]
-    assert learned.all_tasks[1].target.field == "colour"
-    assert own_runs(learned) == (first, labelled, second)
+    assert own_runs(naming(config, first, None, second)) == (first, labelled, second)
     assert runs.outputs == ["targets", "targets-2"], "a run that is named is not made"
 
 
@@ -133,7 +140,9 @@ def test_shards_that_came_after_the_run_do_not_displace_its_own(tmp_path: Path, 
     assert not after.left_out
 
 
-def test_images_without_a_text_of_one_task_are_learned_for_another(tmp_path: Path, runs: FakeRuns) -> None:
+def test_images_that_have_a_label_of_one_task_and_no_text_of_another_are_left_out(
+    tmp_path: Path, runs: FakeRuns
+) -> None:
     tasks = [{"prompt": {"template": "what?"}, "target": {"template": "{number}"}}]
     config = config_of(tmp_path, tasks=tasks)
     (run, _) = own_runs(config)
@@ -141,8 +150,18 @@ def test_images_without_a_text_of_one_task_are_learned_for_another(tmp_path: Pat
     source = RowSource(config, PLAN, known_shards([run]))
     told = done_rows(str(run))
     images = source.read(source.places, lambda row: row if row.task or (row.sample_id, 0) in told else None)
-    assert sorted(len(image.rows) for image in images if image) == [1] * 3 + [2] * 12
+    assert [len(image.rows) for image in images if image] == [2] * 12
     assert [(part.reason, part.count) for part in source.left_out] == [("no_text", 3)]
+
+
+def test_rows_that_failed_in_the_run_are_left_out_and_counted(tmp_path: Path, runs: FakeRuns) -> None:
+    write_shards(tmp_path / "in", 2, 3, broken=("empty",))
+    config = config_of(tmp_path)
+    (run,) = own_runs(config)
+    source, told = RowSource(config, PLAN, known_shards([run])), done_rows(str(run))
+    images = list(source.read(source.places, lambda row: row if (row.sample_id, 0) in told else None))
+    assert (len(images), images.count(None)) == (8, 2)
+    assert [(part.reason, part.count) for part in source.left_out] == [("no_text", 2)]
 
 
 @pytest.mark.parametrize(
@@ -194,15 +213,11 @@ def test_a_run_in_which_nothing_succeeded_is_nothing_to_learn_from(
     assert "delete " in capsys.readouterr().err
 
 
-def named(config: PretrainedConfig, run: str | Path) -> PretrainedConfig:
-    return with_runs(config, [str(run)])
-
-
 def test_a_run_that_is_named_is_used_as_it_is(tmp_path: Path, runs: FakeRuns) -> None:
     config = config_of(tmp_path)
     (run,) = own_runs(config)
     runs.jobs.clear()
-    other = named(config_of(tmp_path, output=str(tmp_path / "other"), max_new_tokens=5), str(run))
+    other = naming(config_of(tmp_path, output=str(tmp_path / "other"), max_new_tokens=5), str(run))
     assert own_runs(other) == (run,)
     assert runs.jobs == []
 
@@ -212,39 +227,39 @@ def test_what_a_named_run_must_be(tmp_path: Path, runs: FakeRuns) -> None:
     (run,) = own_runs(config)
     assert run is not None
     with pytest.raises(UserError, match=r"is not the output of a run: it has neither run.json nor results"):
-        own_runs(named(config, tmp_path / "nowhere"))
+        own_runs(naming(config, tmp_path / "nowhere"))
     asked = {"paths": [f"{tmp_path}/in/*.tar"], "prompt": {"template": "what is it?"}}
     with pytest.raises(UserError, match=r"asked something else: .*'describe the image' there and is 'what is it"):
-        own_runs(named(config_of(tmp_path, source=asked), run))
+        own_runs(naming(config_of(tmp_path, source=asked), run))
     write_shards(tmp_path / "elsewhere", 4, 3)
     with pytest.raises(UserError, match=r"read other shards than those of .*elsewhere"):
-        own_runs(named(config_of(tmp_path, source={"paths": [f"{tmp_path}/elsewhere/*.tar"]}), run))
+        own_runs(naming(config_of(tmp_path, source={"paths": [f"{tmp_path}/elsewhere/*.tar"]}), run))
     with pytest.raises(UserError, match=r"read a source of kind webdataset, not .*photos"):
-        own_runs(named(config_of(tmp_path, **folder_of(tmp_path, "a.png")), run))
+        own_runs(naming(config_of(tmp_path, **folder_of(tmp_path, "a.png")), run))
     write_shards(tmp_path / "in", 1, 7)
     with pytest.raises(UserError, match=r"part-000' .*has changed .*run deed caption over it"):
-        own_runs(named(config, run))
+        own_runs(naming(config, run))
     record = json.loads((Path(run) / "run.json").read_text())
     (Path(run) / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
     with pytest.raises(UserError, match="not the output of a run that has ended; run its command again"):
-        own_runs(named(config, run))
+        own_runs(naming(config, run))
 
 
 def test_runs_that_divide_a_folder_differently_are_told(tmp_path: Path, runs: FakeRuns) -> None:
-    tasks = [{"prompt": {"template": "what?"}}]
+    tasks = [{"prompt": {"template": "describe the image"}}]
     config = config_of(tmp_path, **folder_of(tmp_path, "a.png", "b.png"))
     (first,) = own_runs(config)
     folder_of(tmp_path, "c.png")
     (second,) = own_runs(config.model_copy(update={"output": str(tmp_path / "other")}))
-    both = with_runs(config_of(tmp_path, **folder_of(tmp_path), tasks=tasks), [first, second])
+    both = naming(config_of(tmp_path, **folder_of(tmp_path), tasks=tasks), first, second)
     with pytest.raises(UserError, match=r"divides .*photos into other shards"):
-        known_shards([task.target.run for task in both.all_tasks])
+        own_runs(both)
 
 
 def test_ray_is_not_needed_where_there_is_nothing_to_write(tmp_path: Path, runs: FakeRuns) -> None:
     (run,) = own_runs(config_of(tmp_path))
     tasks = [{"prompt": {"template": "what?"}, "target": {"template": "{number}"}}]
-    config = with_runs(config_of(tmp_path, tasks=tasks), [run, None])
+    config = naming(config_of(tmp_path, tasks=tasks), run, None)
     code = (
         "import sys; sys.modules['ray'] = None\n"
         "from conf.pretrained import PretrainedConfig\n"

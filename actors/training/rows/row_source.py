@@ -53,10 +53,7 @@ class RowSource:
     """
 
     def __init__(self, config: RowsConfig, plan: ImagePlan, known: Collection[Shard] = ()) -> None:
-        """`known`: shards of earlier runs over the source, which are named as they were there and come before others.
-
-        Where all that is learned are texts of those runs, others are left out.
-        """
+        """`known`: the shards of runs whose texts are learned; their names are kept, and others are left out."""
         self.config, self.plan = config, plan
         self.labels = Labels(config)
         self.reader: Reader = make_reader(source_with_fields(config))
@@ -70,13 +67,12 @@ class RowSource:
         self.shards: list[Shard] = []
         self._spans: list[list[list[int]]] = []  # by shard: chunks that are read together
         first = {shard.name for shard in known}
-        needs_texts = bool(first) and not any(task.target.has_labels for task in config.all_tasks)
         places: list[Place] = []
         room = config.max_images
         for shard in self._order(listing.shards, first):
             if room <= 0:
                 break
-            if needs_texts and shard.name not in first:
+            if first and shard.name not in first:
                 room -= self._leave_out(shard)
                 continue
             found = self._list(shard)
