@@ -9,19 +9,53 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jobs.shared.job_arguments import quoted
+from jobs.shared.row_arguments import add_row_arguments, row_config
+
 if TYPE_CHECKING:
     from conf.pretrained import PretrainedConfig
     from conf.training import TrainConfig
 
 SUCCESS, MARKED = 0, 8  # the model lost more than it was allowed to
+_FROM_A_CHECKPOINT = {"sources": "SOURCE", "target": "--target", "prompt": "--prompt"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    from jobs.shared.training_run import add_training_arguments, read_training
+    return train(read_training(make_parser().parse_args(arguments)))
 
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deed train", description=__doc__)
-    add_training_arguments(parser)
-    return train(read_training(parser.parse_args(arguments)))
+    add_row_arguments(parser, "conf/deep-supervision.yaml", "run directory: state, log and the trained checkpoint")
+    parser.add_argument(
+        "--mode",
+        choices=["deep_supervision", "frozen"],
+        help="deep_supervision (the default): the model itself learns to say things early; frozen: none of its own "
+        "weights moves",
+    )
+    return parser
+
+
+def read_training(options: argparse.Namespace) -> "TrainConfig | PretrainedConfig":
+    """Return the configuration that the parsed arguments ask for: of training from the checkpoint that they or the file
+    name, else from nothing."""
+    from conf.errors import UserError
+    from conf.load import load_config, read_values
+    from conf.pretrained import PretrainedConfig
+    from conf.training import TrainConfig
+
+    if options.mode is not None:
+        options.set = [f"mode={options.mode}", *options.set]
+    if options.config is None or options.checkpoint is not None:
+        return row_config(options, PretrainedConfig)
+    values = read_values(options.config, options.set)
+    if values.get("mode") == "frozen" or "checkpoint" in values:
+        return row_config(options, PretrainedConfig)
+    for name, shown in _FROM_A_CHECKPOINT.items():
+        if getattr(options, name):
+            raise UserError(f"{shown} is for training from a checkpoint: name it, --checkpoint FOLDER")
+    output = [] if options.out is None else [f"output={quoted(options.out)}"]
+    return load_config(options.config, [*output, *options.set], TrainConfig)
 
 
 def train(config: "TrainConfig | PretrainedConfig") -> int:

@@ -1,52 +1,17 @@
-"""A training run, from nothing or from a checkpoint: its configuration, its trainer, and what is said at its end."""
+"""A training run, from nothing or from a checkpoint: its trainer, and what is said at its end."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.errors import UserError
-from conf.load import load_config, read_values
 from conf.pretrained import PretrainedConfig
 from conf.training import TrainConfig
-from jobs.shared.job_arguments import quoted
-from jobs.shared.row_arguments import add_row_arguments, row_config
 from jobs.shared.training_reports import PretrainedReport, TrainReport
 
 if TYPE_CHECKING:
     from actors.training.pretrained.trainer import PretrainedTrainer
     from actors.training.scratch.trainer import Trainer
     from actors.training.workers import Workers
-
-_FROM_A_CHECKPOINT = {"sources": "SOURCE", "target": "--target", "prompt": "--prompt"}
-
-
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `read_training` reads."""
-    add_row_arguments(parser, "conf/deep-supervision.yaml", "run directory: state, log and the trained checkpoint")
-    parser.add_argument(
-        "--mode",
-        choices=["deep_supervision", "frozen"],
-        help="deep_supervision (the default): the model itself learns to say things early; frozen: none of its own "
-        "weights moves",
-    )
-
-
-def read_training(options: argparse.Namespace) -> TrainConfig | PretrainedConfig:
-    """Return the configuration that the parsed arguments ask for: of training from the checkpoint that they or the file
-    name, else from nothing."""
-    if options.mode is not None:
-        options.set = [f"mode={options.mode}", *options.set]
-    if options.config is None or options.checkpoint is not None:
-        return row_config(options, PretrainedConfig)
-    values = read_values(options.config, options.set)
-    if values.get("mode") == "frozen" or "checkpoint" in values:
-        return row_config(options, PretrainedConfig)
-    for name, shown in _FROM_A_CHECKPOINT.items():
-        if getattr(options, name):
-            raise UserError(f"{shown} is for training from a checkpoint: name it, --checkpoint FOLDER")
-    output = [] if options.out is None else [f"output={quoted(options.out)}"]
-    return load_config(options.config, [*output, *options.set], TrainConfig)
 
 
 def make_trainer(

@@ -45,15 +45,18 @@ NOT_RUN = {
 }
 # how a command begins -> what is added to it
 _JOB = "--set actors.num_actors=1 --set engine.tuning.calibration_s=0 --set engine.generation.max_new_tokens=8 "
+_PRETRAINED = (
+    "--set validation_images=2 --set test_images=2 --set max_new_tokens=8 --set num_threads=1 --prompt 'w7 w8' "
+    "--set optimizer.batch_images=2 "
+)
 CHEAPER = {
     "deed caption": _JOB,
     "deed caption ./photos --checkpoint": "--prompt 'w7 w8'",
     "deed vqa": _JOB,
     "deed convert": "--max-new-tokens 16",
-    "deed train --config conf/frozen.yaml":
-        "--set num_images=14 --set validation_images=4 --set test_images=4 --set max_new_tokens=8 --set num_threads=1 "
-        "--set optimizer.batch_images=2 --set optimizer.adapter_steps=2 --set optimizer.gate_steps=2 "
-        "--set 'prompts=[w7 w8]'",
+    "deed train ./photos": _PRETRAINED + "--set optimizer.total_steps=3",
+    "deed train 'data/mine/*.tar' --config conf/frozen.yaml":
+        _PRETRAINED + "--set max_images=14 --set optimizer.total_steps=2 --set optimizer.gate_steps=2",
     "deed train --config conf/train.yaml":
         "--set architecture.d_model=32 --set architecture.num_heads=2 --set architecture.d_ff=64 --set num_threads=1 "
         "--set tokenizer.vocab_size=300 --set optimizer.encoder_steps=1 --set optimizer.encoder_batch_images=2 "
@@ -97,8 +100,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copytree(ROOT / "assets", folder / "assets")  # calibration writes into it
     (folder / "conf").symlink_to(ROOT / "conf")
     (folder / "photos").mkdir()
-    for number in range(3):
-        (folder / "photos" / f"{number}.png").write_bytes(image_bytes((40 * number, 90, 120)))
+    for number in range(8):
+        (folder / "photos" / f"{number}.png").write_bytes(image_bytes((30 * number, 90, 120)))
     (folder / "path" / "to").mkdir(parents=True)
     make_source("pix2struct", folder / "path" / "to" / "transformers-model")
     before = Path.cwd()

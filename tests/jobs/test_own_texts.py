@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.training.rows.row_source import RowSource
+from actors.training.rows.row_source import NO_TEXT, RowSource
 from actors.training.rows.target_runs import known_shards
 from conf.checkpoint_files import read_model_config
 from conf.errors import UserError
@@ -123,7 +123,7 @@ def test_images_that_came_after_the_run_are_not_trained_on_and_counted(tmp_path:
     assert [(part.reason, part.count) for part in grown.left_out] == [("no_text", 3)]
     assert {key for key, _ in done_rows(str(run))} == {f"photos/{name}.png" for name in "bdfh"}
     told = done_rows(str(run))
-    rows = grown.read(grown.places, lambda row: row if (row.sample_id, row.prompt_index) in told else None)
+    rows = grown.read(grown.places, lambda row: row if (row.sample_id, row.prompt_index) in told else NO_TEXT)
     assert all(image is not None for image in rows)
 
 
@@ -149,7 +149,7 @@ def test_images_that_have_a_label_of_one_task_and_no_text_of_another_are_left_ou
     write_shards(tmp_path / "in", 5, 3)
     source = RowSource(config, PLAN, known_shards([run]))
     told = done_rows(str(run))
-    images = source.read(source.places, lambda row: row if row.task or (row.sample_id, 0) in told else None)
+    images = source.read(source.places, lambda row: row if row.task or (row.sample_id, 0) in told else NO_TEXT)
     assert [len(image.rows) for image in images if image] == [2] * 12
     assert [(part.reason, part.count) for part in source.left_out] == [("no_text", 3)]
 
@@ -159,7 +159,7 @@ def test_rows_that_failed_in_the_run_are_left_out_and_counted(tmp_path: Path, ru
     config = config_of(tmp_path)
     (run,) = own_runs(config)
     source, told = RowSource(config, PLAN, known_shards([run])), done_rows(str(run))
-    images = list(source.read(source.places, lambda row: row if (row.sample_id, 0) in told else None))
+    images = list(source.read(source.places, lambda row: row if (row.sample_id, 0) in told else NO_TEXT))
     assert (len(images), images.count(None)) == (8, 2)
     assert [(part.reason, part.count) for part in source.left_out] == [("no_text", 2)]
 

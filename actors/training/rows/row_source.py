@@ -66,13 +66,13 @@ class RowSource:
         self._lost: dict[RowId, LeftOut] = {}  # counted once, however often it is read
         self.shards: list[Shard] = []
         self._spans: list[list[list[int]]] = []  # by shard: chunks that are read together
-        first = {shard.name for shard in known}
+        named = {shard.name for shard in known}
         places: list[Place] = []
         room = config.max_images
-        for shard in self._order(listing.shards, first):
+        for shard in self._order(listing.shards, named):
             if room <= 0:
                 break
-            if first and shard.name not in first:
+            if named and shard.name not in named:
                 room -= self._leave_out(shard)
                 continue
             found = self._list(shard)

@@ -21,7 +21,6 @@ from conf.errors import UserError
 from conf.frozen import FrozenConfig
 from conf.resolve import resolve
 from jobs.cli import main
-from jobs.shared.training_run import FrozenReport
 from tests.actors.engine.tiny import config as engine_config
 from tests.actors.engine.tiny import requests, run, tiny_model
 from tests.actors.interop.sources import make_source
@@ -175,54 +174,6 @@ def test_a_stopped_run_continues_to_the_same_exits(converted: Path, tmp_path: Pa
     assert 0 < resumed.step < 16
     assert resumed.run()
     assert all(torch.equal(a, b) for a, b in zip(exits(straight), exits(resumed), strict=True))
-
-
-def test_a_killed_run_logs_what_an_uninterrupted_one_does(converted: Path, tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    def start(config: FrozenConfig, end: int | None = None) -> None:
-        """Run to the end, or die before what is reported of step `end`."""
-        report = FrozenReport(Path(config.output))
-
-        def dying(values: dict[str, Any]) -> None:
-            if end is not None and values.get("step") == end and "losses" in values:
-                raise Killed
-            report(values)
-
-        trainer = FrozenTrainer(config, dying)
-        report.log.rewind(trainer.step)
-        assert trainer.run()
-
-    small = {"optimizer": {"adapter_steps": 30, "gate_steps": 20}, "validate_every": 5}
-    straight, killed = (_config(converted, tmp_path / name, **small) for name in ("straight", "killed"))
-    start(straight)
-    for end in (10, 20, 40, 50):
-        with pytest.raises(Killed):
-            start(killed, end)
-    start(killed)
-    start(killed)  # nothing left to do
-    logs = [(tmp_path / name / "log.csv").read_text() for name in ("straight", "killed")]
-    assert logs[0] == logs[1]
-    assert logs[0].count("equal_tokens") == 3  # before, and after by both gates
-
-
-def test_it_runs_by_the_command_and_stops_early(
-    converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = _config(converted, tmp_path / "run", patience=1, validate_every=2,
-                     optimizer={"adapter_steps": 40, "gate_steps": 0, "peak_lr": 0.0})  # fmt: skip
-    (tmp_path / "frozen.yaml").write_text(config.model_dump_json())
-    assert main(["train", "--config", str(tmp_path / "frozen.yaml")]) == 0
-    said = capsys.readouterr().out
-    assert "full depth of the new checkpoint says the same of all 11 images to report on" in said
-    assert "before  gate softmax_max" in said
-    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
-    assert lines[0] == "stage,step,kind,name,value"
-    assert not any(line.startswith("adapters,10,") for line in lines)  # nothing got better, so it ended at step 4
-    assert load_checkpoint(tmp_path / "run" / "checkpoint").config.gates is False
-    assert main(["train", "--config", str(tmp_path / "frozen.yaml"), "--set", "shards=[nowhere/*.tar]"]) == 2
-    assert "no shard matches 'nowhere/*.tar'" in capsys.readouterr().err
 
 
 def test_the_learned_gate_decides_in_the_engine_as_in_the_reference() -> None:
