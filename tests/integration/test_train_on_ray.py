@@ -1,32 +1,41 @@
-"""Two workers of Ray Train share a run and leave a checkpoint that loads."""
+"""Two workers of Ray Train share a run and leave a checkpoint that loads; a signal ends it as it ends one worker."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from actors.model.checkpoint import load_checkpoint
-from conf.frozen import FrozenConfig
+from conf.pretrained import PretrainedConfig
 from tests.actors.training.corpus import tiny_config, write_corpus
+from tests.integration.processes import children_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+WORKERS = {"num_workers": 2, "num_cpus": 0.5}
 
 
-def _train(path: Path, config_json: str) -> None:
+def _start(path: Path, config_json: str) -> "subprocess.Popen[str]":
     path.write_text(config_json)
     command = [sys.executable, "-m", "jobs.cli", "train", "--config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Failed to query" not in done.stdout + done.stderr
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _train(path: Path, config_json: str, code: int = 0) -> str:
+    process = _start(path, config_json)
+    said = process.communicate()[0]
+    assert process.returncode == code, said
+    assert "Failed to query" not in said
+    return said
 
 
 def test_two_workers(tmp_path: Path) -> None:
     shards = write_corpus(tmp_path / "corpus", 16)
     config = tiny_config(
-        tmp_path / "run", shards, workers={"num_workers": 2, "num_cpus": 0.5}, loss={"grounding_weight": 0.0},
-        validate_every=6,
+        tmp_path / "run", shards, workers=WORKERS, loss={"grounding_weight": 0.0}, validate_every=6
     )  # fmt: skip
     _train(tmp_path / "train.yaml", config.model_dump_json())
     assert json.loads((tmp_path / "run" / "state" / "position.json").read_text())["step"] == 12
@@ -34,13 +43,50 @@ def test_two_workers(tmp_path: Path) -> None:
     assert [report["step"] for report in reports if "validation" in report] == [6, 12]  # one worker reports
     assert load_checkpoint(tmp_path / "run" / "checkpoint").config.exits == (1, 2, 3)
 
-    frozen = FrozenConfig.model_validate({
-        "checkpoint": str(tmp_path / "run" / "checkpoint"), "output": str(tmp_path / "frozen"), "shards": [shards],
-        "prompts": ["describe"], "max_new_tokens": 6, "workers": {"num_workers": 2, "num_cpus": 0.5},
-        "optimizer": {"batch_images": 4, "adapter_steps": 10, "gate_steps": 0},
+    deep = PretrainedConfig.model_validate({
+        "checkpoint": str(tmp_path / "run" / "checkpoint"), "output": str(tmp_path / "deep"), "workers": WORKERS,
+        "source": {"paths": [shards], "chunk_rows": 4, "prompt": {"template": "describe"}}, "max_new_tokens": 6,
+        "validation_images": 3, "test_images": 3, "device": "cpu", "num_threads": 1, "max_points_lost": 0.0,
+        "optimizer": {"batch_images": 4, "total_steps": 10, "decoder_lr": 0.3, "head_lr": 0.3},
     })  # fmt: skip
-    _train(tmp_path / "frozen.yaml", frozen.model_dump_json())
-    rows = [line.split(",")[:4] for line in (tmp_path / "frozen" / "log.csv").read_text().splitlines()[1:]]
+    said = _train(tmp_path / "deep.yaml", deep.model_dump_json(), code=8)
+    assert f"16 texts to learn from: {tmp_path}/deep/targets" in said
+    assert "deed train: full depth lost " in said
+    rows = [line.split(",")[:4] for line in (tmp_path / "deep" / "log.csv").read_text().splitlines()[1:]]
     assert len({tuple(row) for row in rows}) == len(rows)
-    assert ["adapters", "10", "losses", "exit_1"] in rows
-    assert load_checkpoint(tmp_path / "frozen" / "checkpoint").config.thresholds is not None
+    assert ["exits", "10", "losses", "exit_1"] in rows
+    assert load_checkpoint(tmp_path / "deep" / "checkpoint").config.thresholds is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_group_and_the_same_command_continues(tmp_path: Path, number: signal.Signals) -> None:
+    shards = write_corpus(tmp_path / "corpus", 16)
+    long = {"batch_images": 4, "total_steps": 100_000, "warmup_steps": 2, "peak_lr": 3e-3}
+    config = tiny_config(
+        tmp_path / "run", shards, workers=WORKERS, loss={"grounding_weight": 0.0}, save_every=2, optimizer=long
+    )  # fmt: skip
+    process, position = _start(tmp_path / "train.yaml", config.model_dump_json()), tmp_path / "run" / "state"
+    try:
+        deadline = time.monotonic() + 200
+        while not (position / "position.json").is_file():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        workers = children_of(process.pid)
+        process.send_signal(number)
+        said = process.communicate(timeout=100)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, said
+    assert f"deed train: stopped by {number.name}; run the same command again to continue" in said
+    assert "Traceback" not in said
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()], "workers outlive the run"
+    saved = json.loads((position / "position.json").read_text())["step"]
+    short = {**long, "total_steps": saved + 2}
+    _train(tmp_path / "train.yaml", config.model_copy(
+        update={"optimizer": config.optimizer.model_validate(short)}
+    ).model_dump_json())  # fmt: skip
+    assert json.loads((position / "position.json").read_text())["step"] == saved + 2
