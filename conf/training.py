@@ -110,7 +110,7 @@ class TrainConfig(Section):
     """One training run; rerunning the same command resumes it."""
 
     mode: Literal["deep_supervision"] = Field(
-        "deep_supervision", description="Everything trains; mode=frozen has a schema of its own (conf/frozen.py)."
+        "deep_supervision", description="Everything trains; from a checkpoint: conf/pretrained.py."
     )
     output: str = Field(description="Run directory: state, log and the checkpoint to ship.")
     seed: int = Field(0, description="Of the weights and of the order of samples.")
