@@ -19,6 +19,7 @@ COMMANDS = {
     "convert":   ("jobs.convert:main",   "turn a transformers model directory into a multi-exit checkpoint, or back"),
     "parity":    ("jobs.parity:main",    "compare a conversion with the library's own model on a few of your pictures"),
     "calibrate": ("jobs.calibrate:main", "choose the exit thresholds of a checkpoint"),
+    "exits":     ("jobs.exits:main",     "propose which layers should be exits, by cost and agreement measured here"),
     "evaluate":  ("jobs.evaluate:main",  "score a checkpoint on a source that says what is right"),
     "bench":     ("jobs.bench:main",     "measure the engine or the data plane on this machine, or try to break a run"),
     "plan":      ("jobs.plan:main",      "what a run would do, how long and at what price; starts nothing"),

@@ -22,7 +22,7 @@ from conf.checkpoint_files import write_model_config
 from conf.engine import EngineConfig, GenerationConfig
 from conf.evaluation import CalibrateConfig
 
-_CLOSED = 1.01  # a threshold that no confidence reaches
+CLOSED = 1.01  # a threshold that no confidence reaches
 _LONGEST = 64  # tokens of an output that is checked
 _BATCH_IMAGES = 16
 
@@ -68,7 +68,7 @@ def thresholds_at_risk(recording: Recording, risk: float, exits: tuple[int, ...]
         order = np.argsort(-confidence, kind="stable")
         rate = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
         allowed = np.flatnonzero(rate <= risk)
-        threshold = float(confidence[order[allowed[-1]]]) if len(allowed) else _CLOSED
+        threshold = float(confidence[order[allowed[-1]]]) if len(allowed) else CLOSED
         thresholds.append(threshold)
         remaining &= recording.confidence_NE[:, column] < threshold
     return tuple(thresholds)
@@ -110,7 +110,7 @@ def choose_thresholds(
         return None
     best = min(kept, key=lambda row: row.computed_depth)
     chosen = dict(zip(exits[:-1], candidates[best.label], strict=True))
-    return best, tuple(chosen.get(layer, _CLOSED) for layer in all_exits[:-1])
+    return best, tuple(chosen.get(layer, CLOSED) for layer in all_exits[:-1])
 
 
 def write_thresholds(checkpoint: Checkpoint, folder: Path, thresholds: tuple[float, ...]) -> Path:

@@ -13,10 +13,11 @@ from jobs.shared.job_arguments import add_set_argument, is_set, quoted, source_s
 
 if TYPE_CHECKING:
     from conf.evaluation import LabelledConfig
+    from conf.exits import ExitsConfig
     from conf.pretrained import PretrainedConfig
     from pipeline.source.plan import LeftOut
 
-Rows = TypeVar("Rows", bound="PretrainedConfig | LabelledConfig")
+Rows = TypeVar("Rows", bound="PretrainedConfig | LabelledConfig | ExitsConfig")
 
 
 def add_row_arguments(parser: argparse.ArgumentParser, example: str, out: str = "") -> None:

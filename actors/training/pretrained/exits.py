@@ -19,7 +19,11 @@ def with_exits(loaded: Checkpoint, config: PretrainedConfig, device: torch.devic
     Adapters start as the identity, heads of their own as the shared head. Parameters that the model computes and does
     not learn stay as they are: `requires_grad` is False for those alone. UserError where the exits do not fit.
     """
-    model_config = _model_config(loaded.config, config)
+    return with_modules(loaded, _model_config(loaded.config, config), device)
+
+
+def with_modules(loaded: Checkpoint, model_config: ModelConfig, device: torch.device) -> Checkpoint:
+    """Return the same weights with the exits of another configuration; new ones begin as `with_exits` says."""
     model = MultiExitModel(model_config)
     model.to(device)
     report = model.load_state_dict(loaded.model.state_dict(), strict=False)

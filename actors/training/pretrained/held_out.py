@@ -74,9 +74,10 @@ class HeldOut:
 
     def said(self, engine: Engine | BeamEngine, targets: Targets, ahead: int = 64) -> list[Completion]:
         """Return what an engine says of every row, in order; so many are decoded before they are needed."""
-        return drain(engine, self._requests(targets), ahead=ahead)
+        return drain(engine, self.requests(targets), ahead=ahead)
 
-    def _requests(self, targets: Targets) -> Iterator[Request]:
+    def requests(self, targets: Targets) -> Iterator[Request]:
+        """Yield what an engine is asked for every row, in order."""
         numbers = itertools.count()
         for image in self.decoded():
             for place, row in enumerate(image.rows):

@@ -13,6 +13,7 @@ from conf.rows import TaskConfig
 from pipeline.report.folder import RunFolder
 
 _COLUMNS = ("shard", "key", "prompt_index", "prompt", "text", "token_ids", "finish_reason")
+TOO_LONG = "prompts_too_long"  # the reason of rows that leave no room for an output
 _ENDED = "eos"
 Said = Mapping[tuple[str, str, int], tuple[str, tuple[int, ...]]]  # shard, key, prompt -> prompt, tokens
 
@@ -41,17 +42,18 @@ class Targets:
         """Return what the encoder reads of the prompt of a row."""
         return self.checkpoint.codec.encode_prompt(row.prompt, self.checkpoint.config.encoder.max_prompt_tokens)
 
+    def room(self, row: Row) -> int:
+        """Return how long an output of the row may be, tokens; none where its prompt is too long for the model."""
+        config, reads = self.checkpoint.config, self.checkpoint.codec.rules.prompt != "none"
+        if reads and len(self.prompt_ids(row)) > config.encoder.max_prompt_tokens:
+            return 0
+        return min(self.max_new_tokens, config.decoder.max_positions - len(self.prefix_ids(row)))
+
     def label(self, row: Row) -> Row | str:
         """Return the row with what may be learned of it, or why there is nothing."""
-        said, config = self.said[row.task], self.checkpoint.config
-        if (
-            self.checkpoint.codec.rules.prompt != "none"
-            and len(self.prompt_ids(row)) > config.encoder.max_prompt_tokens
-        ):
-            return "prompts_too_long"
-        room = min(self.max_new_tokens, config.decoder.max_positions - len(self.prefix_ids(row)))
+        said, config, room = self.said[row.task], self.checkpoint.config, self.room(row)
         if room < 1:
-            return "prompts_too_long"
+            return TOO_LONG
         if said is None:
             assert row.reference is not None
             texts = [self.checkpoint.codec.encode(text) for text in row.reference.texts]
