@@ -6,13 +6,12 @@ checkpoint's thresholds change only with --write.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.errors import UserError
-from jobs.shared.row_arguments import add_row_arguments, row_config
+from jobs.shared.row_arguments import add_row_arguments, row_config, say_what_is_left_out
 
 if TYPE_CHECKING:
     from actors.training.exits.choice import Plan
@@ -38,11 +37,9 @@ def main(arguments: Sequence[str]) -> int:
 
     from actors.training.exits.proposal import write_evidence, write_exits
     from actors.training.exits.propose import propose
-    from pipeline.source.left_out import sentence
 
     proposal = propose(config, engine, lambda line: print(line, flush=True))
-    if proposal.left_out:
-        print(sentence(proposal.left_out, "not looked at"), file=sys.stderr)
+    say_what_is_left_out(proposal.left_out, "not looked at")
     print("\n".join(lines(proposal)))
     saves = _saves(proposal, proposal.to_use)
     print(f"evidence: {write_evidence(proposal, folder, written=options.write and saves)}")

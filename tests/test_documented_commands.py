@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from conf.evaluation import CalibrateConfig, EvaluateConfig
+from conf.exits import ExitsConfig
 from conf.load import load_config, read_values
 from conf.pretrained import PretrainedConfig
 from conf.schema import JobConfig
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _SCHEMAS: dict[str, type[BaseModel]] = {
     "caption": JobConfig, "demo": JobConfig, "plan": JobConfig, "evaluate": EvaluateConfig,
-    "calibrate": CalibrateConfig, "vqa": VqaConfig,
+    "calibrate": CalibrateConfig, "vqa": VqaConfig, "exits": ExitsConfig,
 }  # fmt: skip
 
 
