@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from conf.section import Section
 
@@ -24,6 +24,12 @@ class ScenesConfig(Section):
     jpeg_quality: Annotated[int, Field(ge=1, le=95)] = Field(
         90, description="Higher is closer to the drawing, and larger."
     )
+    kinds: Literal[25, 36, 49, 64, 81, 100, 300] = Field(
+        300, description="Kinds of objects, the same ones in every split; fewer make an easier corpus."
+    )
+    max_objects: Annotated[int, Field(ge=1, le=5)] = Field(
+        5, description="Most objects in a scene; their numbers keep their proportions."
+    )
     repeat_share: Share = Field(0.3, description="Share of the scenes in which one kind appears more than once.")
     sign_share: Share = Field(0.4, description="Share of the scenes with a printed word, code or number.")
     sum_share: Share = Field(0.2, description="Share of the scenes with two number plates; never together with a sign.")
@@ -31,3 +37,11 @@ class ScenesConfig(Section):
     questions: Annotated[int, Field(ge=1)] = Field(
         14, description="Questions per image, where the scene has that many."
     )
+
+    @model_validator(mode="after")
+    def _leaves_kinds_that_are_absent(self) -> "ScenesConfig":
+        if self.kinds == 25 and self.max_objects == 5:
+            raise ValueError(
+                "of 25 kinds no fifth one may be absent from a scene with five: lower max_objects or raise kinds"
+            )
+        return self

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,23 @@ def load_sprites(sprite_dir: Path = SPRITE_DIR) -> tuple[Sprite, ...]:
         )
         for kind, row in enumerate(rows)
     )
+
+
+@functools.cache
+def drawn_kinds(number: int) -> tuple[Sprite, ...]:
+    """Return all kinds, or as many as a square of the grid has cells, one of each.
+
+    As in the whole grid, a choice of different kinds that may share a scene can be added to until a row is full.
+    """
+    everything = load_sprites()
+    if number == len(everything):
+        return everything
+    side, cells = math.isqrt(number), dict[tuple[int, int], Sprite]()
+    for sprite in everything:
+        if max(cell := (sprite.test_group, sprite.val_group)) < side:
+            cells.setdefault(cell, sprite)
+    assert len(cells) == number
+    return tuple(cells.values())
 
 
 @functools.cache

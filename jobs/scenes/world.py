@@ -11,8 +11,9 @@ from enum import Enum
 import numpy as np
 
 from jobs.scenes.config import ScenesConfig
+from jobs.scenes.kinds import choose_absent, choose_sprites
 from jobs.scenes.sign_words import CODE_CHARACTERS, CODE_LENGTHS, SIGN_WORDS
-from jobs.scenes.sprites import SPLITS, Sprite, load_sprites, pair_split
+from jobs.scenes.sprites import SPLITS, Sprite, drawn_kinds
 
 SIDE = 128.0
 RGB = tuple[int, int, int]
@@ -129,10 +130,14 @@ def scene_generator(seed: int, split: str, index: int, purpose: int = 0) -> np.r
 def compose(seed: int, split: str, index: int, config: ScenesConfig) -> Scene:
     """Compose a scene, trying layouts until everything fits; always returns."""
     rng = scene_generator(seed, split, index)
-    count = 1 + int(rng.choice(5, p=COUNT_SHARES))
+    counts = count_shares(config.max_objects)
+    count = 1 + int(rng.choice(len(counts), p=counts))
     draw = rng.random()
     wants_sign, wants_sum = draw < config.sign_share, config.sign_share <= draw < config.sign_share + config.sum_share
-    sprites = choose_sprites(rng, split, count, config.repeat_share)
+    # The repeats that single-object scenes cannot have are made up for by the others.
+    repeats = count > 1 and rng.random() < config.repeat_share / (1.0 - counts[0])
+    kinds = drawn_kinds(config.kinds)
+    sprites = choose_sprites(rng, split, count, repeats, kinds)
     background = str(rng.choice(list(BACKGROUND_COLORS)))
     style = str(rng.choice(["solid", "gradient", "texture"]))
     sign_kind = SignKind.SUM if wants_sum else choose_sign_kind(rng) if wants_sign else None
@@ -152,42 +157,15 @@ def compose(seed: int, split: str, index: int, config: ScenesConfig) -> Scene:
         background=background,
         background_style=style,
         sign=sign,
-        absent=choose_absent(rng, split, sprites),
+        absent=choose_absent(rng, split, sprites, kinds),
         texture_seed=int(rng.integers(2**31)),
     )
 
 
-def choose_sprites(rng: np.random.Generator, split: str, count: int, repeat_share: float) -> list[Sprite]:
-    """`count` sprites, all pairs of kinds from this split; sometimes one kind several times."""
-    everything = load_sprites()
-    repeats = 0
-    # The repeats that single-object scenes cannot have are made up for by the others.
-    if count > 1 and rng.random() < repeat_share / (1.0 - COUNT_SHARES[0]):
-        repeats = int(rng.integers(1, min(max(count - 1, 2), 4)))  # from three objects on, another kind stays
-    chosen: list[Sprite] = []
-    while len(chosen) < count - repeats:
-        sprite = everything[int(rng.integers(len(everything)))]
-        if all(sprite.kind in partners(other.kind, split) for other in chosen):
-            chosen.append(sprite)
-    return chosen + [chosen[0]] * repeats
-
-
-def choose_absent(rng: np.random.Generator, split: str, shown: list[Sprite]) -> tuple[Sprite, ...]:
-    """Kinds that are not shown but could have been, in this split: their absence cannot be guessed from the others."""
-    allowed = frozenset.intersection(*(partners(sprite.kind, split) for sprite in shown))
-    categories = {sprite.category for sprite in shown}
-    everything = load_sprites()
-    pool = [everything[kind] for kind in rng.permutation(len(everything)).tolist() if kind in allowed]
-    if rng.random() < 0.7:
-        pool.sort(key=lambda sprite: sprite.category not in categories)  # stable: stays shuffled within both halves
-    return tuple(pool[:4])
-
-
-@functools.cache
-def partners(kind: int, split: str) -> frozenset[int]:
-    """Return the kinds that may share a scene with this one."""
-    everything = load_sprites()
-    return frozenset(s.kind for s in everything if s.kind != kind and pair_split(s, everything[kind]) == split)
+def count_shares(max_objects: int) -> tuple[float, ...]:
+    """Shares of the scenes with 1..max_objects objects; [0] is less than 1 where there may be more than one."""
+    shares = COUNT_SHARES[:max_objects]
+    return tuple(share / sum(shares) for share in shares)
 
 
 def color_distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:

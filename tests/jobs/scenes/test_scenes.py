@@ -71,6 +71,28 @@ def test_no_pair_of_kinds_is_in_two_splits(rows):
     assert 0.04 < shares["val"] / shares.total() < 0.08
 
 
+@pytest.mark.parametrize(("kinds", "most"), [(25, 4), (36, 5)])
+def test_fewer_kinds_and_objects_leave_splits_apart_and_something_absent(kinds: int, most: int) -> None:
+    config = ScenesConfig(kinds=kinds, max_objects=most)
+    scenes = {split: [compose(0, split, i, config) for i in range(SCENES_PER_SPLIT)] for split in SPLITS}
+    shown = {split: {thing.sprite for scene in scenes[split] for thing in scene.things} for split in SPLITS}
+    assert {len(sprites) for sprites in shown.values()} == {kinds}
+    assert shown["train"] == shown["val"] == shown["test"]
+    everything = list(itertools.chain(*scenes.values()))
+    for scene in everything:
+        sprites = {thing.sprite for thing in scene.things}
+        assert all(pair_split(a, b) == scene.split for a, b in itertools.combinations(sprites, 2))
+        assert scene.absent
+        assert set(scene.absent) <= shown["train"] - sprites
+    counts = Counter(len(scene.things) for scene in everything)
+    assert sorted(counts) == list(range(1, most + 1))
+
+
+def test_most_objects_may_be_one() -> None:
+    config = ScenesConfig(max_objects=1)
+    assert {len(compose(0, "train", i, config).things) for i in range(20)} == {1}
+
+
 def test_layout_keeps_left_to_right_and_sizes_unambiguous(rows):
     for row in itertools.chain(*rows.values()):
         xs = [thing["x"] for thing in row["objects"]]
@@ -149,6 +171,8 @@ def test_odd_images_load_exactly_when_they_are_valid():
 def test_a_mistake_in_the_config_is_one_sentence(capsys):
     assert deed(["scenes", "--set", "splitt=train"]) == 2
     assert capsys.readouterr().err.strip() == "deed scenes: unknown key 'splitt', did you mean 'split'?"
+    assert deed(["scenes", "--set", "kinds=25"]) == 2
+    assert "of 25 kinds no fifth one may" in capsys.readouterr().err
 
 
 def solve(task: str, question: str, row: dict) -> str:
