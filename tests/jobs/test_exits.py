@@ -145,7 +145,7 @@ def test_the_engine_does_the_work_that_is_counted(folder: Path, slots: int) -> N
     layers = [completion.exit_layers for completion in completions]
     assert len({layer for text in layers for layer in text}) > 1, "the model shows nothing about depth"
     texts = Texts(np.array([len(text) for text in layers]), np.zeros(len(layers), dtype=int))
-    counted = work_of(np.concatenate(layers), exits, texts, slots, builds=False)
+    counted = work_of(np.concatenate(layers), exits, texts, slots, built_from=None)
     measured = timed(checkpoint, {"early": config}, requests, 1)["early"].work
     assert (measured.rows, measured.layer_positions) == (counted.rows, counted.layer_positions)
     assert measured.visits >= counted.visits

@@ -46,8 +46,8 @@ class Rows:
     def share_of_time(self, left_N: np.ndarray, exits: Exits, measured: Measured) -> float:
         """Return the decoder's time where tokens leave like that, as a share of full depth's."""
         deepest_N, last, slots = np.full_like(left_N, self.num_layers), (self.num_layers,), measured.num_slots
-        early = work_of(left_N, (*exits, *last), self.texts, slots, builds=measured.builds)
-        full = work_of(deepest_N, last, self.texts, slots, builds=measured.builds)
+        early = work_of(left_N, (*exits, *last), self.texts, slots, built_from=measured.built_from)
+        full = work_of(deepest_N, last, self.texts, slots, built_from=measured.built_from)
         return measured.costs.seconds(early) / measured.costs.seconds(full)
 
 

@@ -18,7 +18,7 @@ from actors.engine.request import Request
 from actors.generation_texts import tokenized
 from actors.model.checkpoint import Checkpoint
 from actors.training.exits.work import Costs, Work, fit_costs
-from actors.training.thresholds import Recording
+from actors.training.thresholds import Recording, thresholds_at_risk
 from conf.engine import EngineConfig
 
 FULL = "full depth"
@@ -47,9 +47,11 @@ class Measured:
     passes: dict[str, Pass]
 
     @property
-    def builds(self) -> bool:
-        """Whether full depth computes keys and values of the encoder's states."""
-        return self.passes[FULL].work.cross_built > 0
+    def built_from(self) -> int | None:
+        """The first segment that keys and values of the encoder's states are computed for (`work_of`)."""
+        if self.passes[FULL].work.cross_built:
+            return 0
+        return 1 if any(one.work.cross_built for one in self.passes.values()) else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return them as JSON has them; of every pass what was computed, its seconds, and those the costs explain."""
@@ -62,21 +64,27 @@ class Measured:
 
 
 def measure(
-    checkpoint: Checkpoint, engine: EngineConfig, recording: Recording, requests: Sequence[Request], rounds: int
-) -> Measured:
+    checkpoint: Checkpoint, engine: EngineConfig, recording: Recording, risk: float, requests: Sequence[Request],
+    rounds: int,
+) -> Measured:  # fmt: skip
     """Fit the costs of a checkpoint with an exit at every layer; `recording` has a column for each.
 
     The passes differ in how often they ask an exit and in how far texts catch up, so that the parts of the cost can be
-    told apart: full depth asks once a token; in another pass every token leaves at the first layer; in two more about
-    half of the tokens leave at each exit, and those that do not make the others catch up.
+    told apart: full depth asks once a token; in another pass every token leaves at the first layer; in a third half of
+    the tokens leave halfway, and the others make them catch up; the last has exits at the quarters of the depth, with
+    thresholds for the risk.
     """
     num_layers = recording.confidence_NE.shape[1]
     quarters = sorted({max(1, round(num_layers * quarter / 4)) for quarter in (1, 2, 3)} - {num_layers})
-    median_E = np.median(recording.confidence_NE, axis=0)
-    configs = {FULL: engine.at_full_depth(), "first layer": leaving_at(engine, (1, num_layers), (0.0,))}
-    for name, layers in {"halfway": [max(1, num_layers // 2)], "quarters": quarters}.items():
-        thresholds = [float(median_E[layer - 1]) for layer in layers]
-        configs[name] = leaving_at(engine, (*layers, num_layers), thresholds)
+    middle = max(1, num_layers // 2)
+    half = float(np.median(recording.confidence_NE[:, middle - 1]))
+    at_risk = thresholds_at_risk(recording, risk, tuple(layer - 1 for layer in (*quarters, num_layers)))
+    configs = {
+        FULL: engine.at_full_depth(),
+        "first layer": leaving_at(engine, (1, num_layers), (0.0,)),
+        "halfway": leaving_at(engine, (middle, num_layers), (half,)),
+        "quarters": leaving_at(engine, (*quarters, num_layers), at_risk),
+    }
     passes = timed(checkpoint, configs, requests, rounds)
     costs = fit_costs([(one.work, one.seconds) for one in passes.values()])
     return Measured(engine.num_slots, costs, passes)

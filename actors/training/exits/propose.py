@@ -48,7 +48,7 @@ def propose(config: ExitsConfig, engine: EngineConfig, report: Callable[[str], N
     requests, costs = list(choose_on.requests()), []
     for slots, way in ways.items():
         report(f"measuring what decoding costs at {slots} slot{'s' if slots > 1 else ''}")
-        costs.append(measure(packed, way, by.recording, _some(requests, slots), config.rounds))
+        costs.append(measure(packed, way, by.recording, config.risk, _some(requests, slots), config.rounds))
     alone, together = costs[0], costs[-1]
     choice = Choice(by, on, risk=config.risk, alone=alone, together=together, best_for=config.best_for)
     usable = [layer for layer in loaded.config.exits if layer in candidates]

@@ -71,14 +71,17 @@ class Texts:
         return computed
 
 
-def work_of(layer_N: np.ndarray, exits: Sequence[int], texts: Texts, rows_per_visit: int, *, builds: bool) -> Work:
+def work_of(
+    layer_N: np.ndarray, exits: Sequence[int], texts: Texts, rows_per_visit: int, *, built_from: int | None
+) -> Work:
     """Return the work of tokens that leave after `layer_N` layers, each of which is one of `exits`.
 
-    `builds`: keys and values of the encoder's states are computed once per text and layer, and not done without.
+    `built_from`: the first segment for whose layers keys and values of the encoder's states are computed, once per text
+    that comes there; none: attention reads the states themselves everywhere (actors/engine/cross_source.py).
     """
     visits = rows = layer_visits = positions = built = 0.0
     number_N, starts_T, before = texts.number_N, texts.starts_T, 0
-    for exit_layer in exits:
+    for segment, exit_layer in enumerate(exits):
         reaches_N = layer_N > before
         count, layers = float(reaches_N.sum()), exit_layer - before
         last_T = np.maximum.reduceat(number_N * reaches_N, starts_T)
@@ -86,9 +89,10 @@ def work_of(layer_N: np.ndarray, exits: Sequence[int], texts: Texts, rows_per_vi
         rows += count
         layer_visits += layers * count / rows_per_visit
         positions += layers * float((last_T + texts.given_T * (last_T > 0)).sum())
-        built += layers * float((last_T > 0).sum())
+        if built_from is not None and segment >= built_from:
+            built += layers * float((last_T > 0).sum())
         before = exit_layer
-    return Work(visits, rows, layer_visits, positions, built if builds else 0.0)
+    return Work(visits, rows, layer_visits, positions, built)
 
 
 def fit_costs(passes: Sequence[tuple[Work, float]]) -> Costs:

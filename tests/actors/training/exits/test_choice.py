@@ -128,5 +128,7 @@ def test_costs_are_found_again_from_passes() -> None:
 
 def test_a_prefix_catches_up_too() -> None:
     texts = Texts(np.array([2]), np.array([5]))
-    work = work_of(np.array([1, 3]), (1, 3), texts, 1, builds=True)
+    work = work_of(np.array([1, 3]), (1, 3), texts, 1, built_from=0)
     assert work == Work(visits=3, rows=3, layer_visits=1 * 2 + 2 * 1, layer_positions=1 * 7 + 2 * 7, cross_built=3)
+    deep_alone = work_of(np.array([1, 3]), (1, 3), texts, 1, built_from=1)
+    assert deep_alone.cross_built == 2
