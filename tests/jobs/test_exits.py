@@ -11,12 +11,18 @@ from actors.engine.engine import Engine
 from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint, save_checkpoint
 from actors.model.model import MultiExitModel
+from actors.training.exits.asked import ask
 from actors.training.exits.every_layer import open_every_layer
 from actors.training.exits.measure import leaving_at, timed
 from actors.training.exits.work import Texts, work_of
+from actors.training.rows.row_source import RowSource
+from actors.training.rows.targets import Targets
 from conf.checkpoint_files import read_model_config
 from conf.engine import EngineConfig, GenerationConfig
+from conf.exits import ExitsConfig
+from conf.pretrained import PretrainedConfig
 from jobs.cli import main
+from tests.actors.training.own_run import write_own_run
 from tests.integration.test_model import write_tiny_checkpoint
 from tests.shards import sample_members, write_tar
 
@@ -127,6 +133,20 @@ def test_an_opened_layer_says_what_the_shared_head_makes_of_it(folder: Path, tmp
     h = torch.randn(3, few.config.decoder.d_model)
     torch.testing.assert_close(opened.model.decoder.exit_logits(2, h), few.model.decoder.exit_logits(2, h))
     torch.testing.assert_close(opened.model.decoder.exit_logits(3, h), few.model.decoder.exit_logits(NUM_LAYERS, h))
+
+
+def test_a_finished_run_gives_the_texts_that_are_decoded_here_otherwise(folder: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(folder / "checkpoint")
+    source = {"kind": "webdataset", "paths": [str(folder / "s.tar")]}
+    values = {"checkpoint": str(folder / "checkpoint"), "source": source}
+    training = PretrainedConfig.model_validate({**values, "output": "nowhere", "max_new_tokens": 8})
+    run = write_own_run(training, tmp_path / "run")
+    config = ExitsConfig.model_validate({**values, "target": {"run": run}})
+    engine = EngineConfig(generation=GenerationConfig(max_new_tokens=8))
+    told = ask(RowSource(config, checkpoint.config.plan), Targets(checkpoint, config.all_tasks, (run,), 8), engine)
+    decoded = ask(RowSource(config, checkpoint.config.plan), Targets(checkpoint, (), (), 8), engine)
+    assert [row.targets for row in told.images.rows] == [row.targets for row in decoded.images.rows]
+    assert told.num_rows == 12
 
 
 @pytest.mark.parametrize("slots", [1, 4])
