@@ -82,7 +82,7 @@ class Finish:
         })  # fmt: skip
         self._save(partial, weights, {
             "thresholds": rows[0].thresholds, "gate_thresholds": rows[1].thresholds if len(rows) > 1 else None,
-            "points_lost": round(guard.lost, 2) if guard.marked else None,
+            "points_lost": round(guard.lost, 2) if guard.marked else self.untrained.config.points_lost,
         })  # fmt: skip
         if (source := Path(self.config.checkpoint) / "source").is_dir():
             shutil.copytree(source, partial / "source", dirs_exist_ok=True)

@@ -23,6 +23,6 @@ def test_times_of_the_engine_and_of_the_library(tmp_path: Path, capsys: pytest.C
     rows = json.loads(last)["rows"]
     assert [row["slots"] for row in rows] == [1, 4]
     assert all(row[f"{way} ms"] > 0 for row in rows for way in ("full depth", "early exit", "library"))
-    assert all(row["early exit ratio"][0] > 1 for row in rows), "every token leaves after one layer of four"
+    assert all(row["early exit ratio"][0] <= row["early exit ratio"][2] for row in rows)
     assert "early exit" in lines[-1]
     assert main([*bench[:2], str(tmp_path / "none.tar"), *bench[3:]]) == 2

@@ -109,7 +109,12 @@ def test_a_model_that_lost_too_much_is_written_and_marked(converted: Path, tmp_p
     assert trainer.run()
     assert trainer.marked is not None
     assert trainer.marked.startswith("full depth lost")
-    assert load_checkpoint(tmp_path / "checkpoint").config.points_lost > 1.0
+    lost = load_checkpoint(tmp_path / "checkpoint").config.points_lost
+    assert lost is not None
+    assert lost > 1.0
+    small = {"checkpoint": str(tmp_path / "checkpoint"), "optimizer": {"total_steps": 1, "gate_steps": 0}}
+    assert trainer_of(make_config(converted, tmp_path / "again", **small), converted).run()
+    assert load_checkpoint(tmp_path / "again" / "checkpoint").config.points_lost == lost, "full depth is still that one"
 
 
 @pytest.mark.parametrize("changes", [
