@@ -221,10 +221,13 @@ class PretrainedTrainer:
 
     def _report_losses(self, stage: str, end: int, clock: "Clock") -> None:
         elapsed_s, waited_s, steps = clock.lap(self.step)
+        since = min(
+            (self.step - 1) % REPORT_EVERY + 1, self.step - self._span(stage)[0]
+        )  # those of an earlier start too
         if self.workers.leads:
             self.report({
                 "stage": stage, "step": self.step, "total_steps": end,
-                "losses": {name: value / steps for name, value in self.window.items()},
+                "losses": {name: value / since for name, value in self.window.items()},
                 "images_per_s": steps * self.config.optimizer.batch_images / elapsed_s, "waiting": waited_s / elapsed_s,
             })  # fmt: skip
         self.window.clear()

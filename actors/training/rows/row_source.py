@@ -25,6 +25,7 @@ from pipeline.source.readers import RawSample, Reader, ReadFailure, make_reader,
 from pipeline.source.shard_index import ShardIndex
 from pipeline.text import storable
 
+_GIVE_FIELDS = ("sidecar_files", "metadata_files")  # no rows of their own, but nothing is lost with them
 NO_TEXT = "no_text"  # the reason of rows that have no target
 Label = Callable[[Row], Row | str]  # fills in `targets`, or says why the row is left out, as a short fixed word
 
@@ -133,10 +134,14 @@ class RowSource:
         """
         most = len(self.places) // 4
         validation, test = min(validation, most), min(test, most)
-        order = sorted(self.places, key=self._hash)
-        held = {id(place) for place in order[: validation + test]}
-        training = tuple(place for place in self.places if id(place) not in held)
-        return Split(training, tuple(order[test : test + validation]), tuple(order[:test]))
+        order = [id(place) for place in sorted(self.places, key=self._hash)]
+        reported, chosen_by = set(order[:test]), set(order[test : test + validation])
+        held = reported | chosen_by
+        return Split(
+            training=tuple(place for place in self.places if id(place) not in held),
+            validation=tuple(place for place in self.places if id(place) in chosen_by),
+            test=tuple(place for place in self.places if id(place) in reported),
+        )
 
     def _hash(self, place: Place) -> bytes:
         name = f"{self.config.seed}/{sample_id(self.shards[place.shard].name, place.sample.key)}"
@@ -156,7 +161,7 @@ class RowSource:
         return list(units.values())
 
     def read(self, places: Sequence[Place], label: Label | None = None) -> Iterator[ImageRows | None]:
-        """Yield the rows of each place in its order; None for one that cannot be used.
+        """Yield the rows of each place, None for one that cannot be used; places of a shard come in its order.
 
         `label`: what fills in the targets. UserError where storage fails, however patiently it is asked.
         """
