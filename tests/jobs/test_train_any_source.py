@@ -77,8 +77,9 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
     assert record is not None
     assert record.data.targets[0].field == target
     assert (record.data.training_images, record.data.validation_images, record.data.test_images) == (28, 6, 6)
-    logs = [(tmp_path / run / "log.csv").read_text() for run in ("straight", "killed")]
-    assert logs[0] == logs[1]
+    logs = [(tmp_path / run / "log.csv").read_text().splitlines() for run in ("straight", "killed")]
+    numbers = [[line for line in log if not line.startswith("saved,")] for log in logs]  # times are what they are
+    assert numbers[0] == numbers[1]
 
 
 def _wait_for(path: Path, process: "subprocess.Popen[bytes]", limit_s: float = 120.0) -> None:

@@ -113,7 +113,7 @@ class RowSource:
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """By reason: rows that cannot be used, damaged shards, and files that are no samples."""
-        return sum_left_out([*self._lost.values(), *self._ignored])
+        return sum_left_out([*self._lost.values(), *(p for p in self._ignored if p.reason not in _GIVE_FIELDS)])
 
     def lose(self, row: Row, reason: str, message: str = "") -> None:
         """Count a row, or an image where it has no prompt, as left out."""
