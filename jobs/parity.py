@@ -94,8 +94,10 @@ def run(config: "ParityConfig", source: str, checkpoint: str, count: int) -> "It
     quiet()
     engine = with_room_for_outputs(config.engine, model, checkpoint)
     generation, font = engine.generation, config.preprocess.header_font
-    prefix = generation.decoder_prefix or model.text.decoder_prefix
-    library = Library(source, generation.max_new_tokens, decoder_prefix=prefix, font_file=font)
+    library = Library(
+        source, generation.max_new_tokens, decoder_prefix=generation.decoder_prefix,
+        own_prefix=model.text.decoder_prefix, font_file=font,
+    )  # fmt: skip
     ours = Ours.load(checkpoint, engine, config.preprocess)
     print(f"{len(work)} pictures; the library (there) reads them with {library.reads_image}")
     print(HEADER)

@@ -25,12 +25,18 @@ _LONGEST = 300  # characters of a reason: the library lists all the models it ha
 class Library:
     """A model directory of `transformers`, loaded by the library alone.
 
-    `decoder_prefix` is what outputs begin with, as engine.generation or the checkpoint has it; `font_file` draws
-    headers.
+    Outputs begin with `decoder_prefix`, as engine.generation has it, or else with `own_prefix`, as the checkpoint has
+    it; `font_file` draws headers.
     """
 
     def __init__(
-        self, path: str | Path, max_new_tokens: int, *, decoder_prefix: str = "", font_file: str | None = None
+        self,
+        path: str | Path,
+        max_new_tokens: int,
+        *,
+        decoder_prefix: str = "",
+        own_prefix: str = "",
+        font_file: str | None = None,
     ) -> None:
         """UserError, in one sentence, where the library cannot load the directory."""
         if is_remote(read_object(Path(path) / "config.json") or {}):
@@ -43,7 +49,8 @@ class Library:
         family, hf = family_of(source.config), configuration(source.config)
         self._reads_images = family.reads_images
         self._captions = family.model_class == "BlipForConditionalGeneration"
-        self._max_new_tokens, self._decoder_prefix, self._font_file = max_new_tokens, decoder_prefix, font_file
+        self._max_new_tokens, self._font_file = max_new_tokens, font_file
+        self._decoder_prefix, self._own_prefix = decoder_prefix, own_prefix
         import transformers
 
         local = {"local_files_only": True, "trust_remote_code": False}
@@ -71,7 +78,8 @@ class Library:
         if not self._reads_images:
             return None, AutoTokenizer.from_pretrained(path, **local), None
         if self.model_type == "vision-encoder-decoder":
-            tokenizer = AutoTokenizer.from_pretrained(path, **local) if self._decoder_prefix else None
+            begins = self._decoder_prefix or self._own_prefix
+            tokenizer = AutoTokenizer.from_pretrained(path, **local) if begins else None
             return AutoImageProcessor.from_pretrained(path, **local), tokenizer, None
         processor = AutoProcessor.from_pretrained(path, **local)
         if getattr(processor.image_processor, "is_vqa", False):
@@ -90,11 +98,7 @@ class Library:
         if not self._reads_images:
             return dict(self.tokenizer(prompt, return_tensors="pt"))
         if self.model_type == "vision-encoder-decoder":
-            inputs = dict(self.image_processor(image, return_tensors="pt"))
-            if beginning := self._beginning(prompt):
-                given = self.tokenizer(beginning, add_special_tokens=False, return_tensors="pt")
-                inputs["decoder_input_ids"] = given.input_ids
-            return inputs
+            return {**self.image_processor(image, return_tensors="pt"), **self._begun(prompt)}
         if self.model_type == "udop":
             question, words = split_words(prompt)
             texts, boxes = [word.text for word in words], [list(word.box) for word in words]
@@ -105,7 +109,7 @@ class Library:
             options = {"max_patches": self.image_processor.max_patches, "return_tensors": "pt"}
             if self.image_processor.is_vqa:
                 options["text"] = prompt
-            return dict(self.processor(images=image, **options))
+            return {**self.processor(images=image, **options), **self._begun(prompt)}
         if self.model_type == "t5gemma2" and self.processor.boi_token not in prompt:
             prompt = self.processor.boi_token + prompt  # it refuses images that no prompt asks for
         if self._captions:
@@ -114,9 +118,16 @@ class Library:
 
     def _beginning(self, prompt: str) -> str:
         """Return what an output goes on from; a caption that is asked for in the default words goes on from nothing."""
-        if self._decoder_prefix == PROMPT_PLACE and prompt == DEFAULT_PROMPT:
+        if not self._decoder_prefix and self._own_prefix == PROMPT_PLACE and prompt == DEFAULT_PROMPT:
             return ""
-        return self._decoder_prefix.replace(PROMPT_PLACE, prompt)
+        return (self._decoder_prefix or self._own_prefix).replace(PROMPT_PLACE, prompt)
+
+    def _begun(self, prompt: str) -> dict[str, Any]:
+        """Return the beginning of an output for `generate`, which puts the start token before it; nothing for none."""
+        if not (beginning := self._beginning(prompt)):
+            return {}
+        given = self.tokenizer(beginning, add_special_tokens=False, return_tensors="pt")
+        return {"decoder_input_ids": given.input_ids}
 
     @torch.inference_mode()
     def answer(self, image: Image.Image, prompt: str) -> Answer:

@@ -48,9 +48,9 @@ def compared(kind: str, seed: int, files: list[str], folder: Path, *, our_pixels
     source, converted = write(kind, folder / "source", seed), folder / "converted"
     assert main(["convert", str(source), str(converted)]) == 0
     given = ZOO[kind].decoder_prefix
-    prefix = given or read_model_config(converted).text.decoder_prefix
+    own = read_model_config(converted).text.decoder_prefix
     engine = EngineConfig.from_record({"generation": {"max_new_tokens": STEPS, "decoder_prefix": given}})
-    library = Library(source, STEPS, decoder_prefix=prefix)
+    library = Library(source, STEPS, decoder_prefix=given, own_prefix=own)
     ours = Ours.load(str(converted), engine)
     work = [Asked(name, picture(name), ZOO[kind].prompt) for name in files]
     return list(compare(library, ours, work, our_pixels=our_pixels))

@@ -12,7 +12,7 @@ from actors.parity.library import Library
 from actors.parity.ours import Ours
 from conf.engine import EngineConfig
 from jobs.cli import main
-from tests.actors.interop.trained.models import MODELS
+from tests.actors.interop.trained.models import STRIPS
 from tests.actors.interop.trained.pictures import picture_file
 from tests.effort import effort
 
@@ -20,7 +20,7 @@ SHIPPED = Path(__file__).parent / "trained"
 FULL = EngineConfig.model_validate({"schedule": "full", "generation": {"max_new_tokens": 24}})
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", STRIPS)
 def test_a_trained_model_says_here_what_it_says_there(name: str, tmp_path: Path) -> None:
     assert main(["convert", str(SHIPPED / name), str(tmp_path / "ours"), "--exits", "1,2,4"]) == 0
     files = [picture_file("test", index) for index in range(effort(24, 500))]

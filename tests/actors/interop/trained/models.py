@@ -1,5 +1,6 @@
-"""Two small models of `transformers` and their own processors: what `train` trains and a directory of them holds."""
+"""Small models of `transformers` and their own processors: what `train` trains and a directory of them holds."""
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,34 @@ from tokenizers import Tokenizer
 
 from actors.model.tokenizer import train_tokenizer
 
-LAYERS, WIDTH, FFN, HEADS = 4, 64, 128, 4  # of both decoders
+LAYERS, WIDTH, FFN, HEADS = 4, 64, 128, 4  # of the decoders trained on strips
+DEEP, WIDE, WIDE_FFN, WIDE_HEADS = 8, 64, 128, 4  # of the decoders trained on scenes
+ENCODER_LAYERS, SCENE_PX, PATCH_PX = 3, 64, 8  # of their encoders
+ACTIVATION = "gelu_pytorch_tanh"  # Pix2Struct's gelu_new, as one operation
+INIT_STD = 0.05  # the library's 0.02 suits widths of several hundred
 PAD, START, END = 0, 1, 2  # as `train_tokenizer` numbers them
 TASK = "<s_scene>"  # Donut's prompt
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """`build` makes the model for a vocabulary, `processor` what its own pictures go through."""
+    """`build` makes the model for a vocabulary, `processor` what its own pictures go through.
+
+    A step sees `batch` pictures, each with some of its captions and questions, and after `easy_steps` all kinds of
+    pictures. `is_asked`: outputs begin with the prompt or the question. Matrices inside the layers move at
+    `muon_rate`, everything else at `learning_rate`.
+    """
 
     build: Callable[[Tokenizer], Any]
     processor: Callable[[], Any]
     learning_rate: float
+    muon_rate: float = 0.0
+    batch: int = 32
+    steps: int = 1_500
+    easy_steps: int = 0
+    captions: int = 1
+    questions: int = 0
+    is_asked: bool = False
     special_tokens: tuple[str, ...] = ()
 
 
@@ -79,10 +96,91 @@ def _donut_processor() -> Any:
     return DonutImageProcessorPil(size={"height": 96, "width": 72}, do_align_long_axis=True)
 
 
+def sinusoids(places: int, width: int) -> torch.Tensor:
+    """[places, width]: where patches begin to be told apart from; small random places are not heard beside pixels."""
+    angles = torch.arange(places)[:, None] * 100.0 ** -torch.linspace(0, 1, width // 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _pix2struct8(tokenizer: Tokenizer) -> Any:
+    from transformers import Pix2StructConfig, Pix2StructForConditionalGeneration
+
+    text = {
+        "vocab_size": tokenizer.get_vocab_size(), "hidden_size": WIDE, "d_kv": WIDE // WIDE_HEADS, "d_ff": WIDE_FFN,
+        "num_layers": DEEP, "num_heads": WIDE_HEADS, "pad_token_id": PAD, "decoder_start_token_id": START,
+        "eos_token_id": END, "dropout_rate": 0.0, "dense_act_fn": ACTIVATION,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": WIDE, "patch_embed_hidden_size": PATCH_PX * PATCH_PX * 3, "d_ff": WIDE_FFN,
+        "d_kv": WIDE // WIDE_HEADS, "num_hidden_layers": ENCODER_LAYERS, "num_attention_heads": WIDE_HEADS,
+        "seq_len": 128, "dropout_rate": 0.0, "initializer_range": INIT_STD, "dense_act_fn": ACTIVATION,
+    }  # fmt: skip
+    config = Pix2StructConfig(text_config=text, vision_config=vision, initializer_range=INIT_STD)
+    config.pad_token_id, config.decoder_start_token_id, config.eos_token_id = PAD, START, END
+    model = Pix2StructForConditionalGeneration(config)
+    embeddings = model.encoder.embeddings
+    half = sinusoids(embeddings.row_embedder.num_embeddings, WIDE // 2)
+    embeddings.row_embedder.weight.data = torch.cat([half, torch.zeros_like(half)], dim=1)
+    embeddings.column_embedder.weight.data = torch.cat([torch.zeros_like(half), half], dim=1)
+    return model
+
+
+def _pix2struct8_processor() -> Any:
+    from transformers import Pix2StructImageProcessorPil
+
+    patches = (SCENE_PX // PATCH_PX) ** 2
+    return Pix2StructImageProcessorPil(max_patches=patches, patch_size={"height": PATCH_PX, "width": PATCH_PX})
+
+
+def _bart8(tokenizer: Tokenizer) -> Any:
+    from transformers import MBartConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    encoder = ViTConfig(
+        hidden_size=WIDE, num_hidden_layers=ENCODER_LAYERS, num_attention_heads=WIDE_HEADS,
+        intermediate_size=2 * WIDE_FFN, image_size=SCENE_PX, patch_size=PATCH_PX, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, initializer_range=INIT_STD,
+    )  # fmt: skip
+    decoder = MBartConfig(
+        vocab_size=tokenizer.get_vocab_size(), d_model=WIDE, decoder_layers=DEEP, decoder_ffn_dim=WIDE_FFN,
+        decoder_attention_heads=WIDE_HEADS, encoder_layers=DEEP, scale_embedding=False, is_decoder=True,
+        add_cross_attention=True, dropout=0.0, max_position_embeddings=96, init_std=INIT_STD,
+        pad_token_id=PAD, bos_token_id=START, eos_token_id=END, decoder_start_token_id=START,
+    )  # fmt: skip
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = START, PAD, END
+    model = VisionEncoderDecoderModel(config)
+    generation = model.generation_config
+    generation.decoder_start_token_id, generation.pad_token_id, generation.eos_token_id = START, PAD, END
+    generation.forced_eos_token_id = generation.bos_token_id = None
+    side = SCENE_PX // PATCH_PX
+    half = sinusoids(side, WIDE // 2)
+    grid = torch.cat([half.repeat_interleave(side, 0), half.repeat(side, 1)], dim=1)
+    model.encoder.embeddings.position_embeddings.data[0, 1:] = grid  # 0 is the class token's
+    return model
+
+
+def _bart8_processor() -> Any:
+    from transformers import ViTImageProcessorPil
+
+    return ViTImageProcessorPil(size={"height": SCENE_PX, "width": SCENE_PX})
+
+
+_ON_SCENES: dict[str, Any] = {
+    "muon_rate": 1e-2,
+    "batch": 32,
+    "steps": 6_000,
+    "easy_steps": 1_500,
+    "captions": 1,
+    "questions": 2,
+    "is_asked": True,
+}
 MODELS = {
     "pix2struct": Trainable(_pix2struct, _pix2struct_processor, 3e-3),
-    "donut": Trainable(_donut, _donut_processor, 2e-3, (TASK,)),
+    "donut": Trainable(_donut, _donut_processor, 2e-3, special_tokens=(TASK,)),
+    "pix2struct8": Trainable(_pix2struct8, _pix2struct8_processor, 2e-3, **_ON_SCENES),
+    "bart8": Trainable(_bart8, _bart8_processor, 2e-3, **_ON_SCENES),
 }
+STRIPS, SCENES = ("pix2struct", "donut"), ("pix2struct8", "bart8")
 
 
 def make_tokenizer(texts: Iterable[str], special_tokens: tuple[str, ...]) -> Tokenizer:
@@ -100,7 +198,7 @@ def save_directory(folder: Path, model: Any, processor: Any, tokenizer: Tokenize
     """Write what a published directory holds, by the library's own writers; weights in half precision."""
     from transformers import PreTrainedTokenizerFast
 
-    model.half().save_pretrained(folder)
+    copy.deepcopy(model).half().save_pretrained(folder)
     processor.save_pretrained(folder)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"

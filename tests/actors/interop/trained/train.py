@@ -1,143 +1,171 @@
-"""Train a small Pix2Struct or Donut of `transformers` by its own code and its own processor on pictures that are not
-square: stands in for a checkpoint somebody brings.
+"""Train a small model of `transformers` by its own code and its own processor: stands in for a checkpoint somebody
+brings. Two learn pictures that are not square, two with eight decoder layers the captions and questions of scenes.
 
     python -m tests.actors.interop.trained.pictures data/strips
     python -m tests.actors.interop.trained.train pix2struct data/strips runs/pix2struct
     python -m tests.actors.interop.trained.train donut data/strips runs/donut
 
-Killed, it goes on from the last checkpoint when the same command is run again. The log is FOLDER/log.csv.
+    for split in "train --set num_images=60000 --set images_per_shard=1000" "val --set num_images=1000" test; do
+        deed scenes --config conf/scenes-small.yaml --set split=$split
+    done
+    python -m tests.actors.interop.trained.train pix2struct8 data/scenes-small runs/pix2struct8
+    python -m tests.actors.interop.trained.train bart8 data/scenes-small runs/bart8
+
+Killed, it goes on from the last checkpoint when the same command is run again; with another `--steps` the rate falls
+earlier or later. The log is FOLDER/log.csv; FOLDER holds the model that was best on the validation split.
 """
 
-import io
-import os
+import argparse
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from actors.model.tokenizer import load_tokenizer
-from actors.training.corpus import LabelledCorpus
-from tests.actors.interop.trained.models import END, MODELS, inputs_of, make_tokenizer, save_directory
+from actors.training.scratch.muon import Muon
+from actors.training.scratch.optimizers import rate_share
+from conf.training import OptimizerConfig
+from tests.actors.interop.trained.examples import Examples, Text, decoder_inputs, read_examples, save_atomically
+from tests.actors.interop.trained.models import MODELS, Trainable, make_tokenizer, save_directory
+from tests.actors.interop.trained.scores import score
 
-BATCH, EPOCHS, EVERY = 32, 6, 250  # EVERY: steps between checkpoints
-Example = tuple[dict[str, torch.Tensor], str]  # inputs of one picture, caption
-
-
-def read_pictures(pattern: str) -> Iterator[tuple[Image.Image, str]]:
-    corpus = LabelledCorpus([pattern])
-    for shard in corpus.shards:
-        for sample in corpus.samples(shard):
-            yield Image.open(io.BytesIO(sample.image)).convert("RGB"), sample.record["captions"][0]["text"]
+EASIEST = 0.12  # share of the pictures that the first steps see
+EVERY = 250  # steps between checkpoints
+VAL_PICTURES, VAL_TEXTS = 128, 3  # scored at each of them; TEXTS: captions and questions of a picture
 
 
-def prepare(pattern: str, processor: Any) -> list[Example]:
-    """Every picture through the library's processor, once; half precision to hold them all."""
-    examples = []
-    for image, caption in read_pictures(pattern):
-        inputs = inputs_of(processor, [image])
-        examples.append(({name: values[0].half() for name, values in inputs.items()}, caption))
-    return examples
+def batch_of(step: int, recipe: Trainable, examples: Examples) -> tuple[np.ndarray, list[list[Text]], list[list[Text]]]:
+    """Pictures of a step, and of each the captions and the questions; a function of the step alone.
+
+    The first steps see the pictures with the shortest captions, later ones more and more of the others (Platanios et
+    al. 2019, "Competence-based Curriculum Learning"): what one object is called is learned before their order.
+    """
+    rng = np.random.default_rng(step)
+    known = max(EASIEST, min(1.0, step / recipe.easy_steps)) if recipe.easy_steps else 1.0
+    pool = examples.by_length[: max(recipe.batch, round(known * len(examples)))]
+    pictures = np.asarray(pool)[rng.permutation(len(pool))[: recipe.batch]]
+    captions = [some(examples.captions[i], recipe.captions, rng) for i in pictures]
+    return pictures, captions, [some(examples.questions[i], recipe.questions, rng) for i in pictures]
 
 
-def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
-    names = examples[0][0]
-    return {name: torch.stack([inputs[name] for inputs, _ in examples]).float() for name in names}
+def some(texts: list[Text], count: int, rng: np.random.Generator) -> list[Text]:
+    return [texts[i] for i in rng.permutation(len(texts))[:count]]
 
 
-def labels_of(texts: list[str], tokenizer: Tokenizer) -> torch.Tensor:
-    """[B, T] token ids with the end token; -100 marks padding."""
-    rows = [[*tokenizer.encode(" " + text, add_special_tokens=False).ids, END] for text in texts]
-    labels = torch.full((len(rows), max(map(len, rows))), -100)
-    for row, ids in zip(labels, rows, strict=True):
-        row[: len(ids)] = torch.tensor(ids)
-    return labels
+def losses(
+    model: Any, inputs: dict[str, Tensor], groups: Iterable[list[list[Text]]], tokenizer: Tokenizer
+) -> Iterator[Tensor]:
+    """The model's own loss for each group of texts: short answers are not padded to the length of captions.
+
+    A picture is encoded once, and its states are repeated for each of its texts.
+    """
+    start = model.generation_config.decoder_start_token_id
+    states = model.encoder(**inputs).last_hidden_state
+    for group in groups:
+        counts = torch.tensor([len(texts) for texts in group])
+        if counts.sum() == 0:
+            continue
+        mask = inputs.get("attention_mask")
+        repeated = {} if mask is None else {"attention_mask": mask.repeat_interleave(counts, 0)}
+        texts = decoder_inputs([text for texts in group for text in texts], start, tokenizer)
+        yield model(encoder_outputs=(states.repeat_interleave(counts, 0),), use_cache=False, **repeated, **texts).loss
 
 
-def generated(model: Any, inputs: dict[str, torch.Tensor], tokenizer: Tokenizer) -> list[str]:
-    with torch.no_grad():
-        rows = model.generate(**inputs, max_new_tokens=32, do_sample=False, num_beams=1).tolist()
-    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+def make_optimizers(model: Any, recipe: Trainable) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers where the recipe has a rate for it, AdamW for everything else."""
+    named = dict(model.named_parameters())
+    is_inner = {
+        name: recipe.muon_rate > 0 and p.dim() == 2 and ".layer" in name and "bias" not in name
+        for name, p in named.items()
+    }
+    rest = [p for name, p in named.items() if not is_inner[name]]
+    adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    inner = [{"params": [p]} for name, p in named.items() if is_inner[name]]
+    return [adamw, Muon(inner, lr=recipe.muon_rate, weight_decay=0.05)] if inner else [adamw]
 
 
-def word_f1(said: str, true: str) -> float:
-    a, b = Counter(said.split()), Counter(true.split())
-    return 2 * (a & b).total() / max(1, a.total() + b.total())
+def set_rates(optimizers: list[torch.optim.Optimizer], step: int, schedule: OptimizerConfig) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * rate_share(step, schedule)
 
 
-def score(model: Any, examples: list[Example], tokenizer: Tokenizer) -> tuple[float, float]:
-    """Exact match and mean F1 of words, of what the model says of pictures it has not seen."""
-    model.eval()
-    said = []
-    for first in range(0, len(examples), 64):
-        said += generated(model, collate(examples[first : first + 64]), tokenizer)
-    model.train()
-    true = [caption for _, caption in examples]
-    pairs = list(zip(said, true, strict=True))
-    return sum(s == t for s, t in pairs) / len(pairs), sum(word_f1(s, t) for s, t in pairs) / len(pairs)
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=MODELS)
+    parser.add_argument("data", type=Path, help="folder with the splits train and val")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, help="of the whole training")
+    options = parser.parse_args(arguments)
+    recipe = MODELS[options.name]
+    train(recipe, options.data, options.output, options.steps or recipe.steps)
 
 
-def save_atomically(value: Any, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(value, partial)
-    os.replace(partial, path)
-
-
-def resumed(parts: dict[str, Any], path: Path) -> int:
-    """Load the last checkpoint into the parts, where there is one; returns the steps it had done."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return int(state["step"])
-
-
-def main(name: str, data: Path, output: Path) -> None:
+def train(recipe: Trainable, data: Path, output: Path, steps: int, every: int = EVERY, stop: int | None = None) -> None:
+    """Train `steps` steps, the rate falling to zero, or up to `stop` of them; scored and kept after `every` so many."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     output.mkdir(parents=True, exist_ok=True)
-    recipe, state_path, tokenizer_path = MODELS[name], output / "state.pt", output / "tokenizer.json"
-    processor = recipe.processor()
-    train, val = (prepare(f"{data}/{split}/*.tar", processor) for split in ("train", "val"))
+    processor, state_path, tokenizer_path = recipe.processor(), output / "state.pt", output / "tokenizer.json"
+    examples, val = (
+        read_examples(f"{data}/{split}/*.tar", processor, output / f"inputs-{split}.pt", is_asked=recipe.is_asked)
+        for split in ("train", "val")
+    )
+    val = val.first(VAL_PICTURES)
     if not tokenizer_path.exists():
-        make_tokenizer((caption for _, caption in train), recipe.special_tokens).save(str(tokenizer_path))
+        make_tokenizer(examples.strings(), recipe.special_tokens).save(str(tokenizer_path))
     tokenizer = load_tokenizer(tokenizer_path)
     model = recipe.build(tokenizer)
-    print(f"{sum(p.numel() for p in model.parameters()):,} values, {len(train)} pictures", flush=True)
-    per_epoch = len(train) // BATCH
-    steps = EPOCHS * per_epoch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps, pct_start=0.08)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    started, losses = time.monotonic(), []
-    for step in range(resumed(parts, state_path), steps):
-        epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng(epoch).permutation(len(train))
-        batch = [train[i] for i in order[place * BATCH : (place + 1) * BATCH]]
-        loss = model(**collate(batch), labels=labels_of([caption for _, caption in batch], tokenizer)).loss
-        loss.backward()
+    print(f"{sum(p.numel() for p in model.parameters()):,} values, {len(examples)} pictures", flush=True)
+    optimizers = make_optimizers(model, recipe)
+    schedule = OptimizerConfig(total_steps=steps, warmup_steps=200, decay_fraction=0.5)
+    done, best, seconds = 0, -1.0, 0.0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        for part, values in zip((model, *optimizers), state["parts"], strict=True):
+            part.load_state_dict(values)
+        done, best, seconds = state["done"], state["best"], state["seconds"]
+    started, seen = time.monotonic() - seconds, []
+    while done < (steps if stop is None else stop):
+        set_rates(optimizers, done, schedule)
+        pictures, captions, questions = batch_of(done, recipe, examples)
+        loss = torch.stack(list(losses(model, examples.batch(pictures), (captions, questions), tokenizer)))
+        loss.sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        losses.append(loss.item())
-        done = step + 1
-        if done % EVERY == 0 or done == steps:
-            exact, f1 = score(model, val, tokenizer)
-            line = f"{done},{sum(losses) / len(losses):.4f},{exact:.3f},{f1:.3f},{time.monotonic() - started:.0f}"
-            with (output / "log.csv").open("a") as log:
-                print(line, file=log)
-            print(f"step, loss, exact, F1, seconds: {line}", flush=True)
-            save_atomically({key: part.state_dict() for key, part in parts.items()} | {"step": done}, state_path)
-            losses = []
-    save_directory(output, model, processor, tokenizer)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        seen.append(loss.detach())
+        done += 1
+        if done % every == 0 or done == steps:
+            means = torch.stack(seen).mean(0).tolist()
+            scores = score(model, val, tokenizer, VAL_TEXTS, VAL_TEXTS)
+            seconds, seen = time.monotonic() - started, []
+            write_log(output / "log.csv", done, means, scores, seconds)
+            total = sum(value for value in scores.values() if value == value)
+            if total > best:
+                best = total
+                save_directory(output, model, processor, tokenizer)
+            parts = [part.state_dict() for part in (model, *optimizers)]
+            save_atomically({"parts": parts, "done": done, "best": best, "seconds": seconds}, state_path)
+
+
+def write_log(path: Path, done: int, means: list[float], scores: dict[str, float], seconds: float) -> None:
+    """Append a line; `losses` are the captions' and the questions'."""
+    row = {"step": str(done), "losses": " ".join(f"{mean:.4f}" for mean in means)}
+    row |= {name: f"{value:.4f}" for name, value in scores.items()} | {"seconds": f"{seconds:.0f}"}
+    if not path.exists():
+        path.write_text(",".join(row) + "\n")
+    with path.open("a") as log:
+        print(",".join(row.values()), file=log)
+    print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1:])
