@@ -82,7 +82,7 @@ class PretrainedReport:
         for what, before in guard["before"].items():
             print(f"full depth, {what}: {before:.2f} points before, {guard['after'][what]:.2f} after", flush=True)
         lost = guard["lost"]
-        change = f"lost {lost:.2f}" if lost > 0 else f"gained {-lost:.2f}"
+        change = f"{'gained' if lost < 0 else 'lost'} {abs(lost):.2f}"
         print(f"full depth {change} points; it may lose {guard['allowed']:.2f}", flush=True)
         points = [
             ("guard", step, when, what, value) for when in ("before", "after") for what, value in guard[when].items()

@@ -11,6 +11,8 @@ import pytest
 
 from actors.model.checkpoint import load_checkpoint
 from conf.pretrained import PretrainedConfig
+from jobs.cli import main
+from tests.actors.interop.sources import make_source
 from tests.actors.training.corpus import tiny_config, write_corpus
 from tests.integration.processes import children_of
 
@@ -43,11 +45,17 @@ def test_two_workers(tmp_path: Path) -> None:
     assert [report["step"] for report in reports if "validation" in report] == [6, 12]  # one worker reports
     assert load_checkpoint(tmp_path / "run" / "checkpoint").config.exits == (1, 2, 3)
 
+
+def test_two_workers_learn_what_the_model_says_itself_and_are_told_what_it_lost(tmp_path: Path) -> None:
+    shards = write_corpus(tmp_path / "corpus", 16)
+    make_source("pix2struct", tmp_path / "source", seed=4)
+    assert main(["convert", str(tmp_path / "source"), str(tmp_path / "converted"), "--exits", "1,2,3"]) == 0
+    ruinous = {"decoder_lr": 0.3, "head_lr": 0.3}
     deep = PretrainedConfig.model_validate({
-        "checkpoint": str(tmp_path / "run" / "checkpoint"), "output": str(tmp_path / "deep"), "workers": WORKERS,
-        "source": {"paths": [shards], "chunk_rows": 4, "prompt": {"template": "describe"}}, "max_new_tokens": 6,
-        "validation_images": 3, "test_images": 3, "device": "cpu", "num_threads": 1, "max_points_lost": 0.0,
-        "optimizer": {"batch_images": 4, "total_steps": 10, "decoder_lr": 0.3, "head_lr": 0.3},
+        "checkpoint": str(tmp_path / "converted"), "output": str(tmp_path / "deep"), "workers": WORKERS,
+        "source": {"paths": [shards], "chunk_rows": 4}, "max_new_tokens": 8, "max_points_lost": 0.0,
+        "validation_images": 3, "test_images": 3, "device": "cpu", "num_threads": 1,
+        "optimizer": {"batch_images": 4, "total_steps": 10, **ruinous},
     })  # fmt: skip
     said = _train(tmp_path / "deep.yaml", deep.model_dump_json(), code=8)
     assert f"16 texts to learn from: {tmp_path}/deep/targets" in said
