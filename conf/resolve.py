@@ -93,7 +93,7 @@ def untrained_exits_warning(settings: EngineConfig, model: ModelConfig) -> str |
         return None
     return (
         f"exits {guesses} of the checkpoint are untrained, tokens that leave there are guesses; train them with deed "
-        "train and mode=frozen, or set engine.schedule=full"
+        "train, mode=deep_supervision or frozen, or set engine.schedule=full"
     )
 
 
@@ -136,7 +136,7 @@ def _chosen_thresholds(model: ModelConfig, engine: EngineConfig, exits: tuple[in
     leaves_early, learned = engine.schedule is not Schedule.FULL, engine.gate is Gate.CLASSIFIER
     if learned and leaves_early and not model.gates:
         raise UserError(
-            "engine.gate=classifier needs a checkpoint with learned gates; deed train, mode=frozen, adds them"
+            "engine.gate=classifier needs a checkpoint with learned gates; deed train adds them (optimizer.gate_steps)"
         )
     thresholds = engine.thresholds
     own = model.gate_thresholds if learned else model.thresholds

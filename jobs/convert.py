@@ -1,7 +1,7 @@
 """`deed convert`: a `transformers` model directory -> a multi-exit checkpoint, or with --to-hf the way back.
 
 Full depth keeps the original's weights bit for bit; exits start with identity adapters and are untrained until
-`deed train` with mode=frozen has trained them. Nothing is downloaded and no code of the source is run.
+`deed train` has trained them. Nothing is downloaded and no code of the source is run.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""The images that training, calibration and evaluation read: by the pipeline's reader, decoded as the pipeline does.
+"""The images that training from nothing reads: by the pipeline's reader, decoded as the pipeline does.
 
 A sample that cannot be used is left out, counted by its reason, and costs no other sample. The order of an epoch is a
 pure function of (seed, epoch).
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,17 +36,19 @@ class TrainingSample:
     pixels_HWC: np.ndarray | None = None
 
 
-class ImageCorpus:
-    """WebDataset shards with images, and what of them was left out so far.
+class LabelledCorpus:
+    """WebDataset shards of images with a JSON of `captions`, texts or {text, prompt}, and `qa`, {question, answer} or
+    {question, answers}, one of them at least; and what of them was left out so far.
 
-    `patterns` are paths or URLs as in `source.paths`; UserError for one that names no shard.
+    `patterns` are paths or URLs as in `source.paths`; UserError for one that names no shard. `words_field` says where
+    the JSON has words of the image, if the model reads them.
     """
 
-    fields: tuple[str, ...] = ()  # that are read beside the image
-
     def __init__(self, patterns: Sequence[str]) -> None:
-        self.patterns = tuple(patterns)
-        self.reader = WebDatasetReader(self.patterns, self.fields)
+        self.patterns, self.words_field = tuple(patterns), ""
+        self.reader = WebDatasetReader(
+            self.patterns, ("captions",)
+        )  # only JSON has it: texts beside images are not read
         listing = self.reader.shards(())
         self.shards = listing.shards
         self._ignored: dict[str, tuple[LeftOut, ...]] = {"": listing.left_out}  # by shard
@@ -57,51 +60,17 @@ class ImageCorpus:
         ignored = (part for parts in self._ignored.values() for part in parts)
         return sum_left_out([*self._lost.values(), *ignored])
 
-    def raw(self, shard: Shard) -> Iterator[RawSample]:
-        """Yield the samples of a shard that have an image, in its order."""
+    def samples(self, shard: Shard) -> list[TrainingSample]:
+        """Return the labelled samples of a shard in its order, not yet decoded."""
         contents = self.reader.index(shard)
         self._ignored[shard.name] = contents.left_out
         for problem in contents.problems:
-            self.lose(shard, "", problem.error_type, problem.message)
+            self._lose(shard, "", problem.error_type, problem.message)
         try:
-            for raw in read_patiently(self.reader, shard, contents.samples, USUAL_PATIENCE):
-                if raw.image is None:
-                    self.lose(shard, raw.sample.key, raw.error_type or "no_image", raw.message or "")
-                else:
-                    yield raw
+            raws = read_patiently(self.reader, shard, contents.samples, USUAL_PATIENCE)
+            return [sample for raw in raws if (sample := self._labelled(shard, raw)) is not None]
         except ReadFailure as failure:
             raise UserError(f"cannot read {shard.url}: {failure}; the same command goes on from here") from None
-
-    def lose(self, shard: Shard, key: str, reason: str, message: str) -> None:
-        self._lost[shard.name, key] = LeftOut(reason, 1, (message or f"{shard.name}/{key}",))
-
-    def decode(self, shard: Shard, key: str, image: bytes, plan: ImagePlan) -> np.ndarray | None:
-        """Pixels [H, W, 3] as the pipeline makes them, or None: the sample is left out."""
-        decoded = image_to_pixels(image, plan=plan)
-        if isinstance(decoded, ImageProblem):
-            self.lose(shard, key, decoded.error_type, f"{shard.name}/{key}: {decoded.message}")
-            return None
-        return decoded.pixels_HWC
-
-    def nothing(self, what: str) -> UserError:
-        """Return what to say where no sample could be used."""
-        why = "; ".join(in_words(part) for part in self.left_out)
-        return UserError(f"no {what} in {', '.join(self.patterns)}" + (f": {why}" if why else ""))
-
-
-class LabelledCorpus(ImageCorpus):
-    """Images with a JSON of `captions`, texts or {text, prompt}, and `qa`, {question, answer} or {question, answers},
-    one of them at least; `words_field` says where the JSON has words of the image, if the model reads them."""
-
-    fields = ("captions",)  # one that only JSON has: texts beside the image are not read
-
-    def __init__(self, patterns: Sequence[str], words_field: str = "") -> None:
-        super().__init__(patterns)
-        self.words_field = words_field
-
-    def samples(self, shard: Shard) -> list[TrainingSample]:
-        """Yield the labelled samples of a shard in its order, not yet decoded."""
-        return [sample for sample in (self._labelled(shard, raw) for raw in self.raw(shard)) if sample is not None]
 
     def epoch(self, *, seed: int, epoch: int, shuffle_shards: int) -> Iterator[tuple[Shard, TrainingSample]]:
         """Yield every sample of an epoch once: shards in random order, samples shuffled within groups of shards."""
@@ -114,38 +83,47 @@ class LabelledCorpus(ImageCorpus):
                 yield group[i]
 
     def decoded(self, shard: Shard, sample: TrainingSample, plan: ImagePlan) -> TrainingSample | None:
-        """Return the sample with its pixels instead of its file; None: it is left out."""
-        pixels_HWC = self.decode(shard, sample.key, sample.image, plan)
-        return None if pixels_HWC is None else replace(sample, image=b"", pixels_HWC=pixels_HWC)
+        """Return the sample with its pixels, as the pipeline makes them, instead of its file; None: it is left out."""
+        decoded = image_to_pixels(sample.image, plan=plan)
+        if isinstance(decoded, ImageProblem):
+            self._lose(shard, sample.key, decoded.error_type, f"{shard.name}/{sample.key}: {decoded.message}")
+            return None
+        return replace(sample, image=b"", pixels_HWC=decoded.pixels_HWC)
 
     def first(self, count: int, plan: ImagePlan) -> list[TrainingSample]:
         """Return the first `count` samples whose images can be decoded, as files; UserError when there are none."""
-        found: list[TrainingSample] = []
-        for shard in self.shards:
-            for sample in self.samples(shard):
-                if self.decode(shard, sample.key, sample.image, plan) is not None:
-                    found.append(sample)
-                if len(found) == count:
-                    return found
+        every = ((shard, sample) for shard in self.shards for sample in self.samples(shard))
+        usable = (sample for shard, sample in every if self.decoded(shard, sample, plan) is not None)
+        found = list(itertools.islice(usable, count))
         if not found:
-            raise self.nothing("labelled images")
+            raise self.nothing()
         return found
+
+    def nothing(self) -> UserError:
+        """Return what to say where no sample could be used."""
+        why = "; ".join(in_words(part) for part in self.left_out)
+        return UserError(f"no labelled images in {', '.join(self.patterns)}" + (f": {why}" if why else ""))
+
+    def _lose(self, shard: Shard, key: str, reason: str, message: str) -> None:
+        self._lost[shard.name, key] = LeftOut(reason, 1, (message or f"{shard.name}/{key}",))
 
     def _labelled(self, shard: Shard, raw: RawSample) -> TrainingSample | None:
         key = raw.sample.key
-        assert raw.image is not None
+        if raw.image is None:
+            self._lose(shard, key, raw.error_type or "no_image", raw.message or "")
+            return None
         try:
             record = _full_form(storable_value(raw.fields))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            self.lose(shard, key, "bad_labels", f"{shard.name}/{key}.json {_BAD_LABELS}")
+            self._lose(shard, key, "bad_labels", f"{shard.name}/{key}.json {_BAD_LABELS}")
             return None
         if not record["captions"] and not record["qa"]:
-            self.lose(shard, key, "no_labels", f"{shard.name}/{key}")
+            self._lose(shard, key, "no_labels", f"{shard.name}/{key}")
             return None
         try:
             word_lines(record, self.words_field)
         except LookupError as error:
-            self.lose(shard, key, "bad_words", f"{shard.name}/{key}.json: {error.args[0]}")
+            self._lose(shard, key, "bad_words", f"{shard.name}/{key}.json: {error.args[0]}")
             return None
         return TrainingSample(key, raw.image, record)
 

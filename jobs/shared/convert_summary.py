@@ -50,8 +50,8 @@ def describe(converted: "Converted", output: Path) -> list[str]:
         believed.append(f"{len(generation.banned_ids)} tokens or sequences of tokens are never said")
     untrained = list(config.untrained_exits)
     exits = (
-        f"exits {untrained} are untrained: run with engine.schedule=full, or train them with deed train and "
-        "mode=frozen; full depth is the original model"
+        f"exits {untrained} are untrained: run with engine.schedule=full, or train them with deed train, "
+        "mode=deep_supervision or frozen; full depth is the original model"
     )
     rows = [
         ("read", read),

@@ -11,8 +11,8 @@ from conf.bench import BenchConfig, Sweep
 from conf.engine import EngineConfig, Gate, TuningConfig
 from conf.errors import UserError
 from conf.evaluation import CalibrateConfig, EvaluateConfig
-from conf.frozen import FrozenConfig
 from conf.load import load_config
+from conf.pretrained import PretrainedConfig
 from conf.schema import JobConfig
 from conf.training import TrainConfig
 from conf.vqa import VqaConfig
@@ -143,7 +143,7 @@ def test_the_shipped_configuration_is_valid() -> None:
 
 
 @pytest.mark.parametrize(
-    "schema", [JobConfig, VqaConfig, TrainConfig, FrozenConfig, EvaluateConfig, CalibrateConfig, BenchConfig, Sweep]
+    "schema", [JobConfig, VqaConfig, TrainConfig, PretrainedConfig, EvaluateConfig, CalibrateConfig, BenchConfig, Sweep]
 )
 def test_every_field_says_what_it_is(schema: type[BaseModel]) -> None:
     for name, field in schema.model_fields.items():

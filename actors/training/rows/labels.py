@@ -70,8 +70,10 @@ class Labels:
     def reference(
         self, task: int, fields: Mapping[str, Any], prompt: str, known: Sequence[AskedReference]
     ) -> Reference | None:
-        """Return what is right for a prompt by the task's target, or by the usual names where it has none."""
+        """Return what is right for a prompt by the task's target; None where it has no labels."""
         target = self.tasks[task].target
+        if not target.has_labels:
+            return None
         if target.template is not None:
             filled = fill(target.template, fields, USUAL_LIMITS)
             return None if filled.error_type is not None else Reference(Kind.CAPTION, (storable(filled.text),))
@@ -97,7 +99,7 @@ def source_with_fields(config: RowsConfig) -> SourceConfig:
             names += [name for name in identity_fields if name != config.source.image_column]
         elif (field := _field_of(task.target.field)) is not None:
             names.append(field.partition(".")[0])
-        else:
+        elif task.target.has_labels:
             names += reference_fields
     return config.source.model_copy(update={"passthrough": tuple(dict.fromkeys(names))})
 

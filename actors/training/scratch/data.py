@@ -38,7 +38,7 @@ def saved_tokenizer(folder: Path, corpus: LabelledCorpus, config: TokenizerConfi
         if count >= config.num_samples:
             break
     if not count:
-        raise corpus.nothing("labelled images")
+        raise corpus.nothing()
     tokenizer = train_tokenizer(texts, config.vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path))

@@ -78,6 +78,20 @@ def test_every_step_of_jit_is_reproduced(schedule: Schedule, gate: Gate) -> None
     assert depths == ({5} if schedule is Schedule.FULL else set(EXITS))
 
 
+def test_the_learned_gate_decides_as_in_the_reference() -> None:
+    limits = thresholds(Gate.CLASSIFIER)
+    done = run(Engine(model(), config(exits=EXITS, gate=Gate.CLASSIFIER, thresholds=limits)), WORK[:10])
+    for request in WORK[:10]:
+        completion, most = done[request.request_id], min(16, request.max_new_tokens or 16)
+        trace = generate(
+            model(), request, exit_layers=EXITS, thresholds=limits, gate=Gate.CLASSIFIER, max_new_tokens=most
+        )
+        assert completion.exit_layers == trace.exit_layers
+        assert completion.confidences == pytest.approx(trace.confidences, abs=1e-5)
+        assert completion.token_ids == trace.step_ids[: len(completion.token_ids)]
+    assert {layer for completion in done.values() for layer in completion.exit_layers} == set(EXITS)
+
+
 @pytest.mark.parametrize("kv", [KvPolicy.COPY, KvPolicy.PROJECT])
 @pytest.mark.parametrize("schedule", [Schedule.POOL, Schedule.INPLACE, Schedule.CONSENSUS])
 def test_copied_and_projected_features_are_not_reproduced(schedule: Schedule, kv: KvPolicy) -> None:

@@ -1,27 +1,24 @@
 """BLIP from its files to a row: what a caption goes on from, how a question is framed, which classes there are."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from tokenizers import Tokenizer
 
 from actors.backend import load_backend
 from actors.model.checkpoint import load_checkpoint
 from actors.row_work import RowWork, columns_of, request_of
-from actors.training.frozen.frozen import FrozenTrainer
 from conf.engine import EngineConfig
-from conf.frozen import FrozenConfig
 from conf.schema import ModelSection
 from conf.source import DEFAULT_PROMPT
 from jobs.cli import main
 from tests.actors.engine.tiny import run
 from tests.actors.interop.sources import CASES, STEPS, make_requests, make_source
-from tests.shards import write_tar
+from tests.actors.training.own_run import write_own_run
+from tests.actors.training.pretrained.small import changed_names, make_config, nothing_timed, trainer_of, write_images
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +67,22 @@ def test_a_prefix_among_the_options_is_given_and_not_repeated(captioner: tuple[P
 
 def test_exits_are_trained_on_the_frozen_model_after_the_prompt(captioner: tuple[Path, Any], tmp_path: Path) -> None:
     path, _ = captioner
-    members = []
-    for number, request in enumerate(make_requests(CASES["blip"], 24, 5)):
-        Image.fromarray(request.pixels_HWC).save(buffer := io.BytesIO(), "PNG")
-        members.append((f"{number:03d}.png", buffer.getvalue()))
-    write_tar(tmp_path / "images.tar", members)
+    write_images(tmp_path / "images.tar", ["w7 w8", "w9"] * 8)
     reports: list[dict[str, Any]] = []
-    optimizer = {"batch_images": 8, "adapter_steps": 40, "gate_steps": 0, "warmup_steps": 2, "peak_lr": 1e-2}
-    config = FrozenConfig.model_validate({
-        "checkpoint": str(path), "output": str(tmp_path / "run"), "shards": [str(tmp_path / "*.tar")],
-        "prompts": ["w7 w8", "w9"], "validation_images": 6, "test_images": 6, "max_new_tokens": 6, "num_slots": 8,
-        "device": "cpu", "num_threads": 1, "validate_every": 20, "optimizer": optimizer,
-    })  # fmt: skip
-    assert FrozenTrainer(config, reports.append).run()
-    losses = [r["losses"]["exit_2"] for r in reports if r.get("stage") == "adapters" and "losses" in r]
+    config = make_config(
+        tmp_path, tmp_path / "run", checkpoint=str(path), optimizer={"total_steps": 30},
+        source={"paths": [str(tmp_path / "*.tar")], "prompt": {"template": "{txt}"}},
+    )  # fmt: skip
+    write_own_run(config, tmp_path / "own")
+    with nothing_timed():
+        assert trainer_of(config, tmp_path, reports).run()
+    losses = [r["losses"]["exit_2"] for r in reports if "losses" in r]
     assert losses[-1] < 0.8 * losses[0]
-    assert {"full_depth_unchanged": 6} in reports
+    [lost] = (report["guard"]["lost"] for report in reports if "guard" in report)
+    assert lost == 0, "full depth says what it said"
     old, new = load_checkpoint(path), load_checkpoint(tmp_path / "run" / "checkpoint")
     assert new.config.text == old.config.text
-    before, after = old.model.state_dict(), new.model.state_dict()
-    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+    assert changed_names(path, tmp_path / "run" / "checkpoint") == {
         f"decoder.adapters.{layer}.weight" for layer in old.config.exits[:-1]
     }
 

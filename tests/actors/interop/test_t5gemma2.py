@@ -1,6 +1,5 @@
 """T5Gemma 2 from picture file and prompt to text, against its own processor and `generate`; what is refused."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from actors.engine.engine import Engine
 from actors.engine.oracles.reference import encode_one
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
-from actors.training.frozen.frozen import FrozenTrainer
 from conf.engine import EngineConfig, Weights
-from conf.frozen import FrozenConfig
 from jobs.cli import main
 from tests.actors.engine.tiny import run
 from tests.actors.interop import zoo
 from tests.actors.interop.t5gemma2 import IMAGE_TOKENS, SIDE
-from tests.shards import write_tar
+from tests.actors.training.own_run import write_own_run
+from tests.actors.training.pretrained.small import changed_names, make_config, nothing_timed, trainer_of, write_images
 
 STEPS = 10
 BEGIN = "<start_of_image>"
@@ -107,24 +105,20 @@ def test_smaller_weights_say_nearly_the_same(checkpoint: Checkpoint, weights: We
 
 
 def test_exits_are_trained_on_the_frozen_model(source: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    members = []
-    for number in range(24):
-        _picture(number).save(buffer := io.BytesIO(), "PNG")
-        members.append((f"{number:03d}.png", buffer.getvalue()))
-    write_tar(tmp_path / "images.tar", members)
+    write_images(tmp_path / "images.tar", [""] * 16)
     reports: list[dict[str, Any]] = []
-    optimizer = {"batch_images": 8, "adapter_steps": 40, "gate_steps": 10, "warmup_steps": 2, "peak_lr": 1e-2}
-    config = FrozenConfig.model_validate({
-        "checkpoint": str(source / "ours"), "output": str(tmp_path / "run"), "shards": [str(tmp_path / "*.tar")],
-        "validation_images": 6, "test_images": 6, "max_new_tokens": 6, "num_slots": 8, "device": "cpu",
-        "num_threads": 1, "validate_every": 20, "optimizer": optimizer,
-    })  # fmt: skip
-    assert FrozenTrainer(config, reports.append).run()
-    losses = [r["losses"]["exit_2"] for r in reports if r.get("stage") == "adapters" and "losses" in r]
+    config = make_config(
+        tmp_path, tmp_path / "run", checkpoint=str(source / "ours"), optimizer={"total_steps": 30, "gate_steps": 5},
+        source={"paths": [str(tmp_path / "*.tar")], "prompt": {"template": PROMPTS[0]}},
+    )  # fmt: skip
+    write_own_run(config, tmp_path / "own")
+    with nothing_timed():
+        assert trainer_of(config, tmp_path, reports).run()
+    losses = [r["losses"]["exit_2"] for r in reports if r.get("stage") == "exits" and "losses" in r]
     assert losses[-1] < 0.8 * losses[0]
-    assert {"full_depth_unchanged": 6} in reports
-    old, new = checkpoint.model.state_dict(), load_checkpoint(tmp_path / "run" / "checkpoint").model.state_dict()
-    assert {name for name in old if not torch.equal(old[name], new[name])} == {
+    [lost] = (report["guard"]["lost"] for report in reports if "guard" in report)
+    assert lost == 0, "full depth says what it said"
+    assert changed_names(source / "ours", tmp_path / "run" / "checkpoint") == {
         f"decoder.adapters.{layer}.weight" for layer in checkpoint.config.exits[:-1]
     }
 

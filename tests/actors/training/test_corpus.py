@@ -1,4 +1,4 @@
-"""What training and evaluation read: the samples and pixels of the pipeline, and a count of what cannot be used."""
+"""What training reads: the samples and pixels of the pipeline, and a count of what cannot be used."""
 
 import io
 import json
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actors.training.corpus import ImageCorpus, LabelledCorpus, pixels_of
-from actors.training.frozen.unlabelled import read_examples
+from actors.training.corpus import LabelledCorpus, pixels_of
+from actors.training.rows.row_source import RowSource
 from actors.training.scratch.trainer import Trainer
 from conf.errors import UserError
 from conf.image_plan import ImagePlan
+from conf.rows import RowsConfig
 from jobs.cli import main
 from tests.actors.training.corpus import tiny_config, write_corpus
 
@@ -124,7 +125,7 @@ REASONS = {
 }  # fmt: skip
 
 
-def counts(corpus: ImageCorpus) -> dict[str, int]:
+def counts(corpus: LabelledCorpus | RowSource) -> dict[str, int]:
     return {part.reason: part.count for part in corpus.left_out}
 
 
@@ -207,7 +208,10 @@ def test_odd_objects_and_texts_cost_nothing(tmp_path: Path) -> None:
 
 
 def test_images_without_labels_are_the_same_images(tmp_path: Path) -> None:
-    corpus = ImageCorpus([write_tar(tmp_path / "x.tar", {"v1.0/a.avif": encode(PICTURE, "AVIF"), **BAD})])
-    examples = read_examples(corpus, ["one", "two"], 100, PLAN)
-    assert [example.prompt for example in examples] == ["one", "two"] * 3  # a.avif, and five whole pictures of BAD
-    assert counts(corpus) == {"truncated_image": 1, "not_an_image": 1, "no_image": 1}
+    path = write_tar(tmp_path / "x.tar", {"v1.0/a.avif": encode(PICTURE, "AVIF"), **BAD})
+    source = RowSource(RowsConfig.model_validate({"source": {"paths": [path]}}), PLAN)
+    images = source.readable(source.places)
+    assert [image.rows[0].key for image in images] == [
+        "v1.0/a", "unlabelled", "list", "odd", "broken", "picture-only",
+    ]  # fmt: skip
+    assert counts(source) == {"truncated_image": 1, "not_an_image": 1, "no_image": 1}

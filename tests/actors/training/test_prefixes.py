@@ -1,88 +1,24 @@
 """What outputs are given to begin with is given in training, calibration and serving alike, and is no target."""
 
-import io
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from actors.backend import load_backend
-from actors.engine.drain import drain
-from actors.engine.request import Request
 from actors.model.checkpoint import load_checkpoint
 from actors.training.evaluation import read_labelled
-from actors.training.frozen.frozen import FrozenTrainer
-from actors.training.frozen.unlabelled import pixels_of
 from actors.training.scratch.trainer import Trainer
 from actors.training.thresholds import choose_thresholds, record_labelled
 from conf.engine import EngineConfig
 from conf.evaluation import CalibrateConfig
-from conf.frozen import FrozenConfig
 from conf.schema import ModelSection
-from jobs.cli import main
-from tests.actors.interop.sources import make_source
 from tests.actors.training.corpus import tiny_config, write_corpus
-from tests.shards import write_tar
-
-STEPS, PROMPTS = 8, ["w7 w8", "w9"]
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_corpus(tmp_path_factory.mktemp("shards"), 12)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Noise, of which random models say different things."""
-    rng, members = np.random.default_rng(0), []
-    for i in range(12):
-        buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
-        members.append((f"{i:03d}.png", buffer.getvalue()))
-    return str(write_tar(tmp_path_factory.mktemp("images") / "images.tar", members))
-
-
-@pytest.mark.parametrize(
-    ("family", "prefix"), [("donut", "w5 {prompt}"), ("donut", "w5"), ("pix2struct", "w5 {prompt}")]
-)
-def test_frozen_training_learns_what_is_said_after_the_prefix(
-    family: str, prefix: str, images: str, tmp_path: Path
-) -> None:
-    make_source(family, tmp_path / "source", 1)
-    assert main(["convert", str(tmp_path / "source"), str(tmp_path / "checkpoint")]) == 0
-    optimizer = {"batch_images": 4, "adapter_steps": 2, "gate_steps": 0}
-    settings: dict[str, Any] = {
-        "checkpoint": str(tmp_path / "checkpoint"), "shards": [images], "prompts": PROMPTS, "num_threads": 1,
-        "validation_images": 4, "test_images": 4, "max_new_tokens": STEPS, "device": "cpu", "optimizer": optimizer,
-    }  # fmt: skip
-    plain = FrozenTrainer(FrozenConfig(output=str(tmp_path / "plain"), **settings), lambda _: None)
-    trainer = FrozenTrainer(
-        FrozenConfig(output=str(tmp_path / "run"), decoder_prefix=prefix, **settings), lambda _: None
-    )
-    targets = trainer.training.targets
-    assert targets != plain.training.targets
-    for batch in trainer.training.batches(trainer.checkpoint, 4, torch.device("cpu")):
-        real = batch.target_labels >= 0
-        with torch.no_grad():
-            last = trainer.model(batch)[-1][real]
-            said = trainer.model.decoder.exit_logits(trainer.model.config.exits[-1], last).argmax(-1)
-        assert said.equal(batch.target_labels[real])  # greedy: what full depth says next is what it said
-    generation = {"max_new_tokens": STEPS, "decoder_prefix": prefix}
-    engine = EngineConfig.model_validate({"schedule": "full", "generation": generation})
-    backend = load_backend(ModelSection(checkpoint=settings["checkpoint"]), engine, 1)
-    examples, eos = trainer.training.examples, trainer.checkpoint.config.eos_id
-    requests = [
-        Request(i, pixels_of(e, trainer.checkpoint.config.plan), backend.encode_prompt(e.prompt),
-                prefix_ids=backend.encode_prefix(e.prompt))
-        for i, e in enumerate(examples)
-    ]  # fmt: skip
-    served = [completion.token_ids for completion in drain(backend.make_engine(), requests)]
-    assert served == [tuple(token for token in target if token != eos) for target in targets]
-    assert trainer.run()
 
 
 def test_supervised_training_and_calibration_put_targets_after_the_prefix(shards: str, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Several workers give what one gives; training ends early where it should."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,11 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from actors.model.checkpoint import load_checkpoint
-from actors.training.frozen.frozen import FrozenTrainer
 from actors.training.scratch.trainer import Trainer
 from actors.training.workers import Workers
 from conf.errors import UserError
-from conf.frozen import FrozenConfig
 from conf.training import TrainConfig
 from tests.actors.training.corpus import tiny_config, write_corpus
-from tests.integration.test_model import write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -60,34 +55,6 @@ def test_two_workers_train_as_one_and_stay_equal(tmp_path: Path, shards: str) ->
     assert (
         float(torch.cosine_similarity(moved, moved_by_two, dim=0)) > 0.9
     )  # normalisation statistics are each worker's own
-
-
-def _frozen_worker(rank: int, config_json: str, store: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    FrozenTrainer(FrozenConfig.model_validate_json(config_json), lambda _: None, Workers(rank, 2)).run()
-    distributed.destroy_process_group()
-
-
-def test_two_workers_train_exits_as_one(tmp_path: Path, shards: str) -> None:
-    write_tiny_checkpoint(tmp_path / "checkpoint")
-    optimizer = {"batch_images": 4, "adapter_steps": 6, "gate_steps": 4, "warmup_steps": 1, "accumulate": 2}
-    common = {
-        "checkpoint": str(tmp_path / "checkpoint"), "shards": [shards], "prompts": ["is it?"], "max_new_tokens": 6,
-        "optimizer": optimizer, "device": "cpu", "num_threads": 1, "save_every": 3,
-    }  # fmt: skip
-    both, one = (FrozenConfig(output=str(tmp_path / name), **common) for name in ("two", "one"))
-    store = str(tmp_path / "store")
-    multiprocessing.start_processes(_frozen_worker, (both.model_dump_json(), store), nprocs=2, start_method="spawn")
-    assert FrozenTrainer(one, lambda _: None).run()
-    states = [json.loads((tmp_path / name / "state" / "targets.json").read_text()) for name in ("one", "two")]
-    assert states[0] == states[1]
-    ours, theirs = (load_checkpoint(tmp_path / name / "checkpoint") for name in ("one", "two"))
-    before = load_checkpoint(tmp_path / "checkpoint").model.state_dict()
-    assert any(not torch.equal(t, before[n]) for n, t in ours.model.state_dict().items() if "adapters" in n)
-    for name, tensor in ours.model.state_dict().items():
-        torch.testing.assert_close(theirs.model.state_dict()[name], tensor, atol=2e-4, rtol=1e-3)
 
 
 def test_shares_are_all_samples_once() -> None:

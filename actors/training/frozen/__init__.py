@@ -1,1 +1,0 @@
-"""Exits for a model that stays as it is."""
