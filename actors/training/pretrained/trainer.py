@@ -7,7 +7,7 @@ the seed and the step. What becomes of the model is measured before and after on
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ class PretrainedTrainer:
         trained = [p for part in self.stages[stage] for p in part.parameters.values()]
         for parameter in trained:
             parameter.requires_grad_(True)
-        batches = self._batches() if first <= self.step < end else iter(())
+        batches = self.loader.batches(self.position) if first <= self.step < end else iter(())
         clock = Clock(self.loader, self.step)
         while first <= self.step < end:
             self.window.update(self._train_step(stage, next(batches)))
@@ -165,9 +165,6 @@ class PretrainedTrainer:
         for parameter in trained:
             parameter.requires_grad_(False)
         return True
-
-    def _batches(self) -> Iterator[Batch]:
-        return self.loader.batches(self.position)
 
     def _train_step(self, stage: str, batch: Batch) -> dict[str, float]:
         """Take one optimizer step; return its losses, means over the target tokens of the whole step."""
@@ -221,9 +218,7 @@ class PretrainedTrainer:
 
     def _report_losses(self, stage: str, end: int, clock: "Clock") -> None:
         elapsed_s, waited_s, steps = clock.lap(self.step)
-        since = min(
-            (self.step - 1) % REPORT_EVERY + 1, self.step - self._span(stage)[0]
-        )  # those of an earlier start too
+        since = min((self.step - 1) % REPORT_EVERY + 1, self.step - self._span(stage)[0])  # an earlier start's too
         if self.workers.leads:
             self.report({
                 "stage": stage, "step": self.step, "total_steps": end,
@@ -270,8 +265,7 @@ class PretrainedTrainer:
         tensors |= {f"average.{name}": value for name, value in self.averages.values.items()}
         position = {
             "step": self.step, "best": self.best, "worse": self.worse, "places": places, "spent_s": self.spent_s,
-            "done": self.done,
-            "window": self.window, "run": run_identity(self.config, self.checkpoint, self.source),
+            "done": self.done, "window": self.window, "run": run_identity(self.config, self.checkpoint, self.source),
         }  # fmt: skip
         state.save(self.output / "state", tensors, list(self.optimizers.values()), self.names, position)
 
