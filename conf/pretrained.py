@@ -139,3 +139,23 @@ class PretrainedConfig(RowsConfig):
         if self.is_frozen and not self.adapters:
             raise ValueError("mode=frozen trains the adapters, set adapters=true")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> "PretrainedConfig":
+        if self.optimizer.total_steps == self.optimizer.gate_steps == 0:
+            raise ValueError("nothing would train: optimizer.total_steps and optimizer.gate_steps are both 0")
+        if self.is_frozen:
+            idle = {
+                "parts": self.parts != "decoder", "loss.soft": self.loss.soft not in (0.0, 1.0),
+                "loss.layer_dropout": self.loss.layer_dropout > 0,
+                "loss.stop_head_gradient": self.loss.stop_head_gradient,
+            }  # fmt: skip
+            if (name := next((name for name, given in idle.items() if given), None)) is not None:
+                raise ValueError(f"{name} changes nothing with mode=frozen, in which only adapters and gates train")
+        if self.train_encoder and self.parts != "low_rank":
+            raise ValueError("train_encoder is for parts=low_rank; parts=everything trains the encoder as it is")
+        if self.low_rank != LowRankConfig() and self.parts != "low_rank":
+            raise ValueError(f"low_rank changes nothing with parts={self.parts}, set parts=low_rank")
+        if self.loss.coefficient != ExitLossConfig().coefficient and self.loss.weights != "coefficient":
+            raise ValueError(f"loss.coefficient changes nothing with loss.weights={self.loss.weights}, set coefficient")
+        return self

@@ -12,7 +12,7 @@ from actors.training.exits.work import Texts
 from actors.training.pretrained.held_out import HeldOut
 from actors.training.rows.row import Row
 from actors.training.rows.row_source import RowSource
-from actors.training.rows.targets import TOO_LONG, Targets
+from actors.training.rows.targets import Targets
 from actors.training.thresholds import record
 from conf.engine import EngineConfig
 
@@ -63,7 +63,7 @@ def ask(source: RowSource, targets: Targets, engine: EngineConfig) -> Asked:
     has_runs = any(said is not None for said in targets.said)
 
     def fits(row: Row) -> Row | str:
-        return row if targets.room(row) >= 1 else TOO_LONG
+        return targets.problem(row) or row
 
     images = source.readable(source.places, targets.label if has_runs else fits)
     if len(images) < 2:

@@ -67,9 +67,12 @@ class HeldOut:
             yield pack(checkpoint.config, [pairs_of(image, targets) for image in part], device, sharing)
 
     def engine(self, checkpoint: Checkpoint, targets: Targets, config: EngineConfig) -> Engine | BeamEngine:
-        """Return an engine with room for what these rows are given to begin with."""
+        """Return an engine with room for what these rows are given to begin with; outputs are as long as they can be
+        after it."""
         longest = max((len(targets.prefix_ids(row)) for row in self.rows), default=0)
-        generation = config.generation.model_copy(update={"max_prefix_tokens": longest})
+        room = max(1, checkpoint.config.decoder.max_positions - longest)
+        limit = min(config.generation.max_new_tokens, room)
+        generation = config.generation.model_copy(update={"max_prefix_tokens": longest, "max_new_tokens": limit})
         return make_engine(checkpoint, config.model_copy(update={"generation": generation}))
 
     def said(self, engine: Engine | BeamEngine, targets: Targets, ahead: int = 64) -> list[Completion]:

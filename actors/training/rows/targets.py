@@ -14,6 +14,7 @@ from pipeline.report.folder import RunFolder
 
 _COLUMNS = ("shard", "key", "prompt_index", "prompt", "text", "token_ids", "finish_reason")
 TOO_LONG = "prompts_too_long"  # the reason of rows that leave no room for an output
+BAD_PROMPT = "bad_prompt"  # of rows whose prompt no run can ask either: ValueError of the codec
 _ENDED = "eos"
 Said = Mapping[tuple[str, str, int], tuple[str, tuple[int, ...]]]  # shard, key, prompt -> prompt, tokens
 
@@ -43,27 +44,47 @@ class Targets:
         return self.checkpoint.codec.encode_prompt(row.prompt, self.checkpoint.config.encoder.max_prompt_tokens)
 
     def room(self, row: Row) -> int:
-        """Return how long an output of the row may be, tokens; none where its prompt is too long for the model."""
-        config, reads = self.checkpoint.config, self.checkpoint.codec.rules.prompt != "none"
-        if reads and len(self.prompt_ids(row)) > config.encoder.max_prompt_tokens:
+        """Return how long an output of the row may be, tokens; none where its prompt is too long for the model.
+
+        ValueError where the prompt holds what no prompt may.
+        """
+        config, codec = self.checkpoint.config, self.checkpoint.codec
+        whole = () if codec.rules.prompt == "none" else codec.encode_prompt(row.prompt)  # as a run would ask it, uncut
+        if len(whole) > config.encoder.max_prompt_tokens:
             return 0
         return min(self.max_new_tokens, config.decoder.max_positions - len(self.prefix_ids(row)))
 
     def label(self, row: Row) -> Row | str:
         """Return the row with what may be learned of it, or why there is nothing."""
-        said, config, room = self.said[row.task], self.checkpoint.config, self.room(row)
-        if room < 1:
-            return TOO_LONG
+        if (problem := self.problem(row)) is not None:
+            return problem
+        said, room, eos = self.said[row.task], self.room(row), self.checkpoint.config.eos_id
         if said is None:
             assert row.reference is not None
-            texts = [self.checkpoint.codec.encode(text) for text in row.reference.texts]
-            targets = tuple((*ids, config.eos_id)[:room] for ids in texts)
-        else:
-            prompt, ids = said.get((row.shard, row.key, row.prompt_index), (None, ()))
-            if prompt != row.prompt or not ids:
-                return NO_TEXT
-            targets = (ids[:room],)
-        return replace(row, targets=targets)
+            texts = [self._as_said(row, self.checkpoint.codec.encode(text)) for text in row.reference.texts]
+            return replace(row, targets=tuple((*ids, eos)[:room] for ids in texts))
+        prompt, ids = said.get((row.shard, row.key, row.prompt_index), (None, ()))
+        if prompt != row.prompt or not ids:
+            return NO_TEXT
+        return replace(row, targets=(self._as_said(row, ids)[:room],))
+
+    def problem(self, row: Row) -> str | None:
+        """Return why nothing can be asked of the model for a row; None where something can."""
+        try:
+            return None if self.room(row) >= 1 else TOO_LONG
+        except ValueError:
+            return BAD_PROMPT
+
+    def _as_said(self, row: Row, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the tokens of a text with the one that an engine forces first, where it does (Processors.apply).
+
+        It is what the decoder reads before the text, in the library's training too.
+        """
+        config = self.checkpoint.config
+        forced = config.generation.forced_bos_id
+        if forced is None or ids[:1] == (forced,) or len(config.given_ids(self.prefix_ids(row))) > 1:
+            return ids
+        return forced, *ids
 
 
 def read_said(run: str, checkpoint: Checkpoint) -> Said:

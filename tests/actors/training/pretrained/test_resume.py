@@ -1,5 +1,6 @@
 """Kills change nothing: a run that goes on ends with the weights and the log of one that was never interrupted."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,16 @@ def test_a_stage_ends_when_validation_stops_improving(converted: Path, tmp_path:
     again = trainer_of(config, converted, reports)
     assert again.run(), "nothing is left to do"
     assert (again.step, again.done) == (40, 6)
+
+
+def test_the_original_is_measured_anew_where_a_dead_run_had_asked_something_else(
+    converted: Path, tmp_path: Path
+) -> None:
+    """Killed before its first state, a run leaves nothing else behind that says what it was."""
+
+    def texts(test_images: int) -> int:
+        config = make_config(converted, tmp_path, **DEEP, test_images=test_images)
+        trainer_of(config, converted).finish.before()
+        return len(json.loads((tmp_path / "state" / "before.json").read_text())["texts"])
+
+    assert [texts(5), texts(4)] == [5, 4]
