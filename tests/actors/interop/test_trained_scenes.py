@@ -20,6 +20,7 @@ from jobs.cli import main
 from jobs.scenes.config import ScenesConfig
 from jobs.scenes.shards import jpeg_bytes, make_scene, write_shards
 from tests.actors.interop.trained.models import MODELS, SCENES, make_tokenizer, save_directory
+from tests.actors.interop.trained.scores import main as scores
 from tests.actors.interop.trained.train import train
 
 CORPUS = load_config("conf/scenes-small.yaml", [], ScenesConfig)
@@ -56,7 +57,9 @@ def test_an_output_goes_on_from_its_prompt_as_the_library_goes_on(name: str, tmp
     assert any(comparison.verdict is Verdict.DIFFERENT for comparison in bare)
 
 
-def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_a_training_that_was_stopped_ends_with_the_same_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for split in ("train", "val"):
         list(write_shards(CORPUS.model_copy(update={"out": str(tmp_path), "split": split, "num_images": 9})))
     recipe = dataclasses.replace(MODELS["bart8"], batch=4)
@@ -72,3 +75,5 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) 
     assert len((tmp_path / "twice" / "log.csv").read_text().splitlines()) == 3
     for file in ("model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"):
         assert (tmp_path / "twice" / file).exists()
+    scores(["bart8", str(tmp_path / "once"), f"{tmp_path}/val/*.tar", "--pictures", "2"])
+    assert "all captions exact 0.000" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """What `train` learns from: pictures as the library's processor made them, once, and texts as tokens."""
 
-import functools
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,11 +36,6 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.captions)
-
-    @functools.cached_property
-    def by_length(self) -> list[int]:
-        """Pictures, from those with the shortest captions on."""
-        return sorted(range(len(self)), key=lambda i: sum(len(text.target) for text in self.captions[i]))
 
     def first(self, count: int) -> "Examples":
         inputs = {name: values[:count] for name, values in self.inputs.items()}

@@ -13,9 +13,8 @@ from tokenizers import Tokenizer
 from actors.model.tokenizer import train_tokenizer
 
 LAYERS, WIDTH, FFN, HEADS = 4, 64, 128, 4  # of the decoders trained on strips
-DEEP, WIDE, WIDE_FFN, WIDE_HEADS = 8, 64, 128, 4  # of the decoders trained on scenes
+DEEP, WIDE, WIDE_FFN, WIDE_HEADS = 8, 64, 192, 2  # of the decoders trained on scenes
 ENCODER_LAYERS, SCENE_PX, PATCH_PX = 3, 64, 8  # of their encoders
-ACTIVATION = "gelu_pytorch_tanh"  # Pix2Struct's gelu_new, as one operation
 INIT_STD = 0.05  # the library's 0.02 suits widths of several hundred
 PAD, START, END = 0, 1, 2  # as `train_tokenizer` numbers them
 TASK = "<s_scene>"  # Donut's prompt
@@ -25,9 +24,8 @@ TASK = "<s_scene>"  # Donut's prompt
 class Trainable:
     """`build` makes the model for a vocabulary, `processor` what its own pictures go through.
 
-    A step sees `batch` pictures, each with some of its captions and questions, and after `easy_steps` all kinds of
-    pictures. `is_asked`: outputs begin with the prompt or the question. Matrices inside the layers move at
-    `muon_rate`, everything else at `learning_rate`.
+    A step sees `batch` pictures, each with some of its captions and questions. `is_asked`: outputs begin with the
+    prompt or the question. Matrices inside the layers move at `muon_rate`, everything else at `learning_rate`.
     """
 
     build: Callable[[Tokenizer], Any]
@@ -36,7 +34,6 @@ class Trainable:
     muon_rate: float = 0.0
     batch: int = 32
     steps: int = 1_500
-    easy_steps: int = 0
     captions: int = 1
     questions: int = 0
     is_asked: bool = False
@@ -96,33 +93,22 @@ def _donut_processor() -> Any:
     return DonutImageProcessorPil(size={"height": 96, "width": 72}, do_align_long_axis=True)
 
 
-def sinusoids(places: int, width: int) -> torch.Tensor:
-    """[places, width]: where patches begin to be told apart from; small random places are not heard beside pixels."""
-    angles = torch.arange(places)[:, None] * 100.0 ** -torch.linspace(0, 1, width // 2)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
 def _pix2struct8(tokenizer: Tokenizer) -> Any:
     from transformers import Pix2StructConfig, Pix2StructForConditionalGeneration
 
     text = {
         "vocab_size": tokenizer.get_vocab_size(), "hidden_size": WIDE, "d_kv": WIDE // WIDE_HEADS, "d_ff": WIDE_FFN,
         "num_layers": DEEP, "num_heads": WIDE_HEADS, "pad_token_id": PAD, "decoder_start_token_id": START,
-        "eos_token_id": END, "dropout_rate": 0.0, "dense_act_fn": ACTIVATION,
+        "eos_token_id": END, "dropout_rate": 0.0,
     }  # fmt: skip
     vision = {
         "hidden_size": WIDE, "patch_embed_hidden_size": PATCH_PX * PATCH_PX * 3, "d_ff": WIDE_FFN,
         "d_kv": WIDE // WIDE_HEADS, "num_hidden_layers": ENCODER_LAYERS, "num_attention_heads": WIDE_HEADS,
-        "seq_len": 128, "dropout_rate": 0.0, "initializer_range": INIT_STD, "dense_act_fn": ACTIVATION,
+        "seq_len": 128, "dropout_rate": 0.0, "initializer_range": INIT_STD,
     }  # fmt: skip
     config = Pix2StructConfig(text_config=text, vision_config=vision, initializer_range=INIT_STD)
     config.pad_token_id, config.decoder_start_token_id, config.eos_token_id = PAD, START, END
-    model = Pix2StructForConditionalGeneration(config)
-    embeddings = model.encoder.embeddings
-    half = sinusoids(embeddings.row_embedder.num_embeddings, WIDE // 2)
-    embeddings.row_embedder.weight.data = torch.cat([half, torch.zeros_like(half)], dim=1)
-    embeddings.column_embedder.weight.data = torch.cat([torch.zeros_like(half), half], dim=1)
-    return model
+    return Pix2StructForConditionalGeneration(config)
 
 
 def _pix2struct8_processor() -> Any:
@@ -152,10 +138,6 @@ def _bart8(tokenizer: Tokenizer) -> Any:
     generation = model.generation_config
     generation.decoder_start_token_id, generation.pad_token_id, generation.eos_token_id = START, PAD, END
     generation.forced_eos_token_id = generation.bos_token_id = None
-    side = SCENE_PX // PATCH_PX
-    half = sinusoids(side, WIDE // 2)
-    grid = torch.cat([half.repeat_interleave(side, 0), half.repeat(side, 1)], dim=1)
-    model.encoder.embeddings.position_embeddings.data[0, 1:] = grid  # 0 is the class token's
     return model
 
 
@@ -168,8 +150,7 @@ def _bart8_processor() -> Any:
 _ON_SCENES: dict[str, Any] = {
     "muon_rate": 1e-2,
     "batch": 32,
-    "steps": 6_000,
-    "easy_steps": 1_500,
+    "steps": 4_000,
     "captions": 1,
     "questions": 2,
     "is_asked": True,

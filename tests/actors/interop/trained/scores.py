@@ -1,13 +1,24 @@
-"""How good a model of the library is: what its own `generate` says of pictures it has not learned from."""
+"""How good a model of the library is: what its own `generate` says of pictures it has not learned from.
 
+    python -m tests.actors.interop.trained.scores bart8 runs/bart8 'data/scenes-small/test/*.tar' --pictures 300
+
+prints it by prompt, and of all questions.
+"""
+
+import argparse
+import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
-from tests.actors.interop.trained.examples import Examples, Text, prefix_ids
+from actors.model.tokenizer import load_tokenizer
+from tests.actors.interop.trained.examples import Examples, Text, prefix_ids, read_examples
+from tests.actors.interop.trained.models import MODELS
 
 MOST_NEW_TOKENS, AT_ONCE = 48, 64
 Asked = tuple[int, Text]  # number of the picture, what it is asked and what is right
@@ -60,3 +71,35 @@ def score(model: Any, examples: Examples, tokenizer: Tokenizer, captions: int, q
         found |= {f"{name}_exact": exact, f"{name}_f1": f1}
     model.train()
     return found
+
+
+def main(arguments: list[str]) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=MODELS)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("pictures_of", metavar="tars")
+    parser.add_argument("--pictures", type=int, default=300)
+    options = parser.parse_args(arguments)
+    recipe, tokenizer = MODELS[options.name], load_tokenizer(options.model / "tokenizer.json")
+    model = AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.float32).eval()
+    with tempfile.TemporaryDirectory() as cache:
+        examples = read_examples(
+            options.pictures_of, recipe.processor(), Path(cache) / "inputs.pt", is_asked=recipe.is_asked
+        ).first(options.pictures)
+        asked = [(i, text) for i, texts in enumerate(examples.captions) for text in texts]
+        said = generated(model, examples, asked, tokenizer)
+        for prompt in sorted({text.prompt for _, text in asked}):
+            some = [(s, a) for s, a in zip(said, asked, strict=True) if a[1].prompt == prompt]
+            print(prompt or "captions", "exact {:.3f}, F1 {:.3f}".format(*quality(*zip(*some, strict=True))))
+        print("all captions", "exact {:.3f}, F1 {:.3f}".format(*quality(said, asked)))
+        asked = [(i, text) for i, texts in enumerate(examples.questions) for text in texts]
+        print(
+            "all questions",
+            "exact {:.3f}, F1 {:.3f}".format(*quality(generated(model, examples, asked, tokenizer), asked)),
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
