@@ -44,8 +44,11 @@ def _model_config(model: ModelConfig, config: PretrainedConfig) -> ModelConfig:
             f"checkpoint {config.checkpoint!r} has no exit before its last layer; name some, for example "
             f"--set exits=[{', '.join(map(str, sorted({max(1, depth // 4), max(1, depth // 2), depth})))}]"
         )
+    text = model.text
+    if config.decoder_prefix:  # what follows from here on goes by it without being told
+        text = text.model_copy(update={"decoder_prefix": config.decoder_prefix})
     changes = {
-        "exits": exits, "adapters": config.adapters, "gates": config.optimizer.gate_steps > 0,
+        "text": text, "exits": exits, "adapters": config.adapters, "gates": config.optimizer.gate_steps > 0,
         "thresholds": None, "gate_thresholds": None, "untrained_exits": (),
     }  # fmt: skip
     return model.model_copy(update=changes)

@@ -118,6 +118,14 @@ def test_another_risk_measures_anew_and_trains_nothing(converted: Path, tmp_path
 
 
 @pytest.mark.usefixtures("untimed")
+def test_a_checkpoint_keeps_the_prefix_its_outputs_were_learned_after(converted: Path, tmp_path: Path) -> None:
+    few = {"optimizer": {"total_steps": 1}}
+    config = make_config(converted, tmp_path, **DEEP, **few, decoder_prefix="w3 {prompt}")
+    assert trainer_of(config, converted).run()
+    assert load_checkpoint(tmp_path / "checkpoint").config.text.decoder_prefix == "w3 {prompt}"
+
+
+@pytest.mark.usefixtures("untimed")
 def test_exits_may_be_others_than_the_checkpoint_has(converted: Path, tmp_path: Path) -> None:
     few = {"optimizer": {"total_steps": 1}}
     assert trainer_of(make_config(converted, tmp_path, **few, exits=[2, 3]), converted).run()
