@@ -89,8 +89,8 @@ class PretrainedConfig(RowsConfig):
     adapters: bool = Field(True, description="An adaptation module before the shared head of every exit (DEED).")
     decoder_prefix: str = Field(
         "",
-        description="What outputs begin with; `{prompt}` is the prompt in it. Targets are learned after it, and outputs "
-        "of the trained checkpoint begin with it. None: what the checkpoint says.",
+        description="What outputs begin with; `{prompt}` is the prompt in it. Targets are learned after it, and "
+        "outputs of the trained checkpoint begin with it. None: what the checkpoint says.",
     )
     max_new_tokens: Count = Field(64, description="Longest target; longer ones are cut there.")
     prompts_per_image: Count = Field(4, description="Most prompts of an image in one step; drawn anew every epoch.")
