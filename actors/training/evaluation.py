@@ -8,6 +8,7 @@ import torch
 from actors.engine.request import Completion
 from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.training.pretrained.held_out import HeldOut
+from actors.training.pretrained.spelling import learn_spelling
 from actors.training.rows.row import ImageRows, Row
 from actors.training.rows.row_source import RowSource
 from actors.training.rows.targets import Targets
@@ -46,6 +47,7 @@ class Labelled:
     def with_targets(self, generation: GenerationConfig) -> tuple[HeldOut, Targets]:
         """Return the rows with what is right for each in tokens: the text that most of its references are."""
         targets = self.targets(generation)
+        learn_spelling(targets, self.checkpoint, self.images, EngineConfig(generation=generation))
         images = []
         for image in self.images.images:
             rows = [row for row in map(targets.label, image.rows) if isinstance(row, Row)]

@@ -45,6 +45,17 @@ class HeldOut:
         few = tuple(dataclasses.replace(image, rows=image.rows[:most_rows]) for image in images)
         return cls(few, plan, preprocess)
 
+    def labelled(self, targets: Targets) -> "HeldOut":
+        """Return the same rows with their targets made anew."""
+
+        def again(row: Row) -> Row:
+            labelled = targets.label(row)
+            assert isinstance(labelled, Row), "they had targets before"
+            return labelled
+
+        images = (dataclasses.replace(image, rows=tuple(map(again, image.rows))) for image in self.images)
+        return dataclasses.replace(self, images=tuple(images))
+
     @property
     def rows(self) -> list[Row]:
         return [row for image in self.images for row in image.rows]

@@ -17,6 +17,7 @@ from actors.model.checkpoint import load_checkpoint
 from actors.training import state
 from actors.training.device import choose_device
 from actors.training.packing import Sharing, num_tokens, pack
+from actors.training.pretrained.agreement import engine_config
 from actors.training.pretrained.averages import Averages
 from actors.training.pretrained.clock import Clock
 from actors.training.pretrained.exits import shipped_state, with_exits
@@ -27,6 +28,7 @@ from actors.training.pretrained.objective import GateObjective, Objective
 from actors.training.pretrained.parts import Part, gates_of, optimizer_groups, parts_of, rate_share
 from actors.training.pretrained.record import TrainingRecord
 from actors.training.pretrained.run_identity import run_identity
+from actors.training.pretrained.spelling import learn_spelling
 from actors.training.rows.loader import Batch, Loader, Position
 from actors.training.rows.row_source import RowSource
 from actors.training.rows.targets import Targets
@@ -103,6 +105,9 @@ class PretrainedTrainer:
         ]
         if not all(map(len, parts)):
             raise self.source.nothing("images that can be held out (at least 4 usable images are needed)")
+        if any(task.target.has_labels for task in config.all_tasks):
+            learn_spelling(self.targets, self.checkpoint, parts[0], engine_config(config, self.checkpoint))
+            parts = [part.labelled(self.targets) for part in parts]
         return parts[0], parts[1]
 
     def _stages(self) -> dict[str, list[Part]]:

@@ -31,6 +31,7 @@ class Targets:
     ) -> None:  # fmt: skip
         self.checkpoint, self.max_new_tokens = checkpoint, max_new_tokens
         self.generation = GenerationConfig(decoder_prefix=decoder_prefix)
+        self.leading_space = False  # whether the model begins its texts with one: pretrained/spelling.py finds out
         self.said: list[Said | None] = [None if run is None else read_said(run, checkpoint) for run in runs]
         for task, run in zip(tasks, runs, strict=True):
             assert task.target.has_labels == (run is None), "a task has labels or a run"
@@ -61,7 +62,8 @@ class Targets:
         said, room, eos = self.said[row.task], self.room(row), self.checkpoint.config.eos_id
         if said is None:
             assert row.reference is not None
-            texts = [self._as_said(row, self.checkpoint.codec.encode(text)) for text in row.reference.texts]
+            space = " " if self.leading_space else ""
+            texts = [self._as_said(row, self.checkpoint.codec.encode(space + text)) for text in row.reference.texts]
             return replace(row, targets=tuple((*ids, eos)[:room] for ids in texts))
         prompt, ids = said.get((row.shard, row.key, row.prompt_index), (None, ()))
         if prompt != row.prompt or not ids:
