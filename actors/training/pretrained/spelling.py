@@ -11,7 +11,7 @@ from actors.training.pretrained.held_out import HeldOut
 from actors.training.rows.targets import Targets
 from conf.engine import EngineConfig
 
-_MOST_IMAGES = 16
+_MOST_IMAGES, _MOST_TOKENS = 16, 8
 
 
 def learn_spelling(targets: Targets, checkpoint: Checkpoint, images: HeldOut, engine: EngineConfig) -> None:
@@ -23,7 +23,9 @@ def learn_spelling(targets: Targets, checkpoint: Checkpoint, images: HeldOut, en
     texts = [text for row in few.rows if row.reference is not None for text in row.reference.texts]
     if all(len(set(_spellings(text, checkpoint))) == 1 for text in texts):
         return
-    said = few.said(few.engine(checkpoint, targets, engine.at_full_depth()), targets)
+    beginnings = engine.generation.model_copy(update={"max_new_tokens": _MOST_TOKENS})
+    brief = engine.at_full_depth().model_copy(update={"generation": beginnings})
+    said = few.said(few.engine(checkpoint, targets, brief), targets)
     targets.leading_space = _prefers_space([completion.token_ids for completion in said], checkpoint)
 
 
