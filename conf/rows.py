@@ -69,7 +69,9 @@ class LoadingConfig(Section):
     threads: Count = Field(2, description="Threads that decode images. More where the share of waiting is high.")
     batches_ahead: Count = Field(4, description="Batches that are ready or under way before they are asked for.")
     shuffle_images: Count = Field(
-        1024, description="Images, as files, that are read together and mixed in memory. More mixes better."
+        256,
+        description="Images, as files, that are read together and mixed in memory, three times as many at most. More "
+        "mixes better.",
     )
 
 

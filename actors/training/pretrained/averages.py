@@ -37,3 +37,7 @@ class Averages:
     def _put(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             self.parameters[name].copy_(value)
+
+    def settle(self) -> None:
+        """Put the means into the model for good."""
+        self._put(self.values)

@@ -42,6 +42,22 @@ class Finish:
         self._before: dict[str, Any] = {}
         self._device = str(next(checkpoint.model.parameters()).device)
 
+    def earlier(self) -> tuple[bool, str | None]:
+        """Return whether an earlier start has ended with this very checkpoint, and the sentence it ended with.
+
+        What was put into the checkpoint since, thresholds for one, is then left alone.
+        """
+        content = json.loads(self._finished.read_text()) if self._finished.is_file() else {}
+        done = content.get("measured") == self._judged() and (self.output / "checkpoint").is_dir()
+        return done, content["marked"] if done else None
+
+    @property
+    def _finished(self) -> Path:
+        return self.output / "state" / "finished.json"
+
+    def _judged(self) -> dict[str, Any]:
+        return {**self._measured(), "max_points_lost": self.config.max_points_lost}
+
     def before(self) -> None:
         """Measure what the original says, how well, and how far its exits agree with it: once, as long as what
         that depends on stays as it is."""
@@ -68,7 +84,8 @@ class Finish:
         asked = [(row.row_id, row.prompt, row.targets) for part in (self.validation, self.test) for row in part.rows]
         rows = hashlib.sha256(repr((asked, len(self.test))).encode("utf-8", "surrogatepass")).hexdigest()
         settings = self.config.model_dump(mode="json", include=names)
-        return {**settings, "checkpoint": self.untrained.sha256, "device": self._device, "rows": rows}
+        measured = {**settings, "checkpoint": self.untrained.sha256, "device": self._device, "rows": rows}
+        return dict(json.loads(json.dumps(measured)))  # as it is read back
 
     def after(self, weights: Mapping[str, Tensor], record: TrainingRecord) -> str | None:
         """Write the checkpoint as it is shipped, read it back, measure it and write its card; return a sentence if it
@@ -100,7 +117,10 @@ class Finish:
         write_card(partial, whole)
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
-        return self._said_of(guard.lost) if guard.marked else None
+        marked = self._said_of(guard.lost) if guard.marked else None
+        self._finished.parent.mkdir(parents=True, exist_ok=True)
+        _write_json(self._finished, {"measured": self._judged(), "marked": marked})
+        return marked
 
     def _guarded(self, texts: list[str]) -> GuardFacts:
         """Compare full depth on the test images with the original; frozen, they must say the same."""

@@ -89,5 +89,5 @@ def optimizer_groups(parts: list[Part], config: PretrainedOptimizerConfig) -> li
 
 def rate_share(step: int, steps: int, warmup: int) -> float:
     """Return the share of the peak rate at a stage's step: up linearly, then down as a cosine to 1 %."""
-    warm = min(1.0, (step + 1) / max(1, warmup))
+    warm = min(1.0, (step + 1) / max(1, min(warmup, steps // 4)))  # a short stage gets to its peak, too
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))))

@@ -33,8 +33,11 @@ def _prefers_space(said: Sequence[Sequence[int]], checkpoint: Checkpoint) -> boo
     """Return whether more outputs begin as texts with a space before them do than as those without one."""
     votes = 0
     for token_ids in said:
-        plain, spaced = _spellings(checkpoint.codec.decode(token_ids), checkpoint)
-        first = tuple(token_ids[:1])
+        said_ids = tuple(token_ids)
+        if said_ids[:1] == (checkpoint.config.generation.forced_bos_id,):
+            said_ids = said_ids[1:]
+        plain, spaced = _spellings(checkpoint.codec.decode(said_ids), checkpoint)
+        first = said_ids[:1]
         votes += (spaced[:1] == first) - (plain[:1] == first)
     return votes > 0
 

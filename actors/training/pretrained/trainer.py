@@ -27,7 +27,7 @@ from actors.training.pretrained.held_out import HeldOut, pairs_of
 from actors.training.pretrained.objective import GateObjective, Objective
 from actors.training.pretrained.parts import Part, gates_of, optimizer_groups, parts_of, rate_share
 from actors.training.pretrained.record import TrainingRecord
-from actors.training.pretrained.run_identity import run_identity
+from actors.training.pretrained.run_identity import check_same_run, run_identity
 from actors.training.pretrained.spelling import learn_spelling
 from actors.training.rows.loader import Batch, Loader, Position
 from actors.training.rows.row_source import RowSource
@@ -131,6 +131,9 @@ class PretrainedTrainer:
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """Train; return True when all stages are done. The state is saved when stopped early."""
+        done, self.marked = self.finish.earlier()
+        if self.workers.agree(done, self.device):
+            return True
         if self.workers.leads:
             self.finish.before()
         self.workers.wait()
@@ -169,6 +172,8 @@ class PretrainedTrainer:
                 return False
         for parameter in trained:
             parameter.requires_grad_(False)
+        if stage == MAIN and self.step == end:
+            self.averages.settle()  # the mean is the model from here on: gates learn on what is shipped
         return True
 
     def _train_step(self, stage: str, batch: Batch) -> dict[str, float]:
@@ -191,6 +196,8 @@ class PretrainedTrainer:
             (loss * weight).backward()
             sums.update({name: float(value) * weight for name, value in values.items()})
         trained = [p for group in optimizer.param_groups for p in group["params"]]
+        if not all(map(math.isfinite, sums.values())):
+            raise UserError(f"the loss is not finite at step {self.step}; lower the rates, or use precision=float32")
         self.workers.average_gradients(trained)
         torch.nn.utils.clip_grad_norm_(trained, o.clip_norm)
         optimizer.step()
@@ -278,17 +285,7 @@ class PretrainedTrainer:
         saved = state.read_position(self.output / "state")
         if saved is None:
             return
-        ours = run_identity(self.config, self.checkpoint, self.source)
-        if (other := next((key for key in ours if saved["run"].get(key) != ours[key]), None)) is not None:
-            raise UserError(
-                f"output {str(self.output)!r} holds a run with another {other}; name another output, or go on with the "
-                "same"
-            )
-        if len(saved["places"]) != self.workers.count:
-            raise UserError(
-                f"output {str(self.output)!r} holds a run of {len(saved['places'])} workers, this one has "
-                f"{self.workers.count}; go on with as many, or name another output"
-            )
+        check_same_run(saved, run_identity(self.config, self.checkpoint, self.source), self.output, self.workers.count)
         loaded = state.load(self.output / "state", list(self.optimizers.values()), self.names, self.device)
         assert loaded is not None
         position, tensors = loaded

@@ -107,6 +107,43 @@ def test_a_model_that_lost_too_much_is_written_and_marked(converted: Path, tmp_p
 
 
 @pytest.mark.usefixtures("untimed")
+def test_a_finished_run_that_is_started_again_leaves_its_checkpoint_alone(converted: Path, tmp_path: Path) -> None:
+    ruinous = {"decoder_lr": 0.3, "head_lr": 0.3}
+    config = make_config(converted, tmp_path, mode="deep_supervision", optimizer=ruinous, max_points_lost=1.0)
+    first = trainer_of(config, converted)
+    assert first.run()
+    (tmp_path / "checkpoint" / "exits.json").write_text("{}")  # put there since
+    again = trainer_of(config, converted)
+    assert again.run()
+    assert again.marked == first.marked is not None
+    assert (tmp_path / "checkpoint" / "exits.json").is_file()
+    lenient = trainer_of(config.model_copy(update={"max_points_lost": 100.0}), converted)
+    assert lenient.run()
+    assert lenient.marked is None
+    assert load_checkpoint(tmp_path / "checkpoint").config.points_lost is None
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence(converted: Path, tmp_path: Path) -> None:
+    mad = {"decoder_lr": 1e30, "head_lr": 1e30, "total_steps": 4, "warmup_steps": 0, "clip_norm": 1e30}
+    with pytest.raises(UserError, match=r"the loss is not finite at step \d; lower the rates"):
+        trainer_of(make_config(converted, tmp_path, **DEEP, optimizer=mad), converted).run()
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_gates_learn_on_the_averaged_weights_that_are_shipped(converted: Path, tmp_path: Path) -> None:
+    config = make_config(converted, tmp_path, **DEEP, optimizer={"ema": 0.9, "gate_steps": 1, "decoder_lr": 1e-2})
+    trainer = trainer_of(config, converted)
+    assert trainer.run()
+    for name, mean in trainer.averages.values.items():
+        assert torch.equal(trainer.parameters[name], mean)
+
+
+def test_rates_rise_to_their_peak_even_in_a_short_stage() -> None:
+    assert max(rate_share(step, 20, 200) for step in range(20)) > 0.8
+    assert rate_share(0, 1000, 200) < 0.01
+
+
+@pytest.mark.usefixtures("untimed")
 def test_another_risk_measures_anew_and_trains_nothing(converted: Path, tmp_path: Path) -> None:
     few = {"optimizer": {"total_steps": 1}}
     assert trainer_of(make_config(converted, tmp_path, **few), converted).run()
