@@ -9,6 +9,7 @@ import torch
 from actors.model.checkpoint import load_checkpoint
 from actors.training.pretrained.agreement import engine_config, measure
 from actors.training.pretrained.held_out import HeldOut
+from actors.training.pretrained.parts import rate_share
 from conf.engine import EngineConfig, Gate
 from conf.errors import UserError
 from conf.resolve import resolve
