@@ -63,7 +63,7 @@ def train(config: "TrainConfig | PretrainedConfig") -> int:
     from conf.pretrained import PretrainedConfig
     from jobs.caption import Stopped
     from jobs.shared.own_texts import TextsStopped, own_runs
-    from jobs.shared.training_run import make_trainer, mark_of, say_done
+    from jobs.shared.training_run import make_trainer, mark_in, say_done
 
     stopping = _stop_requests()
     try:
@@ -73,17 +73,17 @@ def train(config: "TrainConfig | PretrainedConfig") -> int:
         if config.workers.num_workers > 1:
             from jobs.shared.train_on_ray import train_on_ray
 
-            mark = train_on_ray(config, runs)
+            train_on_ray(config, runs)
         else:
             trainer = make_trainer(config, runs=runs)
             print(trainer.opening)
             if not trainer.run(lambda: bool(stopping)):
                 return _stopped(stopping[0])
-            mark = mark_of(trainer)
     except TextsStopped as ended:
         return ended.exit_code
     except Stopped as stop:
         return _stopped(stop.exit_code - 128)
+    mark = mark_in(config)
     say_done(config)
     if mark is not None:
         print(f"deed train: {mark}", file=sys.stderr)

@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from conf.pretrained import PretrainedConfig
     from conf.training import TrainConfig
 
-_MARK = "mark"
+_REFUSED = "refused.txt"  # in the output's state folder: why no worker could begin
+_WAIT_S = 86_400  # that workers wait for the first one, which alone measures held-out rows
 
 
-def train_on_ray(config: "TrainConfig | PretrainedConfig", runs: Sequence[str | None]) -> str | None:
+def train_on_ray(config: "TrainConfig | PretrainedConfig", runs: Sequence[str | None]) -> None:
     """Run the group to the end, starting it anew from the last saved state when a worker dies.
 
-    Returns why the checkpoint is marked (training_run.mark_of). Raises jobs.caption.Stopped when a signal comes: what
-    was saved last is what is gone on from.
+    Raises jobs.caption.Stopped when a signal comes: what was saved last is what is gone on from. UserError where no
+    worker can begin.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
+    from conf.errors import UserError
     from jobs.caption import raise_on_signals
     from jobs.shared.quiet import without_ray_noise
     from pipeline.ops.cluster import ray_cluster
@@ -40,13 +42,18 @@ def train_on_ray(config: "TrainConfig | PretrainedConfig", runs: Sequence[str | 
                 use_gpu=_use_gpu(config),
                 resources_per_worker={"CPU": config.workers.num_cpus},
             ),
+            torch_config=TorchConfig(timeout_s=_WAIT_S),
             run_config=RunConfig(
                 name="ray",
                 storage_path=str(output),
                 failure_config=FailureConfig(max_failures=config.workers.max_failures),
             ),
         )
-        return (_fit(trainer).metrics or {}).get(_MARK)
+        refused = output / "state" / _REFUSED
+        refused.unlink(missing_ok=True)
+        _fit(trainer)
+    if refused.is_file():
+        raise UserError(refused.read_text())
 
 
 def _fit(trainer: "TorchTrainer") -> "Result":
@@ -71,13 +78,20 @@ def _use_gpu(config: "TrainConfig | PretrainedConfig") -> bool:
 
 def train_worker(settings: dict[str, Any]) -> None:
     """Run one worker: its rank comes from Ray Train, the process group exists already. Only the first one reports."""
-    from ray.train import get_context, report
+    from ray.train import get_context
 
     from actors.training.workers import Workers
-    from jobs.shared.training_run import make_trainer, mark_of
+    from conf.errors import UserError
+    from jobs.shared.training_run import make_trainer
 
-    context = get_context()
+    context, config = get_context(), settings["config"]
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    trainer = make_trainer(settings["config"], workers, settings["runs"])
+    try:
+        trainer = make_trainer(config, workers, settings["runs"])
+    except UserError as error:  # every worker finds it: what is read is the same for all
+        if workers.leads:
+            state = Path(config.output) / "state"
+            state.mkdir(parents=True, exist_ok=True)
+            (state / _REFUSED).write_text(str(error))
+        return
     trainer.run()
-    report({_MARK: mark_of(trainer)})

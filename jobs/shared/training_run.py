@@ -38,11 +38,11 @@ def make_trainer(
     return trainer
 
 
-def mark_of(trainer: "Trainer | PretrainedTrainer") -> str | None:
+def mark_in(config: TrainConfig | PretrainedConfig) -> str | None:
     """Return, after a run, why its checkpoint is marked; None where it is not, or there was nothing to lose."""
-    from actors.training.scratch.trainer import Trainer
+    from actors.training.pretrained.finish import mark_in_run
 
-    return None if isinstance(trainer, Trainer) else trainer.marked
+    return mark_in_run(Path(config.output)) if isinstance(config, PretrainedConfig) else None
 
 
 def say_done(config: TrainConfig | PretrainedConfig) -> None:

@@ -46,6 +46,14 @@ def test_two_workers(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "run" / "checkpoint").config.exits == (1, 2, 3)
 
 
+def test_what_no_worker_can_do_is_said_in_one_sentence(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "run", write_corpus(tmp_path / "corpus", 4), workers=WORKERS)
+    nowhere = config.data.model_copy(update={"validation": (str(tmp_path / "nowhere" / "*.tar"),)})
+    said = _train(tmp_path / "train.yaml", config.model_copy(update={"data": nowhere}).model_dump_json(), code=2)
+    assert "deed train: no shard matches" in said
+    assert "Traceback" not in said
+
+
 def test_two_workers_learn_what_the_model_says_itself_and_are_told_what_it_lost(tmp_path: Path) -> None:
     shards = write_corpus(tmp_path / "corpus", 16)
     make_source("pix2struct", tmp_path / "source", seed=4)

@@ -84,7 +84,7 @@ def test_a_model_that_lost_too_much_ends_with_a_code_of_its_own(
     ruinous = {"optimizer.decoder_lr": 0.3, "optimizer.head_lr": 0.3, "max_points_lost": 1.0}
     for _ in range(2):
         assert train(folder, tmp_path / "run", **ruinous) == 8
-        assert "\ndeed train: full depth lost " in capsys.readouterr().err
+        assert "deed train: full depth lost " in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoint" / "config.json").is_file()
 
 

@@ -25,8 +25,15 @@ from conf.engine import Gate
 from conf.pretrained import PretrainedConfig
 
 _BATCH_IMAGES = 16
+_FINISHED_FILE = Path("state") / "finished.json"
 Report = Callable[[dict[str, Any]], None]
 Points = dict[str, float]  # by what they measure, 0 to 100
+
+
+def mark_in_run(output: Path) -> str | None:
+    """Return the sentence that a finished run ended with where its checkpoint is marked."""
+    path = output / _FINISHED_FILE
+    return json.loads(path.read_text())["marked"] if path.is_file() else None
 
 
 class Finish:
@@ -53,7 +60,7 @@ class Finish:
 
     @property
     def _finished(self) -> Path:
-        return self.output / "state" / "finished.json"
+        return self.output / _FINISHED_FILE
 
     def _judged(self) -> dict[str, Any]:
         return {**self._measured(), "max_points_lost": self.config.max_points_lost}
