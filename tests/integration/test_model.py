@@ -34,7 +34,8 @@ def write_tiny_checkpoint(folder: Path, thresholds: tuple[float, ...] | None = (
     tokenizer = train_tokenizer(["what is in the image?"], vocab_size=260)
     model = tiny_model(dtype=torch.float32)
     decoder = model.config.decoder.model_copy(update={"vocab_size": 300})
-    config = model.config.model_copy(update={"decoder": decoder, "thresholds": thresholds})
+    encoder = model.config.encoder.model_copy(update={"max_prompt_tokens": 48})  # its tokens are short
+    config = model.config.model_copy(update={"encoder": encoder, "decoder": decoder, "thresholds": thresholds})
     torch.manual_seed(0)
     from actors.model.model import MultiExitModel
 

@@ -84,7 +84,7 @@ def test_only_the_shards_that_training_uses_are_captioned(tmp_path: Path, runs: 
 
 def test_every_task_without_labels_has_a_run_over_the_same_shards(tmp_path: Path, runs: FakeRuns) -> None:
     tasks = [
-        {"prompt": {"template": "what colour?"}, "target": {"field": "colour"}},
+        {"prompt": {"template": "which number?"}, "target": {"field": "number"}},
         {"prompt": {"template": "{question}"}},
     ]
     config = config_of(tmp_path, tasks=tasks, max_images=5)

@@ -161,7 +161,9 @@ class _PaddingMeter:
         self._runner, self._used, self._computed = engine.executor.runner, 0, 0
         run = engine.executor.runner.run
 
-        def counted(batch: Any) -> Any:
+        def counted(batch: Any, **how: Any) -> Any:
+            if how:  # a probe of full depth, which no token is decided by
+                return run(batch, **how)
             lengths = [len(sequence.pending(batch.segment)) for sequence in batch.sequences]
             self._used += sum(lengths)
             self._computed += len(lengths) * max(lengths)

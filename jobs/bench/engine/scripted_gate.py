@@ -25,3 +25,6 @@ class ScriptedGate:
 
     def emit(self, batch: Batch, verdict: Verdict, leaves: list[bool]) -> Emission:
         return self._judge.emit(batch, verdict, leaves)
+
+    def full_depth_tokens(self, batch: Batch, states: ExitStates) -> list[int]:
+        return self._judge.full_depth_tokens(batch, states)

@@ -167,10 +167,14 @@ def test_a_saved_state_is_taken_up_again(tmp_path: Path) -> None:
 
     model, optimizer, names = begin(seed=0)
     step(model, optimizer)
-    state.save(tmp_path, {"model": model}, tied_names(model.config), [optimizer], names, {"step": 1})
+    ties = tied_names(model.config)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
+    state.save(tmp_path, tensors, [optimizer], names, {"step": 1})
     step(model, optimizer)
     again, its_optimizer, its_names = begin(seed=3)
-    state.load(tmp_path, {"model": again}, [its_optimizer], its_names, torch.device("cpu"))
+    saved = state.load(tmp_path, [its_optimizer], its_names, torch.device("cpu"))
+    assert saved is not None
+    again.load_state_dict(saved[1], strict=False)
     step(again, its_optimizer)
     wanted, got = merged_state_dict(model), merged_state_dict(again)
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
