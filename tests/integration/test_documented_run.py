@@ -54,7 +54,7 @@ CHEAPER = {
     "deed caption ./photos --checkpoint": "--prompt 'w7 w8'",
     "deed vqa": _JOB,
     "deed convert": "--max-new-tokens 16",
-    "deed train ./photos": _PRETRAINED + "--set optimizer.total_steps=3",
+    "deed train ./photos": _PRETRAINED + "--set optimizer.total_steps=3 --set max_points_lost=100",
     "deed train 'data/mine/*.tar' --config conf/frozen.yaml":
         _PRETRAINED + "--set max_images=14 --set optimizer.total_steps=2 --set optimizer.gate_steps=2",
     "deed train --config conf/train.yaml":
