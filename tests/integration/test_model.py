@@ -30,11 +30,13 @@ pytestmark = [
 NUM_SAMPLES = 24
 
 
-def write_tiny_checkpoint(folder: Path, thresholds: tuple[float, ...] | None = (0.3, 0.3, 0.3, 0.3)) -> Path:
+def write_tiny_checkpoint(
+    folder: Path, thresholds: tuple[float, ...] | None = (0.3, 0.3, 0.3, 0.3), max_prompt_tokens: int = 48
+) -> Path:
     tokenizer = train_tokenizer(["what is in the image?"], vocab_size=260)
     model = tiny_model(dtype=torch.float32)
     decoder = model.config.decoder.model_copy(update={"vocab_size": 300})
-    encoder = model.config.encoder.model_copy(update={"max_prompt_tokens": 48})  # its tokens are short
+    encoder = model.config.encoder.model_copy(update={"max_prompt_tokens": max_prompt_tokens})
     config = model.config.model_copy(update={"encoder": encoder, "decoder": decoder, "thresholds": thresholds})
     torch.manual_seed(0)
     from actors.model.model import MultiExitModel
@@ -57,7 +59,7 @@ def make_config(root: Path, **engine: Any) -> JobConfig:
 
 
 def test_a_run_gives_what_the_engine_gives_for_each_image_alone(tmp_path: Path) -> None:
-    write_tiny_checkpoint(tmp_path / "checkpoint")
+    write_tiny_checkpoint(tmp_path / "checkpoint", max_prompt_tokens=9)
     write_tar(tmp_path / "in" / "s.tar", [member for n in range(NUM_SAMPLES) for member in sample_members(n)])
     write_tar(tmp_path / "in" / "long.tar", sample_members(12345678901234))  # a prompt that the model cannot take
     config = make_config(tmp_path)
