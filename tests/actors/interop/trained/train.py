@@ -35,7 +35,7 @@ from tests.actors.interop.trained.examples import Examples, Text, decoder_inputs
 from tests.actors.interop.trained.models import MODELS, Trainable, make_tokenizer, save_directory
 from tests.actors.interop.trained.scores import score
 
-EVERY = 250  # steps between checkpoints
+EVERY = 500  # steps between checkpoints
 VAL_PICTURES, VAL_TEXTS = 128, 3  # scored at each of them; TEXTS: captions and questions of a picture
 
 
