@@ -12,6 +12,7 @@ BENCHES = {
     "pipeline": ("jobs.bench.pipeline", "the data plane alone, with an engine that answers at once"),
     "decoders": ("jobs.bench.decoders", "JPEG decoder libraries against what preprocessing does"),
     "exits":    ("jobs.bench.early_exit", "trained checkpoints with early exit against full depth and the library"),
+    "gates":    ("jobs.bench.gates",    "how well every gate predicts that an exit's token is wrong"),
     "plans":    ("jobs.bench.image_plans", "a checkpoint's own image processing against one bilinear square"),
     "chaos":    ("jobs.bench.chaos",    "a run whose processes are killed and whose storage fails, rerun to its end"),
 }  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint
+from actors.model.model import PackedBatch
 from actors.training.exits.choice import Rows
 from actors.training.exits.work import Texts
 from actors.training.pretrained.held_out import HeldOut
@@ -15,6 +16,8 @@ from actors.training.rows.row_source import RowSource
 from actors.training.rows.targets import Targets
 from actors.training.thresholds import record
 from conf.engine import EngineConfig
+from conf.exits import ExitsConfig
+from conf.model import ModelConfig
 
 _BATCH_IMAGES = 16
 
@@ -48,11 +51,28 @@ class Asked:
 
     def record(self, opened: Checkpoint) -> Rows:
         """Return what every layer of an opened checkpoint says of every token of full depth's texts."""
-        device, config = opened.model.decoder.embedding.weight.device, opened.config
-        recording = record(opened.model, self.images.batches(opened, self.targets, _BATCH_IMAGES, device))
+        return Rows(record(opened.model, self.batches(opened)), self.texts(opened.config))
+
+    def batches(self, checkpoint: Checkpoint) -> Iterator[PackedBatch]:
+        """Yield all rows, packed, on the checkpoint's device."""
+        device = checkpoint.model.decoder.embedding.weight.device
+        return self.images.batches(checkpoint, self.targets, _BATCH_IMAGES, device)
+
+    def texts(self, config: ModelConfig) -> Texts:
+        """Return how long full depth's texts are, in the order of their tokens in `batches`."""
         rows = self.images.rows
         given = [len(config.given_ids(self.targets.prefix_ids(row))) - 1 for row in rows]
-        return Rows(recording, Texts(np.array([len(row.targets[0]) for row in rows]), np.array(given)))
+        return Texts(np.array([len(row.targets[0]) for row in rows]), np.array(given))
+
+
+def targets_of(config: ExitsConfig, checkpoint: Checkpoint, engine: EngineConfig) -> Targets:
+    """Return what is asked of every image, and the runs that have said it, if any."""
+    runs = [task.target.run for task in config.all_tasks]
+    tasks = config.all_tasks if None not in runs else ()
+    generation = engine.generation
+    return Targets(
+        checkpoint, tasks, runs if tasks else (), generation.max_new_tokens, decoder_prefix=generation.decoder_prefix
+    )
 
 
 def ask(source: RowSource, targets: Targets, engine: EngineConfig) -> Asked:

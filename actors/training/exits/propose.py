@@ -9,13 +9,12 @@ import torch
 from actors.engine.request import Request
 from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.model.weights import with_weights
-from actors.training.exits.asked import Asked, ask
+from actors.training.exits.asked import Asked, ask, targets_of
 from actors.training.exits.choice import Choice, Plan, Rows
 from actors.training.exits.every_layer import open_every_layer
 from actors.training.exits.measure import FULL, Measured, leaving_at, measure, repeated, timed
 from actors.training.exits.proposal import Checked, LayerFacts, Proposal
 from actors.training.rows.row_source import RowSource
-from actors.training.rows.targets import Targets
 from conf.engine import EngineConfig
 from conf.errors import UserError
 from conf.exits import ExitsConfig
@@ -36,7 +35,7 @@ def propose(config: ExitsConfig, engine: EngineConfig, report: Callable[[str], N
     loaded = load_checkpoint(config.checkpoint, device="cuda" if cuda else "cpu", dtype=getattr(torch, config.dtype))
     candidates = candidates_of(config, loaded.config.decoder.num_layers)
     source = RowSource(config, loaded.config.plan)
-    asked = ask(source, _targets(config, loaded, engine), engine)
+    asked = ask(source, targets_of(config, loaded, engine), engine)
     choose_on, report_on = asked.halves()
     opened = open_every_layer(loaded)
     by, on = choose_on.record(opened), report_on.record(opened)
@@ -85,15 +84,6 @@ def candidates_of(config: ExitsConfig, num_layers: int) -> tuple[int, ...]:
     if not set(config.candidates) <= set(every):
         raise UserError(f"candidates must be layers from 1 to {num_layers - 1}, got {list(config.candidates)}")
     return tuple(sorted(set(config.candidates)))
-
-
-def _targets(config: ExitsConfig, checkpoint: Checkpoint, engine: EngineConfig) -> Targets:
-    runs = [task.target.run for task in config.all_tasks]
-    tasks = config.all_tasks if None not in runs else ()
-    generation = engine.generation
-    return Targets(
-        checkpoint, tasks, runs if tasks else (), generation.max_new_tokens, decoder_prefix=generation.decoder_prefix
-    )
 
 
 def _some(requests: Sequence[Request], slots: int) -> list[Request]:
