@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from conf.errors import UserError
+from conf.guarantee import FILE as GUARANTEE_FILE
 from conf.json_file import read_json
 from conf.model import ModelConfig
 from conf.model_folders import instead_of
@@ -44,7 +45,9 @@ def read_model_config(checkpoint: str | Path) -> ModelConfig:
 
 
 def write_model_config(checkpoint: str | Path, config: ModelConfig) -> Path:
-    """Write config.json into a checkpoint directory; return its path."""
+    """Write config.json into a checkpoint directory; return its path. A guarantee that lies there is one of the
+    thresholds that were there before, and goes."""
+    (Path(checkpoint) / GUARANTEE_FILE).unlink(missing_ok=True)
     unsaid = {"points_lost"} if config.points_lost is None else None
     path = Path(checkpoint) / CONFIG_FILE
     path.write_text(json.dumps(config.model_dump(mode="json", exclude=unsaid), indent=2) + "\n", encoding="utf-8")

@@ -4,12 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from conf.engine import EngineConfig
+from conf.engine import EngineConfig, Schedule
+from conf.guarantee import Level, Loss, Method
 from conf.rows import USUAL_FIELDS, RowsConfig, TargetConfig, TaskConfig
-from conf.section import Count
+from conf.section import Count, Section
 
 Threshold = Annotated[float, Field(ge=0)]
 Risk = Annotated[float, Field(ge=0, le=1)]
+_DEFAULTS_ONLY = ("kv", "weights", "gate", "exits", "thresholds", "threshold_decay", "lossless")
 
 
 class LabelledConfig(RowsConfig):
@@ -31,8 +33,16 @@ class LabelledConfig(RowsConfig):
     num_threads: int | None = Field(None, description="CPU threads; none: all.")
 
     @property
+    def needs_labels(self) -> bool:
+        """Whether something is scored by what is right."""
+        return True
+
+    @property
     def all_tasks(self) -> tuple[TaskConfig, ...]:
-        """Return everything that is asked of an image, each with a target that says what is right."""
+        """Return everything that is asked of an image, each with a target that says what is right, if that is needed:
+        images without labels are left out where it is."""
+        if not self.needs_labels:
+            return tuple(t.model_copy(update={"target": TargetConfig(run=t.target.run)}) for t in super().all_tasks)
         usual = {"target": TargetConfig(field=USUAL_FIELDS)}
         return tuple(t if t.target.has_labels else t.model_copy(update=usual) for t in super().all_tasks)
 
@@ -42,7 +52,8 @@ class LabelledConfig(RowsConfig):
 
     @model_validator(mode="after")
     def _scores_need_labels(self) -> "LabelledConfig":
-        if any(target.run is not None for target in (self.target, *(task.target for task in self.tasks))):
+        runs = [target.run for target in (self.target, *(task.target for task in self.tasks))]
+        if self.needs_labels and any(run is not None for run in runs):
             raise ValueError("target.run is what a model has said; scores need what is right, target.field or template")
         return self
 
@@ -59,10 +70,33 @@ class EvaluateConfig(LabelledConfig):
     output: str | None = Field(None, description="JSON file for the numbers; none: only printed.")
 
 
-class CalibrateConfig(LabelledConfig):
-    """Choose the exit thresholds of a checkpoint on labelled rows."""
+class PromiseConfig(Section):
+    """What deed calibrate is to promise of early exit on the source, and by how many of its images."""
 
-    max_images: Count = Field(400, description="Most images whose confidences are recorded.")
+    risk: Level | None = Field(
+        None,
+        description="Upper bound of the mean loss; none: thresholds are chosen by labels, and nothing is promised.",
+    )
+    level: Level = Field(0.95, description="Probability with which the promise holds, over the draw of the images.")
+    method: Method = Field(
+        "learn_then_test",
+        description="How it is tested. learn_then_test: exact for losses of 0 or 1; betting: for losses between, where "
+        "it needs fewer images; conformal_risk_control: the fewest images, but in expectation alone, without `level`.",
+    )
+    loss: Loss = Field(
+        "text_differs",
+        description="Of an image, the worst of its prompts. text_differs: 1 where the text is not that of full depth; "
+        "dissimilarity: 1 - ROUGE-L of the two; points_lost: how much worse than full depth's it is by the labels.",
+    )
+    sample_images: Count = Field(2000, description="Images, a random sample of all, that the promise is tested on.")
+    path_images: Count = Field(500, description="Further ones that candidates of thresholds are made by.")
+
+
+class CalibrateConfig(LabelledConfig):
+    """Choose the exit thresholds of a checkpoint on labelled rows, or for a promise that needs no labels."""
+
+    guarantee: PromiseConfig = PromiseConfig()
+    max_images: Count = Field(400, description="Most images whose confidences are recorded. A guarantee is of all.")
     check_images: Count = Field(
         150, description="Of these, images decoded by the engine to check the quality of each candidate."
     )
@@ -82,3 +116,40 @@ class CalibrateConfig(LabelledConfig):
         "", description="What outputs begin with, as engine.generation.decoder_prefix; none: what the checkpoint says."
     )
     num_slots: Count = Field(32, description="Sequences in flight while candidates are checked.")
+    engine: EngineConfig = Field(
+        EngineConfig(),
+        description="With a guarantee: as jobs will run it. Full depth's texts are those of its options.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="With a guarantee: CUDA where there is one.")
+    output: str | None = Field(
+        None, description="File that a guarantee goes to, and the checkpoint stays as it is; none: into that."
+    )
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.guarantee.risk is None or self.guarantee.loss == "points_lost"
+
+    @model_validator(mode="after")
+    def _can_be_promised(self) -> "CalibrateConfig":
+        if self.guarantee.risk is None:
+            if self.output is not None:
+                raise ValueError("output is the file of a guarantee, which needs guarantee.risk (--risk)")
+            return self
+        if "max_images" in self.model_fields_set:
+            raise ValueError(
+                "max_images: a guarantee is about all images of the source; guarantee.sample_images says how many of "
+                "them are looked at"
+            )
+        for name in _DEFAULTS_ONLY:
+            if getattr(self.engine, name) != EngineConfig.model_fields[name].default:
+                raise ValueError(
+                    f"engine.{name}: a guarantee is of early exit with what this is by default, or looks for it itself"
+                )
+        if self.engine.schedule not in (Schedule.POOL, Schedule.INPLACE):
+            raise ValueError(
+                f"engine.schedule={self.engine.schedule.value}: a guarantee is of schedules that let every text leave "
+                "by itself, pool and inplace"
+            )
+        if len({task.target.run is None for task in self.all_tasks}) > 1:
+            raise ValueError("target.run is for all tasks or for none")
+        return self

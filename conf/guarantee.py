@@ -2,10 +2,15 @@
 keeps it is audited by. Nothing here imports torch.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from conf.engine import GenerationConfig
+from conf.errors import UserError
+from conf.json_file import read_json
 from conf.section import Count, Section
 
 FILE = "guarantee.json"  # in a checkpoint directory
@@ -26,7 +31,8 @@ class Corpus(Section):
 
 
 class Guarantee(Section):
-    """The mean over all images of the corpus of a loss in [0, 1] is at most `risk`.
+    """The mean of a loss in [0, 1] is at most `risk`, over all images of the corpus that can be read, but for the few
+    hundred that thresholds were made by.
 
     With `level` (learn_then_test, betting): with at least this probability over the draw of the sample. Without
     (conformal_risk_control): in expectation over the draw.
@@ -46,6 +52,38 @@ class Guarantee(Section):
     exits: tuple[int, ...] = Field(description="Exits that may fire, ending with full depth.")
     thresholds: tuple[float, ...] = Field(description="One for each exit of the checkpoint but the last.")
     corpus: Corpus
+    prompts: tuple[str, ...] = Field((), description="Templates of the prompts that every image was asked.")
+    generation: GenerationConfig = Field(GenerationConfig(), description="What outputs were asked to look like.")
     weights_sha256: str = Field(description="Of the weights that it was tested with.")
     seed: Annotated[int, Field(ge=0)] = Field(description="Of the sample.")
     date_utc: str = Field(description="When it was tested, ISO 8601.")
+
+    def matches(self, thresholds: Sequence[float] | None, weights_sha256: str) -> bool:
+        """Return whether it is about a checkpoint with these thresholds and weights."""
+        return thresholds is not None and self.thresholds == tuple(thresholds) and self.weights_sha256 == weights_sha256
+
+
+def read_guarantee(path: str | Path) -> Guarantee | None:
+    """Return what a file, or the one in a checkpoint directory, promises; None where there is none.
+
+    UserError where it cannot be understood.
+    """
+    path = Path(path)
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        return None
+    try:
+        return Guarantee.model_validate(read_json(file, "guarantee"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise UserError(f"guarantee {str(file)!r} is not valid: {where}: {first['msg']}") from None
+
+
+def write_guarantee(guarantee: Guarantee, path: str | Path) -> Path:
+    """Write it into a checkpoint directory, or as a file of another name; return the file's path."""
+    path = Path(path)
+    file = path / FILE if path.is_dir() else path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(guarantee.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return file

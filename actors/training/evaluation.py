@@ -9,7 +9,7 @@ from actors.engine.request import Completion
 from actors.model.checkpoint import Checkpoint, load_checkpoint
 from actors.training.pretrained.held_out import HeldOut
 from actors.training.pretrained.spelling import learn_spelling
-from actors.training.rows.row import ImageRows, Row
+from actors.training.rows.row import Row, first_prompts
 from actors.training.rows.row_source import RowSource
 from actors.training.rows.targets import Targets
 from conf.engine import EngineConfig, GenerationConfig
@@ -68,20 +68,11 @@ def read_labelled(config: LabelledConfig) -> Labelled:
     found = source.readable(source.places)
     if not found:
         raise source.nothing("labelled images")
-    images = tuple(_first_prompts(image, config.prompts_per_image) for image in found)
+    images = tuple(first_prompts(image, config.prompts_per_image) for image in found)
     for name in config.group_by:
         if not any(name in row.fields for image in images for row in image.rows):
             raise UserError(f"group_by names {name!r}, which no sample has that is scored, nor any of its prompts")
     return Labelled(config, checkpoint, HeldOut(images, checkpoint.config.plan, config.preprocess), source.left_out)
-
-
-def _first_prompts(image: ImageRows, most: int | None) -> ImageRows:
-    """Return the image with the first rows of each task."""
-    if most is None:
-        return image
-    tasks = {row.task for row in image.rows}
-    rows = [row for task in sorted(tasks) for row in [row for row in image.rows if row.task == task][:most]]
-    return replace(image, rows=tuple(rows))
 
 
 def predict(labelled: Labelled, engine: EngineConfig, images: HeldOut) -> list[Prediction]:

@@ -7,13 +7,14 @@ statistical guarantee. So the quality that a risk gives is checked with the engi
 Shape suffixes: N tokens, E exits (the last is full depth).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from actors.engine.processors import Past, Processors
 from actors.model.checkpoint import Checkpoint
 from actors.model.model import MultiExitModel, PackedBatch
 from actors.training.evaluation import Labelled
@@ -36,19 +37,44 @@ class Recording:
 
 
 @torch.inference_mode()
-def record(model: MultiExitModel, batches: Iterable[PackedBatch]) -> Recording:
-    """Run the model teacher-forced over the batches and keep every exit's confidence and verdict."""
-    confidence, agrees = [], []
+def exits_say(
+    model: MultiExitModel, batches: Iterable[PackedBatch], processors: Processors | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Run the model teacher-forced and yield, for the target tokens of each batch: the tokens themselves [N], what
+    every exit would have said [N, E], and how sure of it it was [N, E]; after the rules of generation, if any."""
     for batch in batches:
         hidden = model(batch)
         real = batch.target_labels >= 0
         tops = []
         for exit_layer in model.config.exits:
             logits_NV = model.decoder.exit_logits(exit_layer, hidden[exit_layer - 1][real])
+            if processors is not None and not processors.idle:
+                processors.apply(logits_NV, _past(batch))
             tops.append(logits_NV.float().softmax(-1).max(-1))
         tokens_NE = torch.stack([top.indices for top in tops], dim=1)
-        confidence.append(torch.stack([top.values for top in tops], dim=1).cpu().numpy())
-        agrees.append((tokens_NE == tokens_NE[:, -1:]).cpu().numpy())
+        confidence_NE = torch.stack([top.values for top in tops], dim=1)
+        yield batch.target_labels[real].cpu().numpy(), tokens_NE.cpu().numpy(), confidence_NE.cpu().numpy()
+
+
+def _past(batch: PackedBatch) -> Past:
+    """Return what the decoder had read before each target token of a batch."""
+    inputs, positions = batch.target_inputs.tolist(), batch.target_positions.tolist()
+    rows, given, given_of = [], [], {}  # the last: by place of a text's first input
+    for number, place in (batch.target_labels >= 0).nonzero().tolist():
+        start = place - positions[number][place]
+        rows.append(inputs[number][start : place + 1])
+        given.append(given_of.setdefault((number, start), place + 1 - start))
+    device = batch.target_inputs.device
+    past = Past.of(rows, device=device)
+    return Past(past.token_BT, past.length_B, torch.tensor(given, device=device))
+
+
+def record(model: MultiExitModel, batches: Iterable[PackedBatch]) -> Recording:
+    """Run the model teacher-forced over the batches and keep every exit's confidence and verdict."""
+    confidence, agrees = [], []
+    for _, tokens_NE, confidence_NE in exits_say(model, batches):
+        confidence.append(confidence_NE)
+        agrees.append(tokens_NE == tokens_NE[:, -1:])
     return Recording(np.concatenate(confidence), np.concatenate(agrees))
 
 

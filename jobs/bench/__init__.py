@@ -14,6 +14,7 @@ BENCHES = {
     "exits":    ("jobs.bench.early_exit", "trained checkpoints with early exit against full depth and the library"),
     "gates":    ("jobs.bench.gates",    "how well every gate predicts that an exit's token is wrong"),
     "plans":    ("jobs.bench.image_plans", "a checkpoint's own image processing against one bilinear square"),
+    "guarantee": ("jobs.bench.guarantee", "how often promises of deed calibrate are broken, over many draws"),
     "chaos":    ("jobs.bench.chaos",    "a run whose processes are killed and whose storage fails, rerun to its end"),
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Rows of a source, what full depth says of them, and what every layer would have said."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,8 @@ from actors.model.model import PackedBatch
 from actors.training.exits.choice import Rows
 from actors.training.exits.work import Texts
 from actors.training.pretrained.held_out import HeldOut
-from actors.training.rows.row import Row
-from actors.training.rows.row_source import RowSource
+from actors.training.rows.row import Row, first_prompts
+from actors.training.rows.row_source import Place, RowSource
 from actors.training.rows.targets import Targets
 from actors.training.thresholds import record
 from conf.engine import EngineConfig
@@ -75,8 +75,14 @@ def targets_of(config: ExitsConfig, checkpoint: Checkpoint, engine: EngineConfig
     )
 
 
-def ask(source: RowSource, targets: Targets, engine: EngineConfig) -> Asked:
+def ask(
+    source: RowSource, targets: Targets, engine: EngineConfig, places: Sequence[Place] | None = None,
+    most_prompts: int | None = None,
+) -> Asked:  # fmt: skip
     """Return the source's rows with what full depth says of them: by the runs of `targets`, or else decoded here.
+
+    `places`: images to look at, those of a shard together; none: all of the source. `most_prompts`: of a task, for an
+    image; none: all.
 
     UserError where there are fewer than two images to look at.
     """
@@ -85,7 +91,8 @@ def ask(source: RowSource, targets: Targets, engine: EngineConfig) -> Asked:
     def fits(row: Row) -> Row | str:
         return targets.problem(row) or row
 
-    images = source.readable(source.places, targets.label if has_runs else fits)
+    images = source.readable(source.places if places is None else places, targets.label if has_runs else fits)
+    images = [first_prompts(image, most_prompts) for image in images]
     if len(images) < 2:
         raise source.nothing("two images to choose and to report by")
     held_out = HeldOut(tuple(images), source.plan, source.config.preprocess)

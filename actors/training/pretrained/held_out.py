@@ -118,13 +118,14 @@ def quality(
     by_metric: dict[str, list[float]] = {}
     for row, text, original in zip(rows, texts, own, strict=True):
         if not labelled[row.task]:
-            by_metric.setdefault(_OWN, []).append(_similar(text, [original]))
+            by_metric.setdefault(_OWN, []).append(similar(text, [original]))
         elif row.reference is not None and row.reference.kind is Kind.ANSWER:
             by_metric.setdefault(_ANSWERS, []).append(vqa_accuracy(text, list(row.reference.texts)))
         elif row.reference is not None:
-            by_metric.setdefault(_CAPTIONS, []).append(_similar(text, list(row.reference.texts)))
+            by_metric.setdefault(_CAPTIONS, []).append(similar(text, list(row.reference.texts)))
     return {name: 100 * float(np.mean(values)) for name, values in by_metric.items()}
 
 
-def _similar(text: str, references: list[str]) -> float:
+def similar(text: str, references: list[str]) -> float:
+    """Return ROUGE-L, and 1 for one of the references, be it without any word."""
     return 1.0 if text in references else rouge_l([text], [references])

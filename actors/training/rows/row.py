@@ -1,7 +1,7 @@
 """What a row is to training, calibration and evaluation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,15 @@ class DecodedRows:
 
     def pixels_of(self, place: int) -> np.ndarray:
         return self.arrays[place if len(self.arrays) > 1 else 0]
+
+
+def first_prompts(image: ImageRows, most: int | None) -> ImageRows:
+    """Return the image with so many rows of each task, the first ones; none: all."""
+    if most is None:
+        return image
+    tasks = {row.task for row in image.rows}
+    rows = [row for task in sorted(tasks) for row in [row for row in image.rows if row.task == task][:most]]
+    return replace(image, rows=tuple(rows))
 
 
 def decode(image: ImageRows, plan: ImagePlan, preprocess: PreprocessConfig) -> DecodedRows | ImageProblem:

@@ -143,8 +143,26 @@ class RowSource:
             test=tuple(place for place in self.places if id(place) in reported),
         )
 
-    def _hash(self, place: Place) -> bytes:
-        name = f"{self.config.seed}/{sample_id(self.shards[place.shard].name, place.sample.key)}"
+    def sample(self, count: int) -> tuple[Place, ...]:
+        """Return so many images, or all, drawn at random and in random order.
+
+        The hash is another one than that of `split`: what training has held out is no more likely to be among them.
+        """
+        return tuple(sorted(self.places, key=lambda place: self._hash(place, "sample/"))[:count])
+
+    def place_id(self, place: Place) -> str:
+        """Return what tells an image from all others of the source."""
+        return sample_id(self.shards[place.shard].name, place.sample.key)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over all images that are used, in order."""
+        digest = hashlib.sha256()
+        for place in self.places:
+            digest.update(self.place_id(place).encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
+
+    def _hash(self, place: Place, purpose: str = "") -> bytes:
+        name = f"{purpose}{self.config.seed}/{self.place_id(place)}"
         return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
     def units(self, places: Sequence[Place]) -> list[list[Place]]:

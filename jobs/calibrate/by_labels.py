@@ -1,27 +1,14 @@
-"""`deed calibrate`: choose the exit thresholds of a checkpoint on rows of a source that says what is right, and write
-them into it.
+"""`deed calibrate` by rows of a source that says what is right."""
 
-For every candidate risk the thresholds are read off teacher-forced confidences, then checked by really decoding; the
-candidate that has the fewest layers computed and loses no more than the allowed points is kept.
-"""
-
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from conf.errors import UserError
-from jobs.shared.row_arguments import add_row_arguments, row_config, say_what_is_left_out
+from conf.evaluation import CalibrateConfig
+from jobs.shared.row_arguments import say_what_is_left_out
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="deed calibrate", description=__doc__)
-    add_row_arguments(parser, "conf/calibrate.yaml")
-    options = parser.parse_args(arguments)
-
-    from conf.evaluation import CalibrateConfig
-
-    config = row_config(options, CalibrateConfig)
-
+def calibrate(config: CalibrateConfig) -> int:
+    """Choose thresholds and write them; return the exit code."""
     from actors.training.evaluation import read_labelled
     from actors.training.thresholds import choose_thresholds, record_labelled, write_thresholds
     from jobs.evaluate import HEADER, print_row
