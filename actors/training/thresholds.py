@@ -21,7 +21,9 @@ from actors.training.evaluation import Labelled
 from actors.training.scoring import Scores, points_lost, sweep
 from conf.checkpoint_files import write_model_config
 from conf.engine import EngineConfig, GenerationConfig
+from conf.errors import UserError
 from conf.evaluation import CalibrateConfig
+from conf.model import ModelConfig
 
 CLOSED = 1.01  # a threshold that no confidence reaches
 _LONGEST = 64  # tokens of an output that is checked
@@ -137,6 +139,15 @@ def choose_thresholds(
     best = min(kept, key=lambda row: row.computed_depth)
     chosen = dict(zip(exits[:-1], candidates[best.label], strict=True))
     return best, tuple(chosen.get(layer, CLOSED) for layer in all_exits[:-1])
+
+
+def check_exits(exits: tuple[int, ...], model: ModelConfig, checkpoint: str) -> None:
+    """Raise UserError where these are not exits of the model to choose thresholds for, full depth the last."""
+    own = model.exits
+    if not set(exits) <= set(own) or list(exits) != sorted(set(exits)) or exits[-1:] != own[-1:]:
+        raise UserError(f"exits={list(exits)} must increase and end with {own[-1]}; {checkpoint} has {list(own)}")
+    if len(exits) == 1:
+        raise UserError(f"{checkpoint} has no exit to choose a threshold for; deed train gives it some")
 
 
 def write_thresholds(checkpoint: Checkpoint, folder: Path, thresholds: tuple[float, ...]) -> Path:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from conf.errors import UserError
 from conf.evaluation import CalibrateConfig
 from jobs.shared.row_arguments import say_what_is_left_out
 
@@ -10,19 +9,13 @@ from jobs.shared.row_arguments import say_what_is_left_out
 def calibrate(config: CalibrateConfig) -> int:
     """Choose thresholds and write them; return the exit code."""
     from actors.training.evaluation import read_labelled
-    from actors.training.thresholds import choose_thresholds, record_labelled, write_thresholds
+    from actors.training.thresholds import check_exits, choose_thresholds, record_labelled, write_thresholds
     from jobs.evaluate import HEADER, print_row
 
     labelled = read_labelled(config)
     say_what_is_left_out(labelled.left_out, "not scored")
-    trained = labelled.checkpoint.config.exits
-    exits = config.exits or trained
-    if not set(exits) <= set(trained) or list(exits) != sorted(set(exits)) or exits[-1] != trained[-1]:
-        raise UserError(
-            f"exits={list(exits)} must increase and end with {trained[-1]}; {config.checkpoint} has {list(trained)}"
-        )
-    if len(exits) == 1:
-        raise UserError(f"{config.checkpoint} has no exit to choose a threshold for; deed train gives it some")
+    exits = config.exits or labelled.checkpoint.config.exits
+    check_exits(exits, labelled.checkpoint.config, config.checkpoint)
     recording = record_labelled(labelled, config.decoder_prefix)
     print(f"{len(recording.confidence_NE)} tokens of {len(labelled.images)} images recorded at exits {list(exits)}")
     print(HEADER)

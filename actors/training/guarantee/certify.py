@@ -30,9 +30,8 @@ from actors.training.guarantee.losses import loss_of
 from actors.training.guarantee.path import path_of
 from actors.training.guarantee.recording import Recorded, Thresholds
 from actors.training.guarantee.sample import Drawn, draw
-from actors.training.thresholds import CLOSED
+from actors.training.thresholds import CLOSED, check_exits
 from conf.engine import EngineConfig
-from conf.errors import UserError
 from conf.evaluation import CalibrateConfig
 from conf.guarantee import Guarantee, Loss
 from conf.model import ModelConfig
@@ -80,6 +79,7 @@ def certify(
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     checkpoint = load_checkpoint(config.checkpoint, device="cuda" if cuda else "cpu")
     exits = exits_to_use(config, checkpoint.config)
+    report("reading the source; full depth says its texts" if config.target.run is None else "reading source and run")
     drawn = draw(config, checkpoint, engine)
     found = Outcome(
         checkpoint, drawn.corpus.num_images, len(drawn.path.images), len(drawn.tested.images), drawn.left_out
@@ -96,6 +96,8 @@ def certify(
             on_step(step)
         if step.accepted:
             accepted.append(step)
+    if accepted:
+        report(f"decoding {found.tested_images:,} images early")
     while accepted:
         step, completions, differs_I = search.decoded(accepted.pop())
         if step.mean_depth == exits[-1]:
@@ -116,13 +118,7 @@ def exits_to_use(config: CalibrateConfig, model: ModelConfig) -> tuple[int, ...]
     exits = config.exits or (*exits_that_can_fire(model.exits, model.thresholds), model.exits[-1])
     if exits == model.exits[-1:]:
         exits = model.exits
-    if not set(exits) <= set(model.exits) or list(exits) != sorted(set(exits)) or exits[-1] != model.exits[-1]:
-        raise UserError(
-            f"exits={list(exits)} must increase and end with {model.exits[-1]}; {config.checkpoint} has "
-            f"{list(model.exits)}"
-        )
-    if len(exits) == 1:
-        raise UserError(f"{config.checkpoint} has no exit to choose a threshold for; deed train gives it some")
+    check_exits(exits, model, config.checkpoint)
     return exits
 
 
