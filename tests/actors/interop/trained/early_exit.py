@@ -21,11 +21,9 @@ EXITS = (1, 2, 4, 8)
 CONVERTED, FROZEN, LABELS, OWN_TEXTS = "converted", "frozen", "labels", "own texts"
 QUESTIONS = {"list_field": "qa", "template": "{question}"}
 WITHOUT_LABELS = ["target={}", f"tasks={json.dumps([{'prompt': QUESTIONS}])}"]
-# Texts are written of whole shards before anything is learned from them, so fewer images are used without labels.
-OWN_IMAGES = 5_000
 VARIANTS = {
     LABELS: [],
-    OWN_TEXTS: [*WITHOUT_LABELS, f"max_images={OWN_IMAGES}"],
+    OWN_TEXTS: WITHOUT_LABELS,
     "labels, coefficient 0.1": ["loss.weights=coefficient"],
     "labels, head kept": ["loss.stop_head_gradient=true"],
     "labels, soft": ["loss.soft=0.5"],
@@ -38,15 +36,20 @@ def folder_of(way: str, output: Path) -> Path:
     return output / way.replace(",", "").replace(" ", "-")
 
 
-def settings(way: str, output: Path) -> list[str]:
-    """Return what `deed train` is told beside its configuration."""
+def settings(way: str, output: Path, own_images: int) -> list[str]:
+    """Return what `deed train` is told beside its configuration.
+
+    Texts are written of whole shards before anything is learned from them, so fewer images are used without labels.
+    """
+    if way == OWN_TEXTS:
+        return [*VARIANTS[way], f"max_images={own_images}"]
     if way != FROZEN:
         return VARIANTS[way]
     own = folder_of(OWN_TEXTS, output)  # the same texts of the same images
     asked = {"prompt": QUESTIONS, "target": {"run": f"{own}/targets-1"}}
     return [
         "mode=frozen", "parts=decoder", json_setting("target", {"run": f"{own}/targets"}),
-        json_setting("tasks", [asked]), f"max_images={OWN_IMAGES}", "optimizer.total_steps=1000",
+        json_setting("tasks", [asked]), f"max_images={own_images}", "optimizer.total_steps=500",
     ]  # fmt: skip
 
 
@@ -66,7 +69,7 @@ def set_each(values: Sequence[str]) -> list[str]:
     return [part for value in values for part in ("--set", value)]
 
 
-def measure(way: str, source: Path, output: Path, steps: int) -> Path:
+def measure(way: str, source: Path, output: Path, steps: int, own_images: int) -> Path:
     """Train a model in one way, choose its thresholds and score it; return the file of its scores."""
     folder = folder_of(way, output)
     scores, checkpoint = folder / "scores.json", folder if way == CONVERTED else folder / "checkpoint"
@@ -76,7 +79,7 @@ def measure(way: str, source: Path, output: Path, steps: int) -> Path:
         if not (folder / "config.json").exists():
             run(["convert", str(source), str(folder), "--exits", ",".join(map(str, EXITS))])
     else:
-        told = [f"optimizer.total_steps={steps}", *settings(way, output)]
+        told = [f"optimizer.total_steps={steps}", *settings(way, output, own_images)]
         named = ["--checkpoint", str(folder_of(CONVERTED, output)), "--out", str(folder)]
         run(["train", "--config", "conf/scenes-small-train.yaml", *named, *set_each(told)], right=(0, 8))
         run(
@@ -101,10 +104,10 @@ def row(way: str, scores: Path) -> str:
     return " | ".join(["", way, quality("full depth"), *alone, quality("early exit"), *depth, ""]).strip()
 
 
-def table(source: Path, output: Path, ways: Sequence[str], steps: int) -> str:
+def table(source: Path, output: Path, ways: Sequence[str], steps: int, own_images: int) -> str:
     head = ["", "full depth: F1, exact", *(f"exit {layer} alone" for layer in EXITS[:-1]), "early exit"]
     lines = [" | ".join(["", *head, "mean depth", "layers computed", ""]).strip(), "|---" * (len(head) + 2) + "|"]
-    return "\n".join([*lines, *(row(way, measure(way, source, output, steps)) for way in ways)])
+    return "\n".join([*lines, *(row(way, measure(way, source, output, steps, own_images)) for way in ways)])
 
 
 def main(arguments: list[str]) -> None:
@@ -113,8 +116,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--ways", nargs="+", choices=(CONVERTED, FROZEN, *VARIANTS), default=DEFAULT)
     parser.add_argument("--steps", type=int, default=2_000, help="of deep supervision")
+    parser.add_argument("--own-images", type=int, default=5_000, help="that own texts are learned of, at least")
     options = parser.parse_args(arguments)
-    shown = table(options.model, options.output, options.ways, options.steps)
+    shown = table(options.model, options.output, options.ways, options.steps, options.own_images)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "table.md").write_text(shown + "\n")
     print(shown)
