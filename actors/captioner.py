@@ -20,6 +20,7 @@ from actors.chunk_rows import BLOCK_ROWS, ChunkRows
 from actors.crash_guard import CrashGuard
 from actors.engine.request import Request
 from actors.engine_thread import EngineThread, Outcome, RequestFailure
+from actors.row_audit import RowAudit
 from actors.row_work import RowWork, columns_of, failed_columns, request_of
 from actors.stats_writer import StatsWriter
 from pipeline.chunk import Chunk
@@ -27,6 +28,7 @@ from pipeline.ops.duplicates import Answer, Key, key_of
 from pipeline.ops.prometheus import EngineMeter
 from pipeline.ops.slow import HowFar, noted_if_slow
 from pipeline.output.staging import stage_chunk
+from pipeline.promise.losses import audited
 from pipeline.services import RunServices
 from pipeline.tables import SUMMARY
 
@@ -46,6 +48,7 @@ class Captioner:
         self._staging = storage.permitted_by(None)  # a chunk is the same whoever of this incarnation commits it
         self._guard = CrashGuard(services.crash_log)
         self._passthrough, self._answers = services.passthrough, services.answers
+        self._audits, self._audit = services.audit is not None, RowAudit(services.audit)
         self._actor = f"{services.invocation}-{os.urandom(4).hex()}"
         self._meter = EngineMeter(storage.url, self._actor)
         self._stats = StatsWriter(storage, services.invocation, self._actor, self._backend.device, load_s)
@@ -63,10 +66,11 @@ class Captioner:
         place = (chunk.shard, chunk.index)
         rows = ChunkRows(chunk.shard, chunk.rows, self._passthrough, collapse=self._answers is not None)
         to_run, what = rows.to_run, f"chunk {chunk.index} of {chunk.shard} in the engine"
-        images = chunk.images.unpacked()
+        images, full_depth = chunk.images.unpacked(), await self._audit.falls_back()
 
         async def run(numbers: Sequence[int], alone: bool) -> None:
-            await self._run_rows(rows, [to_run[number] for number in numbers], images, alone, what)
+            positions = [to_run[number] for number in numbers]
+            await self._run_rows(rows, positions, images, what, alone=alone, full_depth=full_depth)
 
         with noted_if_slow(what, _SLOW_CHUNK_S):
             attempt = await self._guard.run(*place, len(to_run), run)
@@ -74,41 +78,54 @@ class Captioner:
         crash = RequestFailure("worker_crash", "the worker dies whenever it runs this row", attempt.number)
         for position, row in zip(condemned, rows.prepared(condemned), strict=True):
             rows.finish(position, row, failed_columns(row, crash))
-        await asyncio.to_thread(stage_chunk, self._staging, *place, rows.table())
+        table = rows.table()
+        await asyncio.to_thread(stage_chunk, self._staging, *place, table)
         if self._answers is not None:
             await self._answers.add.remote(rows.answers)
         await self._save_engine_stats()
         await self._guard.done(*place)
-        summary = {**chunk.place, **rows.summary(), "actor": self._actor}
+        audit = audited(table).to_json() if self._audits else None
+        summary = {**chunk.place, **rows.summary(), "actor": self._actor, "audit": audit}
         self._meter.chunk(summary)
         return summary
 
     async def _run_rows(
-        self, rows: ChunkRows, positions: Sequence[int], images: Sequence[Any], alone: bool, what: str
-    ) -> None:
+        self, rows: ChunkRows, positions: Sequence[int], images: Sequence[Any], what: str, *, alone: bool,
+        full_depth: bool,
+    ) -> None:  # fmt: skip
         """These rows through the engine, so many at a time: what is done for a row before and after it included."""
         waiting: deque[tuple[RowWork, asyncio.Future[Outcome]]] = deque()
+        twins: dict[int, asyncio.Future[Outcome]] = {}  # by position: the rows that are audited, at full depth
 
         async def finish_first() -> None:
             work, future = waiting.popleft()
-            rows.finish(work.position, work.row, columns_of(self._backend, work, await future))
+            columns = columns_of(self._backend, work, await future)
+            twin = twins.pop(work.position, None)
+            rows.finish(work.position, work.row, await self._audit.completed(self._backend, work, columns, twin))
 
         far = HowFar(what, len(positions))
         for first in range(0, len(positions), BLOCK_ROWS):
             block = positions[first : first + BLOCK_ROWS]
             prepared = rows.prepared(block)
-            # A bisection needs the same rows in every attempt: then nothing is taken from what others have answered.
-            known = await self._known_answers(prepared) if self._answers is not None and not alone else {}
+            # A bisection needs the same rows in every attempt: then nothing is taken from what others have answered. A
+            # fallback needs full depth's answers.
+            takes_known = self._answers is not None and not alone and not full_depth
+            known = await self._known_answers(prepared) if takes_known else {}
             works: list[RowWork] = []
             for position, row in zip(block, prepared, strict=True):
-                work = RowWork(position, row, images[row["pixel_index"]], next(self._request_ids))
+                work = RowWork(
+                    position, row, images[row["pixel_index"]], next(self._request_ids), full_depth=full_depth
+                )
                 outcome = known.get(key_of(row)) or request_of(self._backend, work)
                 if isinstance(outcome, Request):
                     works.append(work)
                 else:
                     rows.finish(position, row, columns_of(self._backend, work, outcome))
             requests = [work.request for work in works if work.request is not None]
-            waiting.extend(zip(works, self._thread.submit(requests), strict=True))
+            again = {work.position: twin for work in works if (twin := self._audit.twin(work, self._request_ids))}
+            futures = self._thread.submit([*requests, *again.values()])
+            waiting.extend(zip(works, futures, strict=False))
+            twins.update(zip(again, futures[len(works) :], strict=True))
             while len(waiting) > _MOST_WAITING:
                 await finish_first()
             if far.is_due(first):

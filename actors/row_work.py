@@ -27,6 +27,7 @@ class RowWork:
     prefix_ids: tuple[int, ...] | None = None
     request: Request | None = None
     completion: Completion | None = None
+    full_depth: bool = False  # the run has fallen back to it
     columns: Columns = field(default_factory=dict)
 
 
@@ -51,14 +52,20 @@ def encode_prefix(backend: Backend, work: RowWork) -> None:
 def build_request(backend: Backend, work: RowWork) -> None:
     limit = work.row.get("max_new_tokens")
     work.request = Request(
-        work.request_id, work.pixels_HWC, work.prompt_ids, max_new_tokens=limit, prefix_ids=work.prefix_ids
-    )
+        work.request_id, work.pixels_HWC, work.prompt_ids, max_new_tokens=limit, prefix_ids=work.prefix_ids,
+        full_depth=work.full_depth,
+    )  # fmt: skip
 
 
 def decode_text(backend: Backend, work: RowWork) -> None:
     assert work.completion is not None
+    work.columns["text"] = text_of(backend, work, work.completion)
+
+
+def text_of(backend: Backend, work: RowWork, done: Completion) -> str:
+    """Return the text of a completion of this row."""
     begun = (work.prefix_ids or ()) if backend.says_prefix else ()
-    work.columns["text"] = backend.decode_tokens((*begun, *work.completion.token_ids))
+    return backend.decode_tokens((*begun, *done.token_ids))
 
 
 def read_fields(backend: Backend, work: RowWork) -> None:

@@ -16,6 +16,7 @@ from conf.checkpoint_files import (
 )
 from conf.earlier_checkpoints import in_words_of
 from conf.errors import UserError
+from conf.guarantee import Guarantee
 from conf.json_file import parse_json, read_json
 from conf.model import ModelConfig
 
@@ -32,11 +33,13 @@ _MAX_HEADER_BYTES = 100_000_000  # as in the format's own reader
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """Architecture and identity of a checkpoint."""
+    """Architecture and identity of a checkpoint, and what a run may promise of it (conf/promise.py)."""
 
     model: ModelConfig
     weights_sha256: str
     architecture_sha256: str  # of everything in config.json that can change an output and is no setting
+    promise: Guarantee | None = None  # that the run keeps, and is audited by
+    unclaimed: str | None = None  # why a guarantee that is there says nothing about the run, in one sentence
 
 
 def read_checkpoint_info(path: str) -> CheckpointInfo:

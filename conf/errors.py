@@ -40,3 +40,9 @@ class OutputLost(Explained):
     """Another run has the output now; this one must write nothing more into it."""
 
     exit_code = 6
+
+
+class PromiseBroken(Explained):
+    """The audit has found that early exit changes more than was promised, and the run was told to stop then."""
+
+    exit_code = 9

@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from conf.engine import EngineConfig, Schedule
-from conf.guarantee import Level, Loss, Method
+from conf.engine import EngineConfig
+from conf.guarantee import DEFAULTS_ONLY, SCHEDULES, Level, Loss, Method
 from conf.rows import USUAL_FIELDS, RowsConfig, TargetConfig, TaskConfig
 from conf.section import Count, Section
 
 Threshold = Annotated[float, Field(ge=0)]
 Risk = Annotated[float, Field(ge=0, le=1)]
-_DEFAULTS_ONLY = ("kv", "weights", "gate", "exits", "thresholds", "threshold_decay", "lossless")
+_LOOKED_FOR = ("exits", "thresholds", "lossless")
 
 
 class LabelledConfig(RowsConfig):
@@ -140,12 +140,12 @@ class CalibrateConfig(LabelledConfig):
                 "max_images: a guarantee is about all images of the source; guarantee.sample_images says how many of "
                 "them are looked at"
             )
-        for name in _DEFAULTS_ONLY:
+        for name in (*DEFAULTS_ONLY, *_LOOKED_FOR):
             if getattr(self.engine, name) != EngineConfig.model_fields[name].default:
                 raise ValueError(
                     f"engine.{name}: a guarantee is of early exit with what this is by default, or looks for it itself"
                 )
-        if self.engine.schedule not in (Schedule.POOL, Schedule.INPLACE):
+        if self.engine.schedule not in SCHEDULES:
             raise ValueError(
                 f"engine.schedule={self.engine.schedule.value}: a guarantee is of schedules that let every text leave "
                 "by itself, pool and inplace"

@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from conf.engine import GenerationConfig
+from conf.engine import GenerationConfig, Schedule
 from conf.errors import UserError
 from conf.json_file import read_json
 from conf.section import Count, Section
 
 FILE = "guarantee.json"  # in a checkpoint directory
+DEFAULTS_ONLY = ("kv", "weights", "gate", "threshold_decay")  # of the engine: a guarantee is of their defaults
+SCHEDULES = (Schedule.POOL, Schedule.INPLACE)  # that let every text leave by itself
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Level = Annotated[float, Field(gt=0, lt=1)]

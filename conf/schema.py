@@ -62,6 +62,11 @@ class ModelSection(Section):
     checkpoint: str = Field(description="Checkpoint directory (config.json, model.safetensors, tokenizer.json).")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA when the actor sees one.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is faster on GPUs, not exact.")
+    guarantee: str | None = Field(
+        None,
+        description="File of a guarantee (deed calibrate --risk), whose exits and thresholds the run then uses. None: "
+        "the one in the checkpoint, if it is about what the run does.",
+    )
     num_threads: int | None = Field(None, description="CPU threads per actor; none: the CPUs the actor reserves.")
 
 
@@ -156,6 +161,28 @@ class OutputConfig(Section):
         return how_to_continue(self.on_existing)
 
 
+class BrokenPromise(str, Enum):
+    WARN = "warn"
+    STOP = "stop"
+    FULL_DEPTH = "full_depth"
+
+
+class AuditConfig(Section):
+    """Some images are decoded at full depth as well: what early exit changes, and whether it is what was promised."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="Share of the images, chosen by a hash of their ids, that are decoded at full depth too. None: "
+        "0.01 where the run has a promise to keep (model.guarantee), else 0. More sees a broken promise sooner, at a "
+        "cost.",
+    )
+    on_broken_promise: BrokenPromise = Field(
+        BrokenPromise.WARN,
+        description="What follows when the audit finds the promise broken: warn says so and goes on, stop ends the "
+        "run, full_depth decodes the rows that follow at full depth.",
+    )
+
+
 class CostConfig(Section):
     """Price of the hardware, entered by the user. Unknown stays unknown."""
 
@@ -178,5 +205,6 @@ class JobConfig(Section):
     model: ModelSection
     engine: EngineConfig = EngineConfig()
     actors: ActorsConfig = ActorsConfig()
+    audit: AuditConfig = AuditConfig()
     output: OutputConfig
     cost: CostConfig = CostConfig()

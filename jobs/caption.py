@@ -78,8 +78,8 @@ def run_job(
     log_mode: LogMode = LogMode.PROGRESS,
 ) -> tuple[int, dict[str, Any] | None]:
     """Run one captioning job; gives the exit code and, on success, run.json's content."""
-    from conf.errors import Explained, OutputLost, UserError
-    from conf.resolve import checkpoint_warnings
+    from conf.errors import Explained, OutputLost, PromiseBroken, UserError
+    from conf.promise import run_warnings
 
     config, info = with_checkpoint(config)
 
@@ -87,7 +87,7 @@ def run_job(
     from pipeline.run import run
 
     spec = (make_spec or captioner_spec)(config)
-    for warning in checkpoint_warnings(config.engine, info.model):
+    for warning in run_warnings(config, info):
         print(f"{command}: warning: {warning}", file=sys.stderr)
     log = JobLog(log_mode, config.cost, config.output.path)
     try:
@@ -105,6 +105,8 @@ def run_job(
     except UserError as error:
         log.finished(error.exit_code, None, str(error))
         raise
+    except PromiseBroken as error:
+        code, message = error.exit_code, f"stopped, {error}"
     except OutputLost as error:
         code, message = error.exit_code, f"stopped, {error}"
     except Explained as error:
@@ -117,11 +119,13 @@ def run_job(
 def with_checkpoint(config: "JobConfig") -> "tuple[JobConfig, CheckpointInfo]":
     """The configuration with what the checkpoint says filled in; UserError where the two do not fit."""
     from conf.checkpoint_info import read_checkpoint_info
+    from conf.promise import as_guaranteed, guarantee_of, with_promise
     from conf.resolve import image_plan, resolve, rows_of_chunk
     from pipeline.images.header import check_font
 
     check_font(config.preprocess.header_font)
-    info, engine, generation = read_checkpoint_info(config.model.checkpoint), config.engine, config.engine.generation
+    info, guarantee = read_checkpoint_info(config.model.checkpoint), guarantee_of(config.model)
+    engine, generation = as_guaranteed(config, info, guarantee), config.engine.generation
     if generation.has_texts or info.model.text.decoder_prefix:
         from actors.generation_texts import tokenized_for
 
@@ -130,7 +134,7 @@ def with_checkpoint(config: "JobConfig") -> "tuple[JobConfig, CheckpointInfo]":
     engine = resolve(info.model, engine).settings.model_copy(update={"generation": generation})
     chunk_rows = rows_of_chunk(config.source, image_plan(info.model, config.preprocess))
     source = config.source.model_copy(update={"chunk_rows": chunk_rows})
-    return config.model_copy(update={"engine": engine, "source": source}), info
+    return with_promise(config.model_copy(update={"engine": engine, "source": source}), info, guarantee)
 
 
 def captioner_spec(config: "JobConfig") -> "CaptionerSpec":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from conf.errors import Explained
+from conf.errors import Explained, PromiseBroken
 from conf.schema import JobConfig
 from pipeline.output import second_chance
 from pipeline.output.ledger import Ledger, remove_temporaries
@@ -17,6 +17,7 @@ from pipeline.output.publish import Counts, Publication
 from pipeline.output.run_record import TooManyErrors
 from pipeline.output.staging import STAGING
 from pipeline.output.storage import Storage
+from pipeline.promise.watch import AuditState, Watch
 from pipeline.report.work import computed_depth, work_of
 from pipeline.source.plan import Shard
 from pipeline.stages import shard_task
@@ -73,6 +74,7 @@ class Progress:
     eta_s: float | None
     num_shards_published: int
     num_shards: int
+    audit: AuditState | None = None  # of the whole output; None: nothing is audited
 
 
 class Pace:
@@ -117,7 +119,9 @@ class Driver:
         on_progress: Callable[[Progress], None],
         check_lease: Callable[[], None],
         num_layers: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._config, self._storage, self._ledger, self._shards = config, storage, ledger, shards
         self._record, self._publisher = record, publisher
         self._on_progress, self._check_lease = on_progress, check_lease
@@ -133,6 +137,8 @@ class Driver:
     def finish(self, run_pass: RunPass) -> None:
         """Pass over the unfinished shards, a few at a time, until there are none."""
         self._publish_complete(wait=True)  # what a killed run had staged
+        if self._watch is not None and self._watch.alarm is not None:  # of an earlier start
+            self._promise_is_broken(self._watch)
         idle_passes = 0
         while not self._ledger.finished:
             before, chosen = self._fraction(), self._next_shards()
@@ -169,8 +175,17 @@ class Driver:
         self._num_caught_up += summary["num_layers_caught_up"]
         self._num_steps += summary["num_steps"]
         self._error_types.update(json.loads(summary["error_types"]))
+        if self._watch is not None and self._watch.take(summary):
+            self._promise_is_broken(self._watch)
         if self._pace is None:
             self._pace = Pace(time.monotonic(), self._fraction(), self._num_rows)
+
+    def _promise_is_broken(self, watch: Watch) -> None:
+        self._record.warn(watch.sentence)
+        if watch.stops:
+            raise PromiseBroken(
+                f"{watch.sentence}; with --set audit.on_broken_promise=full_depth, or warn, the same command continues"
+            )
 
     def _publish_complete(self, *, wait: bool) -> None:
         """Start publishing shards that look complete; take in what has been published. `wait`: until all are."""
@@ -253,4 +268,5 @@ class Driver:
             eta_s=pace.left_s(now_s, fraction),
             num_shards_published=len(self._ledger.published),
             num_shards=len(self._shards),
+            audit=None if self._watch is None else self._watch.state,
         )

@@ -23,6 +23,7 @@ from pipeline.output.run_record import RunRecord
 from pipeline.output.settings import content_settings
 from pipeline.output.storage import Storage
 from pipeline.preflight import check_fields
+from pipeline.promise.watch import Watch
 from pipeline.services import RunServices
 from pipeline.source import left_out
 from pipeline.source.readers import Reader, make_reader
@@ -72,11 +73,18 @@ def run(
             storage, passthrough = begun.storage, begun.passthrough
             ledger = Ledger.from_storage(storage, [shard.name for shard in shards])
             energy = EnergyMeter() if len(ray.nodes()) == 1 else None  # type: ignore[no-untyped-call]
-            with RunRecord(storage, config, info, settings, fit, ledger, start_s, energy) as record, plain_errors():
+            watch = Watch.resume(config, info, storage, ledger)
+            record = RunRecord(storage, config, info, settings, fit, ledger, start_s, energy, watch)
+            with record, plain_errors():
                 for why in begun.warnings:
                     record.warn(why)
                 remembered = config.preprocess.duplicates_remembered
-                services = RunServices.start(storage, record.invocation, passthrough, remembered=remembered)
+                audit = None if watch is None else watch.plan
+                services = RunServices.start(
+                    storage, record.invocation, passthrough, remembered=remembered, audit=audit
+                )
+                if watch is not None and services.audit is not None:
+                    watch.follow(services.audit.flag)
                 # What is staged is the same whoever of this incarnation stages it, so that needs no permit.
                 index = IndexShard(reader, storage.permitted_by(None), config.source.chunk_rows)
                 plan = image_plan(info.model, config.preprocess)
@@ -85,7 +93,10 @@ def run(
                 publisher = RayPublisher(storage, passthrough)
                 meter = DriverMeter(storage.url, config.cost, then=on_progress)
                 num_layers = info.model.decoder.num_layers
-                Driver(config, storage, ledger, shards, record, publisher, meter, lease.check, num_layers).finish(
+                driver = Driver(
+                    config, storage, ledger, shards, record, publisher, meter, lease.check, num_layers, watch
+                )
+                driver.finish(
                     lambda tasks: summaries(tasks, index, prepare, captioner.actor_class, actor_args, config, fit)
                 )
             return record.content

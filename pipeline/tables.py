@@ -49,6 +49,10 @@ _RESULTS = [
     ("height",          pa.int32()),
     ("sha256",          pa.string()),               # of the image file's bytes
     ("duplicate_of",    pa.string()),               # sample_id of the row whose answer was copied; null: its own answer
+    ("audit_loss",      pa.float32()),              # 0 to 1, how much full depth's text differs; null: not audited
+    ("audit_text",      pa.string()),               # that text
+    ("audit_device_s",  pa.float32()),              # what it took of the engine's busy time, not part of device_s
+    ("fallback",        pa.bool_()),                # true: at full depth, as a promise was broken; null: it was not
 ]
 
 _FAILURE = [                                        # null in a row that has not failed
@@ -110,6 +114,7 @@ SUMMARY = pa.schema([                               # what travels to the driver
     ("num_steps",       pa.int64()),
     ("error_types",     pa.string()),               # JSON, "stage/error_type" -> rows
     ("actor",           pa.string()),
+    ("audit",           pa.string()),               # JSON of pipeline.promise.losses.Audited; null: nothing is audited
 ])
 
 _STAGING = [                                        # results and errors of one chunk in one file, plus bookkeeping

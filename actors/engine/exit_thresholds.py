@@ -26,6 +26,8 @@ class ExitThresholds:
 
     def at(self, segment: int, sequence: ActiveSequence) -> float:
         """Return how sure the exit of `segment` must be of the sequence's current token."""
+        if sequence.request.full_depth:
+            return math.inf
         if self.decay is None and not self.prefix_first:
             return self.by_exit[segment]
         if self.prefix_first and sequence.step == 0 < sequence.first_position:

@@ -23,6 +23,7 @@ class Request:
     prompt_ids: tuple[int, ...]
     max_new_tokens: int | None = None  # tighter than the engine's limit, or none
     prefix_ids: tuple[int, ...] | None = None  # what the decoder begins with; none: the engine's
+    full_depth: bool = False  # none of its tokens leaves early, whatever the engine's thresholds
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,11 @@
 import math
 
 
-def wilson_interval(successes: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the interval that holds the true share with 95 % confidence (z = 1.96); (0, 1) for an empty sample."""
+def wilson_interval(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the interval that holds the true share with 95 % confidence (z = 1.96); (0, 1) for an empty sample.
+
+    `successes` may be the sum of numbers in [0, 1]: they vary no more than zeros and ones with the same mean.
+    """
     if total == 0:
         return 0.0, 1.0
     share, z2 = successes / total, z * z

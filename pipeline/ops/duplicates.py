@@ -72,6 +72,7 @@ def as_copy(columns: Mapping[str, Any], sample_id: str) -> dict[str, Any]:
     if columns.get("stage") is not None:
         return dict(columns)
     copied = {name: columns.get(name) for name in ANSWER}
+    copied["fallback"] = columns.get("fallback")  # the copied text is full depth's
     return {**copied, "duplicate_of": columns.get("duplicate_of") or sample_id, "device_s": 0.0}
 
 

@@ -32,6 +32,9 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "deed_progress":          ("gauge",   (),              "Share of the source that is done, by bytes."),
     "deed_seconds_left":      ("gauge",   (),              "Estimated time to the end."),
     "deed_shards":            ("gauge",   ("state",),      "Shards; state is published or all."),
+    "deed_audited_images":    ("gauge",   (),              "Images decoded at full depth too, of the whole output."),
+    "deed_audit_loss":        ("gauge",   (),              "Their mean loss for leaving early, 0 to 1."),
+    "deed_promise_broken":    ("gauge",   (),              "1 once the audit has found the promise broken, else 0."),
     "deed_cost":              ("gauge",   ("currency",),   "Money spent by this start, where a price is set."),
 }
 # fmt: on
@@ -112,6 +115,11 @@ class DriverMeter:
         self._series.set("deed_seconds_left", progress.eta_s)
         self._series.set("deed_shards", progress.num_shards_published, state="published")
         self._series.set("deed_shards", progress.num_shards, state="all")
+        if progress.audit is not None:
+            self._series.set("deed_audited_images", progress.audit.num_images)
+            self._series.set("deed_audit_loss", progress.audit.mean_loss)
+            broken = progress.audit.broken
+            self._series.set("deed_promise_broken", None if broken is None else float(broken))
         if self._cost.price_per_hour is not None:
             spent = self._cost.price_per_hour * (self._clock() - self._start_s) / 3600
             self._series.set("deed_cost", spent, currency=self._cost.currency)

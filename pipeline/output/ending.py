@@ -16,6 +16,7 @@ class Status(str, Enum):
     SHARDS_MISSING = "shards_missing"  # complete but for shards that were planned and are gone
     NOTHING_SUCCEEDED = "nothing_succeeded"  # every row is there, as an error
     TOO_MANY_ERRORS = "too_many_errors"
+    PROMISE_BROKEN = "promise_broken"  # and the run was to stop then
     INTERRUPTED = "interrupted"
     FAILED = "failed"
 

@@ -23,6 +23,7 @@ from pipeline.output import incarnation
 from pipeline.output.kept import PublishedRows, keep_answers
 from pipeline.output.staging import chunk_name, load_index, mark_reopened, read_chunk, remove_staging, reopened_name
 from pipeline.output.storage import Storage, is_temporary
+from pipeline.promise import losses
 from pipeline.source.left_out import as_dicts, from_dicts
 from pipeline.source.plan import MISSING_SHARD, LeftOut, ShardProblem, sum_left_out
 from pipeline.source.shard_index import ShardIndex
@@ -141,8 +142,10 @@ def publish_shard(storage: Storage, shard_name: str, passthrough: Passthrough = 
     if again:
         mark_reopened(storage, shard_name)
         files.reverse()
+    metadata: dict[str | bytes, str] = {"deed.counts": counts.to_json()}
+    if (audited := losses.audited(results)) != losses.NOTHING:
+        metadata[losses.METADATA] = audited.to_json()
     for folder, table in files:
-        metadata = {"deed.counts": counts.to_json()}
         storage.write_table(published_name(folder, shard_name), table.replace_schema_metadata(metadata))
     remove_staging(storage, shard_name, marked=again)
     return Publication(shard_name, counts)

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from conf.checkpoint_info import CheckpointInfo
-from conf.errors import OutputFailed, OutputLost
-from conf.resolve import checkpoint_warnings
+from conf.errors import OutputFailed, OutputLost, PromiseBroken
+from conf.promise import run_warnings
 from conf.schema import JobConfig
 from pipeline.ops.cluster import Fit
 from pipeline.ops.energy import EnergyMeter
@@ -30,6 +30,7 @@ from pipeline.output.output import INVOCATIONS, Output, invocation_s
 from pipeline.output.publish import ENGINE_STATS, NO_ROWS, Counts, published_name, table_names
 from pipeline.output.settings import settings_hash
 from pipeline.output.storage import Storage
+from pipeline.promise.watch import Watch
 from pipeline.source.left_out import as_dicts
 from pipeline.source.plan import sum_left_out
 
@@ -56,6 +57,7 @@ class RunRecord:
         ledger: Ledger,
         start_s: float | None = None,  # when the command began to reserve the machine; none: now
         energy: EnergyMeter | None = None,  # none: unknown
+        watch: Watch | None = None,  # none: nothing is audited
     ) -> None:
         self.invocation = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self.status = Status.RUNNING
@@ -64,7 +66,7 @@ class RunRecord:
         self._storage, self._output = storage, Output(storage)
         self._config, self._info, self._fit, self._ledger = config, info, fit, ledger
         self._settings_hash, self._energy = settings_hash(settings), energy
-        self._warnings = checkpoint_warnings(config.engine, info.model)
+        self._warnings, self._watch = run_warnings(config, info), watch
         self._counts: dict[str, Counts] = {}  # of shards published by this invocation
         self._start_s = time.time() if start_s is None else start_s
         self._touched_s = time.time()
@@ -84,6 +86,8 @@ class RunRecord:
             self.status, self.message = ending(self._output, self._total_counts(), own, self._ledger.published)
         elif isinstance(error, TooManyErrors):
             self.status = Status.TOO_MANY_ERRORS
+        elif isinstance(error, PromiseBroken):
+            self.status = Status.PROMISE_BROKEN
         else:
             self.status = Status.FAILED if isinstance(error, Exception) else Status.INTERRUPTED
         if error is not None:
@@ -173,6 +177,7 @@ class RunRecord:
                 "num_layers": self._info.model.decoder.num_layers,
             },
             "engine": {name: stats[name] for name in ("draft_acceptance", "shortlist_agreement")},
+            "audit": None if self._watch is None else self._watch.content(stats["busy_s"]),
             "cost": {
                 **self._config.cost.model_dump(mode="json"),
                 "total": cost,

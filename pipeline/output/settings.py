@@ -39,10 +39,12 @@ NOT_CONTENT = frozenset(  # fields and whole sections that change no row, only w
         "preprocess.max_tasks",
         "model.checkpoint",  # what is in it counts, by its hashes
         "model.device",
+        "model.guarantee",  # its thresholds count
         "model.num_threads",
         "engine.num_slots",
         "engine.tuning",
         "actors",
+        "audit.on_broken_promise",  # which may be asked for where a run was stopped
         "output",
         "cost",
     }

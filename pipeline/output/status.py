@@ -110,6 +110,8 @@ def next_step(status: RunStatus) -> str:
         return f"nothing is left to do; {same} takes up shards that were added since"
     if status.state == "too_many_errors":
         return f"look at the errors; mend the source, or raise output.max_error_fraction, and run {same} again"
+    if status.state == "promise_broken":
+        return f"run {same} and --set audit.on_broken_promise=full_depth, or warn; or calibrate again for this source"
     if status.owner is not None and not status.owner.alive:
         return f"run {same} again: it takes the dead run's lease over and continues"
     return how_to_continue(status.on_existing)

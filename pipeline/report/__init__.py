@@ -6,6 +6,7 @@
     loops.py      which texts repeat themselves
     numbers.py    sums -> the numbers of a report (frozen dataclasses; None is unknown)
     cost.py       money and device time, and the check that they close
+    audit.py      what the audit of early exit found, by run.json
     quality.py    scores of a sample against references
     compare.py    several runs: agreement and saving on the rows they share
     facts.py      numbers -> labelled, formatted facts by section, the same for every form

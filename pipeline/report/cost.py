@@ -13,7 +13,7 @@ _OVERLAP = 1.001  # parts may exceed the whole by rounding
 
 @dataclass(frozen=True)
 class DeviceTime:
-    """Actor-seconds. allocated = attributed + unattributed + idle + load, if every second is accounted for."""
+    """Actor-seconds. allocated = attributed + audit + unattributed + idle + load, if every second is accounted for."""
 
     allocated_s: float | None  # reserved, from the start of the command to its end
     busy_s: float | None  # engines working, by their own clocks
@@ -24,8 +24,9 @@ class DeviceTime:
     idle_in_windows_s: float | None  # of that, engines up and waiting for rows
     utilization: float | None  # busy / allocated
     parts_s: Mapping[str, float]  # where allocated time went: encode, decode, gate, .., idle, load
-    gap: float | None  # |attributed + idle + load - allocated| / allocated
+    gap: float | None  # |attributed + audit + idle + load - allocated| / allocated
     closes: bool | None  # gap within TOLERANCE, and no part negative
+    audit_s: float = 0.0  # of busy time, full depth asked beside early exit; charged to no row
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,23 @@ class Cost:
     failed_rows: float | None = None  # of the total, if every row that was read cost the same
 
 
-def device_time_of(*, allocated_s: float | None, attributed_s: float, engine: EngineScan) -> DeviceTime:
+def device_time_of(
+    *, allocated_s: float | None, attributed_s: float, engine: EngineScan, audit_s: float = 0.0
+) -> DeviceTime:
     busy_s, load_s = engine.busy_s, engine.model_load_s
     idle_s = gap = None
     closes = None
     if allocated_s is not None and busy_s is not None:
         idle_s = allocated_s - busy_s - (load_s or 0.0)
-        gap = abs(attributed_s + idle_s + (load_s or 0.0) - allocated_s) / allocated_s if allocated_s else None
+        gap = (
+            abs(attributed_s + audit_s + idle_s + (load_s or 0.0) - allocated_s) / allocated_s if allocated_s else None
+        )
         closes = None if gap is None else gap <= TOLERANCE and idle_s >= -TOLERANCE * allocated_s
     return DeviceTime(
         allocated_s=allocated_s,
         busy_s=busy_s,
         attributed_s=attributed_s,
-        unattributed_s=None if busy_s is None else busy_s - attributed_s,
+        unattributed_s=None if busy_s is None else busy_s - attributed_s - audit_s,
         load_s=load_s,
         idle_s=idle_s,
         idle_in_windows_s=None if engine.window_s is None or busy_s is None else max(0.0, engine.window_s - busy_s),
@@ -64,6 +69,7 @@ def device_time_of(*, allocated_s: float | None, attributed_s: float, engine: En
         parts_s=_parts(engine, idle_s),
         gap=gap,
         closes=closes,
+        audit_s=audit_s,
     )
 
 

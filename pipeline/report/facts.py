@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from pipeline.report.audit import Promise
 from pipeline.report.compare import Comparison
 from pipeline.report.number_formats import UNKNOWN, count, hours, money, number, seconds, share, size
 from pipeline.report.report_schema import RunNumbers, is_full_depth
@@ -109,6 +110,9 @@ def _cost(run: RunNumbers) -> Iterator[Fact]:
     )
     yield _better("device time busy", hours(time.busy_s), time.busy_s, Better.LOWER)
     wasted_s = time.unattributed_s
+    if run.audit is not None:
+        note = f"{share(run.audit.device_share)} of the busy time; full depth beside early exit"
+        yield _better("of that, for the audit", seconds(run.audit.device_s), run.audit.device_s, Better.LOWER, note)
     if wasted_s is not None and time.busy_s and wasted_s > 0.001 * time.busy_s:
         note = "engines at work on rows that failed or ran twice"
         yield _better("device time for no result", hours(wasted_s), wasted_s, Better.LOWER, note)
@@ -126,9 +130,9 @@ def reconciliation(run: RunNumbers) -> str:
         return "Device time cannot be reconciled: " + (
             "the run has not ended." if time.allocated_s is None else "there are no engine statistics."
         )
-    parts = (
-        f"{seconds(time.attributed_s)} charged to rows + {seconds(time.idle_s)} idle + {seconds(time.load_s)} loading"
-    )
+    audit = f" + {seconds(time.audit_s)} for the audit" if time.audit_s else ""
+    rows, idle = f"{seconds(time.attributed_s)} charged to rows{audit}", f"{seconds(time.idle_s)} idle"
+    parts = f"{rows} + {idle} + {seconds(time.load_s)} loading"
     line = f"{parts} = {seconds(time.allocated_s)} reserved, {share(time.gap)} apart."
     if time.closes:
         return line
@@ -200,6 +204,44 @@ def _exits(run: RunNumbers) -> Iterator[Fact]:
     yield _better("tokens forced out by batching", count(forced), forced, Better.LOWER)
 
 
+def _audit(run: RunNumbers) -> Iterator[Fact]:
+    audit = run.audit
+    if audit is None:
+        return
+    promise = audit.promise
+    if promise is not None:
+        yield Fact("promised", f"at most {share(promise.risk)}", promised_in_words(promise))
+    interval = "" if audit.low is None else f"{share(audit.low)} to {share(audit.high)} (95 %)"
+    yield _better("observed", share(audit.mean_loss), audit.mean_loss, Better.LOWER, interval)
+    yield Fact("images audited", count(audit.images), f"{share(audit.fraction)} of all, by a hash of their ids")
+    if promise is not None and promise.images_to_see_double is not None:
+        note = f"about {count(promise.images_to_see_double)} in all on average, for {share(2 * promise.risk)}"
+        yield Fact("more images to see a rate twice as bad", count(promise.images_missing), note)
+    if promise is not None and promise.alarm is None:
+        bet = f"a bet against the promise is worth {number(promise.wealth)} times its stake"
+        yield Fact("alarm", "none", f"{bet}, {number(promise.alarm_wealth)} would raise it")
+    elif promise is not None and promise.alarm is not None:
+        yield Fact(
+            "alarm", f"after {count(promise.alarm['images'])} audited images", "the promise is broken, see warnings"
+        )
+        if promise.on_broken_promise == "full_depth":
+            before, since = count(promise.alarm["rows"]), count(audit.rows_after_fallback)
+            note = (
+                f"{before} rows were done by then; {count(audit.images_after_fallback)} images audited since, none lost"
+            )
+            yield Fact("rows at full depth since", since, note)
+    note = f"{share(audit.device_share)} of the engines' busy time"
+    yield _better("device time of the audit", seconds(audit.device_s), audit.device_s, Better.LOWER, note)
+
+
+def promised_in_words(promise: Promise) -> str:
+    """Return what the promise is about, and how sure it is."""
+    sure = "in expectation" if promise.level is None else f"with probability {promise.level:g}"
+    return (
+        f"mean loss of an image ({promise.loss.replace('_', ' ')}), {sure}; {share(promise.observed)} when calibrated"
+    )
+
+
 def _of_layers(depth: float | None, num_layers: int | None) -> str:
     return UNKNOWN if depth is None else f"{number(depth)} of {count(num_layers)}"
 
@@ -233,6 +275,7 @@ _SECTIONS: tuple[tuple[str, str, str, Callable[[RunNumbers], Iterator[Fact]]], .
     ("speed",   "Speed",      "How fast rows went through, and what the engines did meanwhile.",          _speed),
     ("latency", "Latency",    "From entering the engine to the last token, waiting for a slot included.", _latency),
     ("exits",   "Early exit", "The time that leaving early saved, the depth tokens left at, what changed.", _exits),
+    ("audit",   "Audit",      "Some images at full depth too: what leaving early changed, what was promised.", _audit),
     ("quality", "Quality",    "A fair sample of the texts against the references in the source.",         _quality),
 )
 # fmt: on

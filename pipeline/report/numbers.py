@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from conf.resolve import exits_that_can_fire
+from pipeline.report.audit import audit_of
 from pipeline.report.compare import recorded_comparison
 from pipeline.report.cost import cost_of, device_time_of
 from pipeline.report.engine_scan import FullDepthScan
@@ -33,6 +34,7 @@ _MIN_STEPS_AT_POSITION = 5  # fewer say nothing about a position
 
 def numbers_of(scan: RunScan, quality: Quality | None = None) -> RunNumbers:
     record = scan.record or {}
+    audit = audit_of(record)
     outcome = _outcome(scan, record)
     wall_s = _get(record, "time", "wall_s")
     num_tokens = int(scan.results.sketches["num_tokens"].total)
@@ -40,6 +42,7 @@ def numbers_of(scan: RunScan, quality: Quality | None = None) -> RunNumbers:
         allocated_s=_get(record, "device", "allocated_s"),
         attributed_s=scan.results.sketches["device_s"].total if outcome.rows_ok else 0.0,
         engine=scan.engine,
+        audit_s=0.0 if audit is None else audit.device_s,
     )
     return RunNumbers(
         name=scan.url.rstrip("/").rsplit("/", 1)[-1],
@@ -64,6 +67,7 @@ def numbers_of(scan: RunScan, quality: Quality | None = None) -> RunNumbers:
         quality=quality,
         against_full_depth=recorded_comparison(scan.full_depth_sample),
         full_depth_estimate=_estimate(scan.engine.full_depth),
+        audit=audit,
     )
 
 
@@ -146,7 +150,7 @@ def _speed(scan: RunScan, record: Mapping[str, Any], rows_ok: int, num_tokens: i
     return Speed(
         wall_s=wall_s,
         images_per_s=images_per_s,
-        images_per_s_steady=_ratio(engine.num_completed, engine.span_s),
+        images_per_s_steady=_ratio(engine.num_completed - (_get(record, "audit", "rows") or 0), engine.span_s),
         images_per_s_per_actor=_ratio(images_per_s, num_actors),
         tokens_per_s=_ratio(num_tokens, wall_s),
         num_actors=num_actors,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.report.audit import Audit
 from pipeline.report.compare import Comparison
 from pipeline.report.cost import Cost, DeviceTime
 from pipeline.report.quality import Quality
@@ -149,6 +150,7 @@ class RunNumbers:
     quality: Quality | None = None
     against_full_depth: Comparison | None = None  # the same rows at full depth
     full_depth_estimate: FullDepthEstimate | None = None
+    audit: Audit | None = None  # None: nothing was audited
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

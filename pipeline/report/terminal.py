@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.report.audit import Audit
 from pipeline.report.number_formats import count, hours, money, number, seconds, share
 from pipeline.report.report_schema import Outcome, RunNumbers, is_full_depth
 from pipeline.report.safe_text import visible
@@ -41,6 +42,8 @@ def _rows(run: RunNumbers, ascii_only: bool) -> Iterator[tuple[str, RenderableTy
             yield "saved", _saved(run)
         yield "depth", _depth(run)
         yield "", _depth_bars(run, ascii_only)
+    if run.audit is not None:
+        yield "audit", _audit(run.audit)
     if run.quality is not None:
         yield "quality", _quality(run)
     if run.cost.total is not None:
@@ -128,6 +131,18 @@ def bar(fraction: float, width: int = _BAR_WIDTH, *, ascii_only: bool = False) -
     if ascii_only:
         return "#" * (-(-eighths // 8))
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
+
+
+def _audit(audit: Audit) -> Text:
+    text = Text(f"{share(audit.mean_loss)} lost for leaving early", style="bold")
+    if audit.low is not None:
+        text.append(f"  {share(audit.low)} to {share(audit.high)}", style="not bold")
+    if audit.promise is not None:
+        text.append(f"  at most {share(audit.promise.risk)} promised", style="not bold")
+        if audit.promise.alarm is not None:
+            text.append(", and broken", style="bold red")
+    cost = f"{count(audit.images)} images at full depth too, {share(audit.device_share)} of the engines' time"
+    return text.append(f"  {cost}", style="not bold dim")
 
 
 def _quality(run: RunNumbers) -> Text:

@@ -5,6 +5,7 @@ feature of that layer (DEED's just-in-time rule), and the step leaves at the fir
 engine must give these tokens and depths for any slots, arrival order and schedule that never holds rows back.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,8 @@ def generate(
             (exit_layer, tokens[-1], confidences[-1])
             for exit_layer, (tokens, confidences) in zip(exit_layers, said, strict=True)
         ]
-        needed = [threshold_at(threshold, len(steps), decay) for threshold in thresholds]
+        shut = math.inf if request.full_depth else None
+        needed = [shut or threshold_at(threshold, len(steps), decay) for threshold in thresholds]
         sure = [confidence >= threshold for (_, _, confidence), threshold in zip(now, needed, strict=False)]
         exit_layer, token_id, confidence = now[[*sure, True].index(True)]
         steps.append((token_id, exit_layer, confidence))

@@ -1,9 +1,10 @@
 """How much worse the text of a row is for leaving early, in [0, 1]."""
 
-from actors.training.pretrained.held_out import similar
 from actors.training.rows.row import Row
 from conf.guarantee import Loss
 from pipeline.metrics.answers import vqa_accuracy
+from pipeline.metrics.captions import similar
+from pipeline.promise.losses import loss_of_text
 from pipeline.source.references import Kind
 
 
@@ -12,10 +13,8 @@ def loss_of(loss: Loss, row: Row, early: str, full: str) -> float:
 
     Labels: captions are scored by ROUGE-L, where one that is a reference to the letter has 1, answers by VQA accuracy.
     """
-    if loss == "text_differs":
-        return 1.0
-    if loss == "dissimilarity":
-        return 1 - similar(early, [full])
+    if loss != "points_lost":
+        return loss_of_text(loss, early, full)
     return min(1.0, max(0.0, _score(row, full) - _score(row, early)))
 
 

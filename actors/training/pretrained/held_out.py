@@ -23,7 +23,7 @@ from conf.image_plan import ImagePlan
 from conf.schema import PreprocessConfig
 from pipeline.images.decode import ImageProblem
 from pipeline.metrics.answers import vqa_accuracy
-from pipeline.metrics.captions import rouge_l
+from pipeline.metrics.captions import similar
 from pipeline.source.references import Kind
 
 _CAPTIONS, _ANSWERS, _OWN = "ROUGE-L of captions", "accuracy of answers", "ROUGE-L against the original's texts"
@@ -124,8 +124,3 @@ def quality(
         elif row.reference is not None:
             by_metric.setdefault(_CAPTIONS, []).append(similar(text, list(row.reference.texts)))
     return {name: 100 * float(np.mean(values)) for name, values in by_metric.items()}
-
-
-def similar(text: str, references: list[str]) -> float:
-    """Return ROUGE-L, and 1 for one of the references, be it without any word."""
-    return 1.0 if text in references else rouge_l([text], [references])
