@@ -158,16 +158,20 @@ def draw(result: dict[str, Any], curves: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     pyplot.rcParams["svg.hashsalt"] = "gates"  # the same numbers, the same file
-    figure, axes = pyplot.subplots(1, len(curves) + 1, figsize=(4 * (len(curves) + 1), 3.6), squeeze=False)
+    columns = min(3, len(curves) + 1)
+    height = -(-(len(curves) + 1) // columns)
+    figure, axes = pyplot.subplots(height, columns, figsize=(4 * columns, 3.4 * height), squeeze=False)
     for axis, (layer, by_gate) in zip(axes.flat, curves.items(), strict=False):
         for name, curve_N in by_gate.items():
             at = np.unique(np.linspace(0, len(curve_N) - 1, _POINTS).astype(int))
-            style = {"color": "black", "ls": ":"} if name == "oracle" else {}
+            style = {"color": "black", "ls": ":"} if name == "oracle" else {"ls": "--" if "diff" in name else "-"}
             axis.plot((at + 1) / len(curve_N), curve_N[at], label=name, **style)
         axis.axhline(1 - result["right"][layer], color="grey", lw=0.8, label="random")
         axis.set(title=f"exit {layer}", xlabel="share of tokens that leave", ylabel="share of them that is wrong")
         axis.set(xlim=(0, 1), ylim=(0, None))
-    last = axes.flat[-1]
+    last, *unused = axes.flat[len(curves) :]
+    for axis in unused:
+        axis.set_visible(False)
     for name, gate in result["gates"].items():
         points = list(gate["at_risk"].values())
         (line,) = last.plot([p["mean_depth"] for p in points], [p["wrong"] for p in points], "o-", ms=3, label=name)
@@ -176,7 +180,7 @@ def draw(result: dict[str, Any], curves: dict[str, Any], path: Path) -> None:
         )
     last.plot([result["oracle"]["mean_depth"]], [0], "k*", label="oracle")
     last.set(title="all exits; dotted: random, as many", xlabel="mean depth", ylabel="wrong tokens", ylim=(0, None))
-    for axis in axes.flat:
+    for axis in axes.flat[: len(curves) + 1]:
         axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
