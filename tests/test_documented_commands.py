@@ -24,7 +24,7 @@ from conf.vqa import VqaConfig
 from jobs.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _SCHEMAS: dict[str, type[BaseModel]] = {
     "caption": JobConfig, "demo": JobConfig, "plan": JobConfig, "evaluate": EvaluateConfig,
     "calibrate": CalibrateConfig, "vqa": VqaConfig, "exits": ExitsConfig,
