@@ -7,7 +7,7 @@ statistical guarantee. So the quality that a risk gives is checked with the engi
 Shape suffixes: N tokens, E exits (the last is full depth).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,17 @@ def record(model: MultiExitModel, batches: Iterable[PackedBatch]) -> Recording:
         confidence.append(confidence_NE)
         agrees.append(tokens_NE == tokens_NE[:, -1:])
     return Recording(np.concatenate(confidence), np.concatenate(agrees))
+
+
+def column_left_at(confidence_NE: np.ndarray, thresholds: Sequence[tuple[int, float]]) -> np.ndarray:
+    """Return the column [N] that every token leaves at: the first whose confidence reaches its threshold, or the last.
+
+    `thresholds`: (column, threshold) of those that may fire, increasing.
+    """
+    left_N = np.full(len(confidence_NE), confidence_NE.shape[1] - 1)
+    for column, threshold in reversed(thresholds):
+        left_N[confidence_NE[:, column] >= threshold] = column
+    return left_N
 
 
 def thresholds_at_risk(recording: Recording, risk: float, exits: tuple[int, ...] | None = None) -> tuple[float, ...]:

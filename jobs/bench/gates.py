@@ -62,13 +62,13 @@ def _asked(config: "ExitsConfig") -> "tuple[Asked, Checkpoint]":
     from actors.model.checkpoint import load_checkpoint
     from actors.training.exits.asked import ask, targets_of
     from actors.training.rows.row_source import RowSource
+    from actors.training.thresholds import check_exits
     from conf.checkpoint_files import read_model_config
     from jobs.shared.converted_checkpoint import with_room_for_outputs
 
     torch.set_num_threads(config.num_threads)
     checkpoint = load_checkpoint(config.checkpoint)
-    if len(checkpoint.config.exits) == 1:
-        raise UserError(f"{config.checkpoint} has no exit before full depth; deed train gives it some")
+    check_exits(checkpoint.config.exits, checkpoint.config, config.checkpoint)
     source = RowSource(config, checkpoint.config.plan)
     engine = with_room_for_outputs(config.engine, read_model_config(config.checkpoint), config.checkpoint)
     asked = ask(source, targets_of(config, checkpoint, engine), engine)

@@ -11,8 +11,9 @@ import numpy as np
 from actors.training.exits.measure import Measured
 from actors.training.exits.search import Exits, best_sets
 from actors.training.exits.work import Texts, work_of
-from actors.training.thresholds import Recording, thresholds_at_risk
+from actors.training.thresholds import Recording, column_left_at, thresholds_at_risk
 from conf.resolve import NEVER
+from pipeline.report.work import caught_up
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class Rows:
 
     def layer_N(self, exits: Exits, thresholds: Sequence[float]) -> np.ndarray:
         """Return the layer that every token leaves at."""
-        left_N = np.full(self.num_tokens, self.num_layers)
-        for layer, threshold in reversed(list(zip(exits, thresholds, strict=True))):
-            left_N[self.recording.confidence_NE[:, layer - 1] >= threshold] = layer
-        return left_N
+        columns = [layer - 1 for layer in exits]
+        return 1 + column_left_at(self.recording.confidence_NE, list(zip(columns, thresholds, strict=True)))
 
     def share_of_time(self, left_N: np.ndarray, exits: Exits, measured: Measured) -> float:
         """Return the decoder's time where tokens leave like that, as a share of full depth's."""
@@ -101,7 +100,7 @@ class Choice:
             exits=exits,
             thresholds=thresholds,
             mean_depth=float(left_N.mean()),
-            computed_depth=float(rows.texts.deepest_from_there(left_N).mean()),
+            computed_depth=float(caught_up(left_N, rows.texts.steps_T).mean()),
             equal_tokens=float(equal_N.mean()),
             time_alone=rows.share_of_time(left_N, exits, self.alone),
             time_together=rows.share_of_time(left_N, exits, self.together),

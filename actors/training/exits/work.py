@@ -63,13 +63,6 @@ class Texts:
     def first(self, count: int) -> "Texts":
         return Texts(self.steps_T[:count], self.given_T[:count])
 
-    def deepest_from_there(self, layer_N: np.ndarray) -> np.ndarray:
-        """The layers that each token's position is computed to: the deepest from there on in its text."""
-        computed = layer_N.copy()
-        for start, stop in zip(self.starts_T, self.starts_T + self.steps_T, strict=True):
-            computed[start:stop] = np.maximum.accumulate(layer_N[start:stop][::-1])[::-1]
-        return computed
-
 
 def work_of(
     layer_N: np.ndarray, exits: Sequence[int], texts: Texts, rows_per_visit: int, *, built_from: int | None

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from actors.training.exits.work import Texts
-from actors.training.thresholds import Recording, thresholds_at_risk
+from actors.training.thresholds import Recording, column_left_at, thresholds_at_risk
+from pipeline.report.work import caught_up
 
 
 def auroc(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
@@ -58,7 +59,7 @@ def leaving(column_N: np.ndarray, exits: tuple[int, ...], agrees_NE: np.ndarray,
     shares_E = np.bincount(column_N, minlength=len(exits)) / len(column_N)
     return Leaving(
         mean_depth=float(layer_N.mean()),
-        computed_depth=float(texts.deepest_from_there(layer_N).mean()),
+        computed_depth=float(caught_up(layer_N, texts.steps_T).mean()),
         wrong=float(1 - agrees_NE[np.arange(len(column_N)), column_N].mean()),
         wrong_at_random=float(shares_E @ (1 - agrees_NE.mean(0))),
     )
@@ -69,9 +70,7 @@ def leaving_at_risk(
 ) -> Leaving:
     """Describe a gate whose thresholds keep a risk on some tokens, on other tokens."""
     thresholds = thresholds_at_risk(chosen_by, risk)
-    column_N = np.full(len(reported_on.agrees_NE), len(exits) - 1)
-    for column in reversed(range(len(thresholds))):
-        column_N[reported_on.confidence_NE[:, column] >= thresholds[column]] = column
+    column_N = column_left_at(reported_on.confidence_NE, list(enumerate(thresholds)))
     return leaving(column_N, exits, reported_on.agrees_NE, texts)
 
 

@@ -17,11 +17,10 @@ from actors.engine.processors import Processors
 from actors.generation_texts import tokenized
 from actors.model.weights import with_weights
 from actors.training.exits.asked import Asked
-from actors.training.thresholds import Recording, exits_say
+from actors.training.thresholds import Recording, column_left_at, exits_say
 from conf.engine import EngineConfig
 from pipeline.report.work import caught_up
 
-_BATCH_IMAGES = 16
 Thresholds = tuple[float, ...]
 
 
@@ -37,15 +36,13 @@ class Recorded:
     @classmethod
     def of(cls, asked: Asked, engine: EngineConfig) -> "Recorded":
         """Run the model once over full depth's texts."""
-        checkpoint, batches = asked.targets.checkpoint, asked.images.batches
+        checkpoint = asked.targets.checkpoint
         device = checkpoint.model.decoder.embedding.weight.device
         generation = tokenized(engine.generation, checkpoint.codec, checkpoint.config.decoder.max_positions)
         processors = Processors.resolve(checkpoint.config, generation, device)
         model = with_weights(checkpoint.model, engine.weights)  # as the engine has it
         confidence, agrees = [], []
-        for said_N, tokens_NE, confidence_NE in exits_say(
-            model, batches(checkpoint, asked.targets, _BATCH_IMAGES, device), processors
-        ):
+        for said_N, tokens_NE, confidence_NE in exits_say(model, asked.batches(checkpoint), processors):
             ends = np.array(checkpoint.config.end_ids)
             both_end_NE = np.isin(said_N, ends)[:, None] & np.isin(tokens_NE, ends)
             confidence.append(confidence_NE.astype(float))
@@ -64,11 +61,8 @@ class Recorded:
 
     def column_N(self, exits: Sequence[int], thresholds: Sequence[float]) -> np.ndarray:
         """Return the column of the exit that every token leaves at; `exits` may be some of all, full depth the last."""
-        left_N = np.full(len(self.recording.confidence_NE), len(self.exits) - 1)
-        for layer, threshold in reversed(list(zip(exits[:-1], thresholds, strict=True))):
-            column = self.exits.index(layer)
-            left_N[self.recording.confidence_NE[:, column] >= threshold] = column
-        return left_N
+        columns = [self.exits.index(layer) for layer in exits[:-1]]
+        return column_left_at(self.recording.confidence_NE, list(zip(columns, thresholds, strict=True)))
 
     def differs_I(self, exits: Sequence[int], thresholds: Sequence[float]) -> np.ndarray:
         """Return of which images some text is not full depth's where tokens leave like that."""
